@@ -1,0 +1,172 @@
+"""Ports: what a plug-in implements to join Bucle, each small enough to write in a page.
+
+Found through Python entry points in the groups `bucle.chat_models`, `bucle.embedders`, `bucle.parsers`,
+`bucle.techniques`, `bucle.guards` and `bucle.sinks`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from bucle.core.records import Block, Example, Prediction, Usage
+
+__all__ = [
+    "ChatModel", "ChatReply", "Embedder", "FitContext", "Guard", "Message", "Parser", "Predictor", "Report", "Sink",
+    "Technique", "Verdict",
+]
+
+Message = Mapping[str, str]
+"""`{"role": "system" | "user" | "assistant", "content": str}`."""
+
+
+@dataclass(frozen=True)
+class ChatReply:
+    """A finished reply. `finish` is `stop` or `length`."""
+
+    text: str
+    usage: Usage
+    finish: str = "stop"
+
+
+class Report(Protocol):
+    """Progress of something long: `report(done, total, note)`. Total 0 means not known yet."""
+
+    def __call__(self, done: int, total: int, note: str = "") -> None: ...
+
+
+@runtime_checkable
+class ChatModel(Protocol):
+    """A model that continues a conversation."""
+
+    name: str
+
+    def chat(self, messages: Sequence[Message], *, max_tokens: int, temperature: float = 0.0,
+             stop: Sequence[str] = (), seed: int = 0) -> ChatReply: ...
+
+    def stream(self, messages: Sequence[Message], *, max_tokens: int, temperature: float = 0.0,
+               stop: Sequence[str] = (), seed: int = 0) -> Iterator[str | ChatReply]:
+        """Text pieces as they come, then one ChatReply whose text is their concatenation."""
+        ...
+
+
+@runtime_checkable
+class Embedder(Protocol):
+    """A model that turns texts into unit vectors: `embed(texts)` returns `[len(texts), dimensions]` as lists of floats."""
+
+    name: str
+    dimensions: int
+
+    def embed(self, texts: Sequence[str]) -> list[list[float]]: ...
+
+
+@runtime_checkable
+class Parser(Protocol):
+    """Reads one kind of file into blocks. Raises Quarantined with a reason for a file that cannot be read."""
+
+    media_types: Sequence[str]
+
+    def parse(self, path: Path) -> tuple[str, list[Block]]:
+        """Title and blocks of the file at `path`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a guard found: `flagged`, a score in [0, 1], and kinds such as `injection`."""
+
+    guard: str
+    flagged: bool
+    score: float
+    kinds: tuple[str, ...] = ()
+    ms: float = 0.0
+
+
+@runtime_checkable
+class Guard(Protocol):
+    """Looks at a text on the way in or out."""
+
+    name: str
+
+    def check(self, text: str) -> Verdict: ...
+
+
+@runtime_checkable
+class Predictor(Protocol):
+    """A fitted candidate in memory: answers inputs in order. Errors of one input stand in its Prediction."""
+
+    def predict(self, inputs: Sequence[str]) -> list[Prediction]: ...
+
+
+@dataclass(frozen=True)
+class FitContext:
+    """What a technique gets to fit. `out` is an empty folder for its files; `work` survives a kill, for checkpoints.
+
+    `train` may be used to fit and `validation` to tune; no held-out row is in either. `base` is the folder of the
+    base model where the technique has one; `index` the folder of the retrieval index for the answer task;
+    `chat` the remote model for prompting techniques.
+    """
+
+    out: Path
+    work: Path
+    train: Sequence[Example]
+    validation: Sequence[Example]
+    labels: Sequence[str]
+    params: Mapping[str, Any]
+    seed: int
+    report: Report
+    base: Path | None = None
+    encoder: Path | None = None
+    index: Path | None = None
+    chat: ChatModel | None = None
+
+
+@runtime_checkable
+class Technique(Protocol):
+    """One rung of the ladder: a way to make a candidate. Stateless; `fit` writes files, `load` reads them again.
+
+    `kinds` are the task kinds it serves; `needs` any of `base`, `encoder`, `index`, `chat`; `rung` its place on the
+    ladder, cheapest first; `when` one line on when to use it.
+    """
+
+    name: str
+    kinds: frozenset[str]
+    needs: frozenset[str]
+    rung: int
+    baseline: bool
+    when: str
+
+    def fit(self, ctx: FitContext) -> Mapping[str, Any]:
+        """Fit, write the files into `ctx.out`, return figures worth keeping (losses, chosen settings)."""
+        ...
+
+    def load(self, folder: Path, ctx: LoadContext) -> Predictor: ...
+
+
+@dataclass(frozen=True)
+class LoadContext:
+    """What a technique gets to load what it fitted; folders as in FitContext."""
+
+    labels: Sequence[str]
+    params: Mapping[str, Any]
+    seed: int = 0
+    base: Path | None = None
+    encoder: Path | None = None
+    index: Path | None = None
+    chat: ChatModel | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Sink(Protocol):
+    """Receives alerts (webhook, e-mail, log). Must not raise; returns whether it was delivered."""
+
+    name: str
+
+    def send(self, alert: Mapping[str, Any]) -> bool: ...
+
+
+Clock = Callable[[], float]
+"""Seconds since the epoch."""

@@ -1,0 +1,191 @@
+"""The records that pass between rooms. Frozen, small, and the same in Python, in the ledger and over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = [
+    "Alert", "Block", "Candidate", "Chunk", "Document", "Edge", "Example", "Feedback", "Interval", "Node",
+    "Prediction", "TaskKind", "Trace", "Usage",
+]
+
+TaskKind = Literal["classify", "answer"]
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
+
+
+class Edge(Record):
+    """`child` was made from `parent`, which played `role` (for example `train`, `base_model`, `prompt`)."""
+
+    child: str
+    role: str
+    parent: str
+
+
+class Node(Record):
+    """One immutable thing in the ledger. `blobs` maps a file name to its sha256."""
+
+    id: str
+    kind: str
+    attrs: Mapping[str, Any]
+    blobs: Mapping[str, str] = Field(default_factory=dict)
+    created_at: str
+
+
+class Block(Record):
+    """A piece of a parsed document with the place it stands in (`page 3`, `slide 2`, `sheet Tarifas`, `section Bajas`)."""
+
+    text: str
+    place: str = ""
+    kind: Literal["text", "heading", "table", "notes"] = "text"
+
+
+class Document(Record):
+    """A parsed file. `id` is `document:sha256` of path and bytes; `path` is relative to the source's root, with `/`."""
+
+    id: str
+    path: str
+    sha256: str
+    media_type: str
+    title: str
+    language: str
+    blocks: tuple[Block, ...]
+
+    @property
+    def text(self) -> str:
+        return "\n\n".join(block.text for block in self.blocks)
+
+
+class Chunk(Record):
+    """A passage of a document, as indexed. `id` is `chunk:sha256`; `heading` is its context, `place` its citation."""
+
+    id: str
+    document_id: str
+    path: str
+    text: str
+    heading: str = ""
+    place: str = ""
+    language: str = ""
+
+
+class Example(Record):
+    """One row of a task: `input` is what a user wrote, `target` the label or the answer (None: not answerable).
+
+    `group` holds rows together in a split (same customer, same document); `at` is an ISO date where known;
+    `document` is the path the answer stands in; `source` says where the row came from (`file.tsv:12`).
+    """
+
+    id: str
+    input: str
+    target: str | None
+    group: str = ""
+    at: str = ""
+    language: str = ""
+    document: str = ""
+    source: str = ""
+
+
+class Usage(Record):
+    """What one call used. Tokens by the model's own tokenizer; `usd` in US dollars."""
+
+    tokens_in: int = 0
+    tokens_out: int = 0
+    usd: float = 0.0
+
+
+class Prediction(Record):
+    """What a candidate said to one input. `score` in [0, 1] is its confidence; `ms` wall-clock milliseconds."""
+
+    output: str
+    score: float | None = None
+    abstained: bool = False
+    chunks: tuple[str, ...] = ()
+    citations: tuple[str, ...] = ()
+    usage: Usage = Usage()
+    ms: float = 0.0
+    error: str = ""
+
+
+class Candidate(Record):
+    """Base model + adapter + prompt + index + decoding, as one thing to score, judge and serve.
+
+    `artefact` is the ledger node with its files; `technique` loads it. `usd_per_1k` is dollars per thousand requests.
+    """
+
+    name: str
+    task: str
+    kind: TaskKind
+    technique: str
+    base: str = ""
+    artefact: str = ""
+    params: Mapping[str, Any] = Field(default_factory=dict)
+
+
+class Interval(Record):
+    """An estimate with its confidence interval (95% unless `level` says otherwise) and the rows behind it."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    level: float = 0.95
+
+
+class Trace(Record):
+    """One request through the API. `at` is the time of the event, `received_at` of its arrival here (they differ in a
+    replay); both ISO 8601 with offset. `request` and `response` are JSON objects after redaction."""
+
+    id: str
+    at: str
+    received_at: str
+    route: str
+    model: str
+    release: str = ""
+    candidate: str = ""
+    user: str = ""
+    input: str
+    output: str = ""
+    score: float | None = None
+    status: int = 200
+    error: str = ""
+    ms: float = 0.0
+    ms_first: float = 0.0
+    usage: Usage = Usage()
+    chunks: tuple[str, ...] = ()
+    guard: Mapping[str, Any] = Field(default_factory=dict)
+    spans: tuple[Mapping[str, Any], ...] = ()
+
+
+class Feedback(Record):
+    """A rating (+1 or -1) and/or a correction of one trace. Stored beside the trace, never over it."""
+
+    id: str
+    trace: str
+    at: str
+    by: str
+    rating: Literal[-1, 1] | None = None
+    correction: str | None = None
+    reason: str = ""
+    source: str = "api"
+
+
+class Alert(Record):
+    """Something a rule noticed in one window. `examples` are trace ids; `next` is the command to run."""
+
+    id: str
+    rule: str
+    kind: Literal["drift", "abuse", "latency", "errors", "cost", "quality"]
+    route: str
+    start: str
+    end: str
+    value: float
+    threshold: float
+    message: str
+    examples: tuple[str, ...] = ()
+    detail: Mapping[str, Any] = Field(default_factory=dict)
+    next: str = ""
