@@ -1,0 +1,1 @@
+"""Records, names, errors, configuration and ports: the standard library, pydantic and PyYAML only."""

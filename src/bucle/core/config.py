@@ -1,0 +1,198 @@
+"""bucle.yaml: what the team wants. Unknown keys are errors; every field is read by something."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from bucle.core.errors import ConfigError
+from bucle.core.yamlfile import load_yaml_model
+
+__all__ = [
+    "AnswerTask", "Choose", "ClassifyTask", "Data", "Documents", "EncoderModel", "LocalModel", "MonitorRules",
+    "OpenAIModel", "Preferences", "PretrainModel", "Project", "Replay", "Serve", "Split", "load_project",
+]
+
+Policy = Literal["keep", "mask", "hash", "drop"]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Documents(Section):
+    """Files to read: everything under `path` that matches a pattern. `passwords_env` names an environment variable
+    with comma-separated passwords to try on encrypted files."""
+
+    path: str
+    patterns: tuple[str, ...] = ("**/*",)
+    passwords_env: str = ""
+
+
+class Data(Section):
+    documents: Documents | None = None
+    near_duplicates: float = Field(0.85, ge=0.5, le=1.0)
+    languages: tuple[str, ...] = ()
+    personal_data: Mapping[str, Policy] = Field(default_factory=dict)
+
+
+class Split(Section):
+    """Shares of rows held out. Rows of one group (customer, document) and near-duplicates stay on one side."""
+
+    test: float = Field(0.2, gt=0, lt=0.8)
+    validation: float = Field(0.1, gt=0, lt=0.5)
+
+
+class ClassifyTask(Section):
+    kind: Literal["classify"]
+    data: str
+    text: str = ""
+    label: str = ""
+    id: str = ""
+    group: str = ""
+    time: str = ""
+    labels: tuple[str, ...] = ()
+    instruction: str = ""
+
+
+class AnswerTask(Section):
+    kind: Literal["answer"]
+    data: str
+    question: str = "question"
+    answer: str = "answer"
+    document: str = "document"
+    instruction: str = ""
+
+
+class Preferences(Section):
+    data: str
+    prompt: str = "prompt"
+    chosen: str = "chosen"
+    rejected: str = "rejected"
+
+
+class PretrainModel(Section):
+    """A small Llama-architecture model trained here from the project's own text."""
+
+    kind: Literal["pretrain"]
+    steps: int = Field(500, ge=1)
+    width: int = Field(192, ge=32, multiple_of=32)
+    layers: int = Field(2, ge=1)
+    context: int = Field(256, ge=64)
+    batch_tokens: int = Field(4096, ge=256)
+
+
+class LocalModel(Section):
+    """A Hugging Face folder, or a Hub name already in the local cache or downloadable."""
+
+    kind: Literal["local"]
+    path: str
+
+
+class EncoderModel(Section):
+    """A sentence-transformers model by folder or name; `minilm` is the packaged one."""
+
+    kind: Literal["encoder"]
+    path: str = "minilm"
+
+
+class OpenAIModel(Section):
+    """Any OpenAI-compatible endpoint. The key comes from the environment variable `api_key_env`."""
+
+    kind: Literal["openai"]
+    base_url: str
+    model: str
+    api_key_env: str = "OPENAI_API_KEY"
+    timeout_s: float = Field(60, gt=0)
+    usd_per_million_in: float | None = Field(None, ge=0)
+    usd_per_million_out: float | None = Field(None, ge=0)
+
+
+Model = Annotated[PretrainModel | LocalModel | EncoderModel | OpenAIModel, Field(discriminator="kind")]
+Task = Annotated[ClassifyTask | AnswerTask, Field(discriminator="kind")]
+
+
+class Choose(Section):
+    """How candidates are compared. `margin` is the loss of quality the team accepts for a cheaper candidate.
+
+    `refit`: the winner is fitted again on every labelled row before release (its figures stay those of the
+    model that never saw the held-out rows). `constraints` are hard limits: `p95_ms`, `usd_per_1k`.
+    """
+
+    candidates: Literal["auto"] | tuple[str, ...] = "auto"
+    margin: float = Field(0.01, ge=0, lt=0.5)
+    refit: bool = True
+    constraints: Mapping[Literal["p95_ms", "usd_per_1k"], float] = Field(default_factory=dict)
+    techniques: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict)
+
+
+class Serve(Section):
+    host: str = "127.0.0.1"
+    port: int = Field(8700, ge=0, le=65535)
+    redact: bool = True
+
+
+class MonitorRules(Section):
+    """What to watch and when to speak. `alarm_rate` is the accepted rate of false drift alarms per window."""
+
+    window_hours: float = Field(24, gt=0)
+    reference_days: float = Field(14, gt=0)
+
+
+class Replay(Section):
+    """A log to send through the served API: JSON lines with at, user, route, input, review and upstream_ms."""
+
+    log: str
+    task: str
+    feedback_until_day: float = Field(21, gt=0)
+
+
+class Project(Section):
+    project: str = Field(min_length=1, max_length=80, pattern=r"^[\w][\w .-]*$")
+    language: Literal["es", "en"] = "es"
+    seed: int = 7
+    threads: int = Field(0, ge=0)
+    data: Data = Data()
+    split: Split = Split()
+    tasks: Mapping[str, Task]
+    preferences: Preferences | None = None
+    models: Mapping[str, Model] = Field(default_factory=dict)
+    choose: Choose = Choose()
+    gates: tuple[str, ...] = ()
+    serve: Serve = Serve()
+    monitor: MonitorRules = MonitorRules()
+    replay: Replay | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Project:
+        if not self.tasks:
+            raise ValueError("at least one task is needed")
+        if self.replay and self.replay.task not in self.tasks:
+            raise ValueError(f"replay.task `{self.replay.task}` is none of the tasks: {', '.join(self.tasks)}")
+        if any(task.kind == "answer" for task in self.tasks.values()) and self.data.documents is None:
+            raise ValueError("an answer task needs data.documents")
+        return self
+
+
+def load_project(folder: Path) -> Project:
+    """The project in `folder` (or the bucle.yaml given). Environment variables `BUCLE_SEED`, `BUCLE_THREADS`,
+    `BUCLE_PORT` and `BUCLE_HOST` win over the file. Raises ConfigError with file and line."""
+    path = folder if folder.suffix in {".yaml", ".yml"} else folder / "bucle.yaml"
+    project = load_yaml_model(path, Project)
+    updates: dict[str, Any] = {}
+    serve: dict[str, Any] = {}
+    for name, target, key in (("BUCLE_SEED", updates, "seed"), ("BUCLE_THREADS", updates, "threads"),
+                              ("BUCLE_PORT", serve, "port")):
+        if value := os.environ.get(name):
+            if not value.isdigit():
+                raise ConfigError(f"{name}={value!r} is not a whole number.", f"unset {name}")
+            target[key] = int(value)
+    if host := os.environ.get("BUCLE_HOST"):
+        serve["host"] = host
+    if serve:
+        updates["serve"] = project.serve.model_copy(update=serve)
+    return project.model_copy(update=updates) if updates else project

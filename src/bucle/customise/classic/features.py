@@ -1,0 +1,55 @@
+"""Text features that are stored without pickle: a vocabulary in JSON and arrays in safetensors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+__all__ = ["load_arrays", "load_tfidf", "make_tfidf", "save_arrays", "save_tfidf"]
+
+# Words and pairs of words; characters within words, which survive typos and Spanish endings.
+_WORDS = {"ngram_range": (1, 2), "sublinear_tf": True, "strip_accents": "unicode", "lowercase": True}
+_CHARS = {"analyzer": "char_wb", "ngram_range": (2, 5), "sublinear_tf": True, "strip_accents": "unicode", "lowercase": True}
+
+
+def make_tfidf() -> list[Any]:
+    """Two unfitted vectorizers, of words and of characters."""
+    import numpy as np
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    return [TfidfVectorizer(**_WORDS, dtype=np.float32), TfidfVectorizer(**_CHARS, dtype=np.float32)]
+
+
+def save_tfidf(vectorizers: Sequence[Any], folder: Path) -> None:
+    vocabularies = [{term: int(i) for term, i in v.vocabulary_.items()} for v in vectorizers]
+    (folder / "vocabulary.json").write_text(json.dumps(vocabularies, ensure_ascii=False, sort_keys=True))
+    save_arrays({f"idf_{i}": v.idf_ for i, v in enumerate(vectorizers)}, folder / "tfidf.safetensors")
+
+
+def load_tfidf(folder: Path) -> list[Any]:
+    import numpy as np
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    arrays = load_arrays(folder / "tfidf.safetensors")
+    vectorizers = []
+    for i, (settings, vocabulary) in enumerate(zip((_WORDS, _CHARS), json.loads((folder / "vocabulary.json").read_text()),
+                                                   strict=True)):
+        vectorizer = TfidfVectorizer(**settings, dtype=np.float32, vocabulary=vocabulary)
+        vectorizer.idf_ = arrays[f"idf_{i}"]
+        vectorizers.append(vectorizer)
+    return vectorizers
+
+
+def save_arrays(arrays: dict[str, Any], path: Path) -> None:
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, str(path))
+
+
+def load_arrays(path: Path) -> dict[str, Any]:
+    from safetensors.numpy import load_file
+
+    return dict(load_file(str(path)))

@@ -1,0 +1,69 @@
+"""Content-addressed files under `.bucle/blobs`, written and fsynced before any transaction names them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from bucle.core.errors import Infrastructure, NotFound
+from bucle.core.ids import file_sha256, sha256_hex
+
+__all__ = ["BlobStore"]
+
+
+class BlobStore:
+    """A folder of files named by their sha256. Safe with several writers: a name appears only when complete."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def put(self, content: bytes | Path) -> str:
+        """Store bytes or a file; returns its sha256. Raises Infrastructure when the disk is full."""
+        digest = sha256_hex(content) if isinstance(content, bytes) else file_sha256(content)
+        target = self.path(digest, must_exist=False)
+        if target.exists():
+            return digest
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=target.parent, prefix=".new-")
+            try:
+                with os.fdopen(handle, "wb") as out:
+                    if isinstance(content, bytes):
+                        out.write(content)
+                    else:
+                        with content.open("rb") as source:
+                            shutil.copyfileobj(source, out, 1 << 20)
+                    out.flush()
+                    os.fsync(out.fileno())
+                os.chmod(name, 0o444)
+                os.replace(name, target)
+            except BaseException:
+                Path(name).unlink(missing_ok=True)
+                raise
+            folder = os.open(target.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        except OSError as error:
+            raise disk_error(error, self.root) from error
+        return digest
+
+    def path(self, digest: str, *, must_exist: bool = True) -> Path:
+        """The file of `digest`. Raises NotFound when it is not here."""
+        path = self.root / digest[:2] / digest
+        if must_exist and not path.exists():
+            raise NotFound(f"Blob {digest[:12]} is not in {self.root}.", "Restore .bucle/blobs from your backup, or run again.")
+        return path
+
+
+def disk_error(error: OSError, where: Path) -> Infrastructure:
+    """An OSError told as a fact with the next step; nothing committed is affected by it."""
+    if error.errno == errno.ENOSPC:
+        return Infrastructure(f"The disk under {where} is full.", "Free some space and run the same command; nothing finished is lost.")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return Infrastructure(f"{where} cannot be written: {error.strerror}.", "Check who owns the folder.")
+    return Infrastructure(f"{where}: {error.strerror or error}.", "bucle doctor")

@@ -1,0 +1,198 @@
+"""The ledger: immutable nodes with typed edges, moving aliases with their history, finished steps.
+
+SQLite in WAL mode with full synchronisation: what a call has returned from survives a kill and a power cut.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from bucle.core.errors import BadInput, Infrastructure, NotFound
+from bucle.core.ids import canonical_json, content_id
+from bucle.core.records import Edge, Node
+from bucle.ledger.blobs import BlobStore, disk_error
+
+__all__ = ["Ledger", "now"]
+
+
+def now() -> str:
+    """The time now in UTC, ISO 8601, microseconds."""
+    return datetime.now(UTC).isoformat()
+
+
+class Ledger:
+    """One project's store, in `folder` (`.bucle`). Threads may share it; processes may open it side by side."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise disk_error(error, folder) from error
+        self.blobs = BlobStore(folder / "blobs")
+        self._lock = threading.RLock()
+        try:
+            self._db = sqlite3.connect(folder / "ledger.db", timeout=30, check_same_thread=False, isolation_level=None)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            self._db.executescript(resources.files("bucle.ledger").joinpath("schema.sql").read_text())
+        except sqlite3.Error as error:
+            raise Infrastructure(f"{folder / 'ledger.db'} cannot be opened: {error}.", "bucle doctor") from error
+
+    def close(self) -> None:
+        with self._lock:
+            self._db.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """All of it or none of it. Nested use joins the outer transaction."""
+        with self._lock:
+            if self._db.in_transaction:
+                yield self._db
+                return
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+                yield self._db
+                self._db.execute("COMMIT")
+            except sqlite3.OperationalError as error:
+                self._rollback()
+                if "full" in str(error):
+                    raise Infrastructure(f"The disk under {self.folder} is full.",
+                                         "Free some space and run the same command; nothing finished is lost.") from error
+                raise Infrastructure(f"The ledger in {self.folder}: {error}.", "bucle doctor") from error
+            except BaseException:
+                self._rollback()
+                raise
+
+    def _rollback(self) -> None:
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK")
+
+    def rows(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        with self._lock:
+            return self._db.execute(sql, values).fetchall()
+
+    # nodes -----------------------------------------------------------------------------------------------
+
+    def put(self, kind: str, attrs: Mapping[str, Any], *, parents: Iterable[tuple[str, str]] = (),
+            blobs: Mapping[str, bytes | Path] | None = None) -> Node:
+        """Store a node and return it. Its name covers kind, attributes, blobs and parents, so the same thing made
+        from the same things is the same node, and lineage is never ambiguous. Idempotent.
+
+        `parents` are (role, node id); each must exist. Raises NotFound for a parent that does not.
+        """
+        named = {name: self.blobs.put(content) for name, content in sorted((blobs or {}).items())}
+        edges = sorted(set(parents))
+        body = {"kind": kind, "attrs": json.loads(canonical_json(dict(attrs))), "blobs": named, "parents": edges}
+        node = Node(id=content_id(kind, body), kind=kind, attrs=body["attrs"], blobs=named, created_at=now())
+        with self.transaction() as db:
+            if row := db.execute("SELECT created_at FROM nodes WHERE id = ?", (node.id,)).fetchone():
+                return node.model_copy(update={"created_at": row[0]})
+            for _, parent in edges:
+                if not db.execute("SELECT 1 FROM nodes WHERE id = ?", (parent,)).fetchone():
+                    raise NotFound(f"{parent} is not in the ledger, so nothing can be made from it.", "bucle doctor")
+            db.execute("INSERT INTO nodes VALUES (?, ?, ?, ?, ?)",
+                       (node.id, kind, canonical_json(body["attrs"]), canonical_json(named), node.created_at))
+            db.executemany("INSERT OR IGNORE INTO edges VALUES (?, ?, ?)", [(node.id, role, parent) for role, parent in edges])
+        return node
+
+    def put_folder(self, kind: str, folder: Path, attrs: Mapping[str, Any], *,
+                   parents: Iterable[tuple[str, str]] = ()) -> Node:
+        """A node whose blobs are all files under `folder`, by relative path."""
+        files = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file()}
+        return self.put(kind, attrs, parents=parents, blobs=files)
+
+    def get(self, name: str) -> Node:
+        """The node called `name`: an id, the beginning of one (`kind:3f2a…`), or an alias. Raises NotFound."""
+        node_id = self.resolve(name)
+        row = self.rows("SELECT id, kind, attrs, blobs, created_at FROM nodes WHERE id = ?", (node_id,))[0]
+        return _node(row)
+
+    def resolve(self, name: str) -> str:
+        """The full id of `name` (id, beginning of an id, or alias). Raises NotFound or BadInput if ambiguous."""
+        if ":" in name:
+            found = self.rows("SELECT id FROM nodes WHERE id >= ? AND id < ? LIMIT 2", (name, name + "~"))
+            if len(found) == 1:
+                return str(found[0][0])
+            if found:
+                raise BadInput(f"`{name}` begins more than one name.", "Give more digits.")
+        elif alias := self.alias(name):
+            return alias
+        raise NotFound(f"Nothing in the ledger is called `{name}`.", "bucle report lists what there is.")
+
+    def nodes(self, kind: str) -> list[Node]:
+        """All nodes of a kind, oldest first."""
+        return [_node(r) for r in self.rows(
+            "SELECT id, kind, attrs, blobs, created_at FROM nodes WHERE kind = ? ORDER BY created_at, id", (kind,))]
+
+    def parents(self, node_id: str) -> list[Edge]:
+        return [Edge(child=node_id, role=r, parent=p) for r, p in
+                self.rows("SELECT role, parent FROM edges WHERE child = ? ORDER BY role, parent", (node_id,))]
+
+    def children(self, node_id: str) -> list[Edge]:
+        return [Edge(child=c, role=r, parent=node_id) for c, r in
+                self.rows("SELECT child, role FROM edges WHERE parent = ? ORDER BY role, child", (node_id,))]
+
+    def read(self, node: Node, name: str) -> bytes:
+        """One blob of `node`, by name. Raises NotFound."""
+        if name not in node.blobs:
+            raise NotFound(f"{node.id} has no file `{name}`.", "bucle doctor")
+        return self.blobs.path(node.blobs[name]).read_bytes()
+
+    def materialise(self, node: Node) -> Path:
+        """A read-only folder with the node's files under their names, made of hard links (copies across disks)."""
+        target = self.folder / "exports" / node.id.replace(":", "-")
+        if not target.exists():
+            scratch = target.with_name(f".{target.name}.{os.getpid()}")
+            for name, digest in node.blobs.items():
+                path = scratch / name
+                if not path.resolve().is_relative_to(scratch.resolve()):
+                    raise BadInput(f"{node.id} holds a file name that leaves its folder: {name!r}.", "Delete that node's blobs.")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                if path.exists():
+                    path.unlink()
+                try:
+                    os.link(self.blobs.path(digest), path)
+                except OSError:
+                    path.write_bytes(self.blobs.path(digest).read_bytes())
+            scratch.mkdir(parents=True, exist_ok=True)
+            try:
+                scratch.rename(target)
+            except OSError:  # another process was first; its folder has the same content
+                if not target.exists():
+                    raise
+        return target
+
+    # aliases ---------------------------------------------------------------------------------------------
+
+    def alias(self, name: str) -> str | None:
+        found = self.rows("SELECT node FROM aliases WHERE name = ? ORDER BY seq DESC LIMIT 1", (name,))
+        return str(found[0][0]) if found else None
+
+    def move_alias(self, name: str, node_id: str, *, by: str, reason: str) -> None:
+        """Point `name` at a node. The history stays; moving to where it already points writes nothing."""
+        if ":" in name:
+            raise BadInput(f"An alias cannot hold a colon: {name!r}.", "Use a plain word, such as `production`.")
+        with self.transaction() as db:
+            if self.alias(name) != node_id:
+                db.execute("INSERT INTO aliases (name, node, at, by, reason) VALUES (?, ?, ?, ?, ?)",
+                           (name, self.resolve(node_id), now(), by, reason))
+
+    def alias_history(self, name: str | None = None) -> list[dict[str, str]]:
+        """Every move, oldest first: alias, node, at, by, reason."""
+        where, values = ("WHERE name = ?", (name,)) if name else ("", ())
+        return [dict(zip(("alias", "node", "at", "by", "reason"), row, strict=True)) for row in
+                self.rows(f"SELECT name, node, at, by, reason FROM aliases {where} ORDER BY seq", values)]
+
+
+def _node(row: tuple[Any, ...]) -> Node:
+    return Node(id=row[0], kind=row[1], attrs=json.loads(row[2]), blobs=json.loads(row[3]), created_at=row[4])
