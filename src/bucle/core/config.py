@@ -119,11 +119,12 @@ Task = Annotated[ClassifyTask | AnswerTask, Field(discriminator="kind")]
 class Choose(Section):
     """How candidates are compared. `margin` is the loss of quality the team accepts for a cheaper candidate.
 
-    `refit`: the winner is fitted again on every labelled row before release (its figures stay those of the
+    `models` narrows the models that take part. `refit`: the winner is fitted again on every labelled row before release (its figures stay those of the
     model that never saw the held-out rows). `constraints` are hard limits: `p95_ms`, `usd_per_1k`.
     """
 
     candidates: Literal["auto"] | tuple[str, ...] = "auto"
+    models: tuple[str, ...] | None = None
     margin: float = Field(0.01, ge=0, lt=0.5)
     refit: bool = True
     constraints: Mapping[Literal["p95_ms", "usd_per_1k"], float] = Field(default_factory=dict)
@@ -144,11 +145,16 @@ class MonitorRules(Section):
 
 
 class Replay(Section):
-    """A log to send through the served API: JSON lines with at, user, route, input, review and upstream_ms."""
+    """A log to send through the served API: JSON lines with at, user, route, input, review and upstream_ms.
+
+    Feedback on `task` up to `learn_until_day` makes the next version; what comes later measures it. `upstream` names the
+    model whose place a local stand-in takes, which holds each reply for the milliseconds in the log.
+    """
 
     log: str
     task: str
-    feedback_until_day: float = Field(21, gt=0)
+    upstream: str = ""
+    learn_until_day: float = Field(18, gt=0)
 
 
 class Project(Section):

@@ -1,0 +1,56 @@
+"""The ladder: which candidates a task gets, from the cheapest rung up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from bucle.core.config import Choose, Model
+from bucle.core.errors import ConfigError
+from bucle.core.ports import Technique
+from bucle.core.records import TaskKind
+from bucle.customise.registry import technique, techniques
+
+__all__ = ["Rung", "ladder"]
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One candidate to be: a technique with the models it needs, by their names in bucle.yaml."""
+
+    name: str
+    technique: Technique
+    base: str = ""
+    encoder: str = ""
+
+
+def ladder(kind: TaskKind, models: Mapping[str, Model], choose: Choose, *, has_index: bool) -> list[Rung]:
+    """Candidates for a task of `kind`, cheapest first: every technique with every model that fits its needs.
+
+    `choose.candidates` narrows it to names (`tfidf`, `lora/nano`) or techniques (`lora`). Baselines always stay, since
+    nothing is recommended without them. Raises ConfigError for a name that no candidate has.
+    """
+    rungs = [rung for t in techniques().values() if kind in t.kinds for rung in _with_models(t, models, choose, has_index)]
+    if choose.candidates == "auto":
+        return rungs
+    wanted = set(choose.candidates)
+    if unknown := wanted - {r.name for r in rungs} - set(techniques()):
+        technique(sorted(unknown)[0])  # raises with the nearest name
+    return [r for r in rungs if r.technique.baseline or r.name in wanted or r.technique.name in wanted]
+
+
+def _with_models(t: Technique, models: Mapping[str, Model], choose: Choose, has_index: bool) -> Sequence[Rung]:
+    if "index" in t.needs and not has_index:
+        return []
+    usable = {name: m for name, m in models.items() if choose.models is None or name in choose.models}
+    if choose.models is not None and (unknown := set(choose.models) - set(models)):
+        raise ConfigError(f"choose.models names `{sorted(unknown)[0]}`, which is not under `models:`.",
+                          f"Known: {', '.join(models)}.")
+    encoders = [n for n, m in usable.items() if m.kind == "encoder"] if "encoder" in t.needs else [""]
+    bases = [""]
+    if "base" in t.needs:
+        bases = [n for n, m in usable.items() if m.kind in ("pretrain", "local")]
+    elif "chat" in t.needs:
+        bases = [n for n, m in usable.items() if m.kind in ("pretrain", "local", "openai")]
+    return [Rung("/".join(part for part in (t.name, base or encoder) if part), t, base, encoder)
+            for base in bases for encoder in encoders[:1 if base else None]]

@@ -1,0 +1,125 @@
+"""The index of passages: LanceDB for vectors and language-aware full text, TF-IDF beside it to score sentences."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bucle.core.errors import BadInput
+from bucle.core.ports import Report
+from bucle.core.records import Chunk
+
+__all__ = ["Hit", "Index", "build_index"]
+
+# Full-text stemmers of the index by ISO code; others get no stemming.
+_STEMMERS = {"es": "Spanish", "en": "English", "pt": "Portuguese", "fr": "French", "de": "German", "it": "Italian"}
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A passage that was found. `score` is the fused score in [0, 1] within its search, 1 for the best."""
+
+    chunk: Chunk
+    score: float
+
+
+def build_index(chunks: Sequence[Chunk], out: Path, *, encoder: Path, language: str, report: Report) -> dict[str, Any]:
+    """Write an index of `chunks` into the empty folder `out`; returns its size and dimensions.
+
+    The heading stands before each passage's text in both searches. Raises BadInput when there is nothing to index.
+    """
+    import lancedb
+    import pyarrow as pa
+
+    from bucle.customise.classic.features import make_tfidf, save_tfidf
+    from bucle.models.encoder import shared_encoder
+
+    if not chunks:
+        raise BadInput("There is no passage to index: no document could be read.", "bucle data quarantine lists the reasons.")
+    texts = [_searchable(c) for c in chunks]
+    report(0, 3, "embedding")
+    vectors = shared_encoder(encoder).embed_array(texts)
+    report(1, 3, "indexing")
+    dimensions = int(vectors.shape[1])
+    columns = pa.table({
+        "id": pa.array([c.id for c in chunks]),
+        "text": pa.array(texts),
+        "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1), pa.float32()), dimensions),
+    })
+    table = lancedb.connect(str(out / "lance")).create_table("chunks", columns)
+    stemmer = _STEMMERS.get(language)
+    table.create_fts_index("text", language=stemmer or "English", stem=stemmer is not None, ascii_folding=True,
+                           remove_stop_words=stemmer is not None)
+    report(2, 3, "indexing")
+    vectorizers = make_tfidf()
+    for vectorizer in vectorizers:
+        vectorizer.fit(texts)
+    save_tfidf(vectorizers, out)
+    (out / "chunks.jsonl").write_text("".join(c.model_dump_json() + "\n" for c in chunks))
+    meta = {"chunks": len(chunks), "dimensions": dimensions, "language": language}
+    (out / "index.json").write_text(json.dumps(meta))
+    return meta
+
+
+class Index:
+    """An index opened for reading. `encoder` must be the one it was built with."""
+
+    def __init__(self, folder: Path, encoder: Path | None) -> None:
+        import lancedb
+
+        from bucle.customise.classic.features import load_tfidf
+
+        self.meta = json.loads((folder / "index.json").read_text())
+        self.chunks = {c.id: c for c in map(Chunk.model_validate_json, (folder / "chunks.jsonl").read_text().splitlines())}
+        self.vectorizers = load_tfidf(folder)
+        self.encoder = encoder
+        self._table = lancedb.connect(str(folder / "lance")).open_table("chunks")
+
+    def embed(self, texts: Sequence[str]) -> Any:
+        """Unit vectors `[len(texts), dimensions]`. Raises BadInput if the encoder is not the index's."""
+        from bucle.models.encoder import shared_encoder
+
+        if self.encoder is None:
+            raise BadInput("This index needs its encoder to search by meaning.", "Add an encoder under `models:`.")
+        vectors = shared_encoder(self.encoder).embed_array(texts)
+        if vectors.shape[1] != self.meta["dimensions"]:
+            raise BadInput(f"The index has {self.meta['dimensions']} dimensions, the encoder {vectors.shape[1]}.",
+                           "Run `bucle run` again: the index is rebuilt for the new encoder.")
+        return vectors
+
+    def search(self, question: str, *, k: int, weight: float, vector: Any = None) -> list[Hit]:
+        """The `k` best passages, best first. `weight` is the share of meaning (1) against words (0) in the fused score;
+        each search's scores are put on [0, 1] before fusion. `vector` is the question's, where already known."""
+        fused: dict[str, float] = {}
+        if weight < 1:
+            for node, value in _unit_range(self._words(question, k * 2)).items():
+                fused[node] = fused.get(node, 0.0) + (1 - weight) * value
+        if weight > 0:
+            vector = self.embed([question])[0] if vector is None else vector
+            rows = self._table.search(vector).metric("cosine").limit(k * 2).to_list()
+            for node, value in _unit_range({r["id"]: 1.0 - r["_distance"] for r in rows}).items():
+                fused[node] = fused.get(node, 0.0) + weight * value
+        best = sorted(fused.items(), key=lambda item: (-item[1], item[0]))[:k]
+        return [Hit(self.chunks[node], score) for node, score in best]
+
+    def _words(self, question: str, k: int) -> dict[str, float]:
+        from lancedb.query import MatchQuery
+
+        if not any(c.isalnum() for c in question):
+            return {}
+        rows = self._table.search(MatchQuery(question, "text"), query_type="fts").limit(k).to_list()
+        return {r["id"]: float(r["_score"]) for r in rows}
+
+
+def _searchable(chunk: Chunk) -> str:
+    return f"{chunk.heading}\n{chunk.text}" if chunk.heading and not chunk.text.startswith(chunk.heading) else chunk.text
+
+
+def _unit_range(scores: dict[str, float]) -> dict[str, float]:
+    if not scores:
+        return {}
+    low, high = min(scores.values()), max(scores.values())
+    return {node: (value - low) / (high - low) if high > low else 1.0 for node, value in scores.items()}

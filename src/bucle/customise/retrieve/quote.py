@@ -1,0 +1,184 @@
+"""Answering by quoting: the sentence of the team's own documents that best supports the question, or nothing.
+
+No model writes anything here, so nothing can be invented: `quote` searches by words (the baseline), `retrieve` by words
+and meaning with a weight fitted to the team's own questions. Both abstain below a threshold that is calibrated on
+validation rows, and cite the passage they quote.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bucle.core.errors import BadInput
+from bucle.core.ports import FitContext, LoadContext, Predictor
+from bucle.core.records import Example, Prediction
+from bucle.customise.retrieve.index import Hit, Index
+from bucle.customise.timing import timed
+
+__all__ = ["NoAnswer", "Quote", "Retrieve", "sentences"]
+
+PASSAGES = 6
+WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
+_END = re.compile(r"(?<=[.!?…])\s+(?=[\"«¿¡(A-ZÁÉÍÓÚÑ0-9])|\n+")
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences and table rows of a passage, without empty ones and table rules."""
+    parts = (part.strip() for part in _END.split(text))
+    return [p for p in parts if len(p) > 3 and not set(p) <= set("|-: ")]
+
+
+@dataclass(frozen=True)
+class _Found:
+    answer: str
+    support: float
+    hits: tuple[Hit, ...]
+    chosen: str
+
+
+class NoAnswer:
+    """Always abstains."""
+
+    name = "no-answer"
+    kinds = frozenset({"answer"})
+    needs: frozenset[str] = frozenset()
+    rung = 0
+    baseline = True
+    when = "The floor: right only where the documents hold no answer."
+
+    def fit(self, ctx: FitContext) -> Mapping[str, Any]:
+        (ctx.out / "no-answer.json").write_text("{}")
+        return {}
+
+    def load(self, folder: Path, ctx: LoadContext) -> Predictor:
+        return _Silent()
+
+
+class _Silent:
+    def predict(self, inputs: Sequence[str]) -> list[Prediction]:
+        return [Prediction(output="", abstained=True, score=0.0) for _ in inputs]
+
+
+class Quote:
+    """Quotes the best passage found by words alone (BM25 with stemming)."""
+
+    name = "quote"
+    kinds = frozenset({"answer"})
+    needs = frozenset({"index"})
+    rung = 1
+    baseline = True
+    when = "Answers that stand in the documents word for word; needs no model and invents nothing."
+    weights: tuple[float, ...] = (0.0,)
+
+    def fit(self, ctx: FitContext) -> Mapping[str, Any]:
+        """Chooses the weight of meaning against words and the abstention threshold on train and validation rows."""
+        if ctx.index is None:
+            raise BadInput("Quoting needs an index of documents.", "Add `data.documents` to bucle.yaml.")
+        rows = [*ctx.train, *ctx.validation]
+        index = Index(ctx.index, ctx.encoder)
+        table, best = {}, (-1.0, 0.0, 0.0)
+        for done, weight in enumerate(self.weights):
+            ctx.report(done, len(self.weights), f"weight {weight:g}")
+            found = _search_all(index, [r.input for r in rows], weight)
+            threshold, score = _calibrate(rows, found)
+            table[f"{weight:g}"] = round(score, 5)
+            best = max(best, (score, -weight, threshold))
+        settings = {"weight": -best[1], "threshold": best[2], "passages": PASSAGES}
+        (ctx.out / "quote.json").write_text(json.dumps(settings))
+        return {**settings, "calibration": table, "rows": len(rows)}
+
+    def load(self, folder: Path, ctx: LoadContext) -> Predictor:
+        if ctx.index is None:
+            raise BadInput("Quoting needs an index of documents.", "Add `data.documents` to bucle.yaml.")
+        return QuotePredictor(Index(ctx.index, ctx.encoder), json.loads((folder / "quote.json").read_text()))
+
+
+class Retrieve(Quote):
+    """Quotes the best passage found by words and meaning."""
+
+    name = "retrieve"
+    needs = frozenset({"index", "encoder"})
+    rung = 3
+    baseline = False
+    when = "Questions asked in other words than the documents use."
+    weights = WEIGHTS
+
+
+class QuotePredictor:
+    """Finds, quotes and cites. `find` is shared with retrieval-augmented generation."""
+
+    def __init__(self, index: Index, settings: Mapping[str, Any]) -> None:
+        self.index, self.settings = index, settings
+
+    def predict(self, inputs: Sequence[str]) -> list[Prediction]:
+        return timed(inputs, self._predict)
+
+    def _predict(self, inputs: Sequence[str]) -> list[Prediction]:
+        predictions = []
+        for found in _search_all(self.index, inputs, self.settings["weight"], self.settings["passages"]):
+            silent = found.support < self.settings["threshold"] or not found.answer
+            predictions.append(Prediction(
+                output="" if silent else found.answer, score=found.support, abstained=silent,
+                chunks=tuple(h.chunk.id for h in found.hits), citations=() if silent else (found.chosen,)))
+        return predictions
+
+
+def _search_all(index: Index, questions: Sequence[str], weight: float, k: int = PASSAGES) -> list[_Found]:
+    """For each question the passages found and the sentence among them that supports it best.
+
+    A sentence's support, in [0, 1], mixes its TF-IDF cosine to the question with its embedding's, by `weight`, plus
+    a fifth for the rank of its passage.
+    """
+    from scipy.sparse import hstack
+
+    if not questions:
+        return []
+    vectors = index.embed(questions) if weight > 0 else [None] * len(questions)
+    all_hits = [index.search(q, k=k, weight=weight, vector=v) for q, v in zip(questions, vectors, strict=True)]
+    spans = [[(hit, s) for hit in hits for s in sentences(hit.chunk.text)] for hits in all_hits]
+    unique = list(dict.fromkeys(s for group in spans for _, s in group))
+    row = {s: i for i, s in enumerate(unique)}
+    lexical = hstack([v.transform(unique or [""]) for v in index.vectorizers]).tocsr()
+    asked = hstack([v.transform(list(questions)) for v in index.vectorizers]).tocsr()
+    meaning = index.embed(unique) if weight > 0 and unique else None
+    found = []
+    for i, (hits, group) in enumerate(zip(all_hits, spans, strict=True)):
+        if not group:
+            found.append(_Found("", 0.0, tuple(hits), ""))
+            continue
+        rows = [row[s] for _, s in group]
+        support = (lexical[rows] @ asked[i].T).toarray().ravel() / 2 * (1 - weight)
+        if meaning is not None:
+            support = support + weight * (meaning[rows] @ vectors[i])
+        support = 0.8 * support + 0.2 * _array([hit.score for hit, _ in group])
+        best = int(support.argmax())
+        hit, sentence = group[best]
+        found.append(_Found(sentence, float(min(1.0, max(0.0, support[best]))), tuple(hits), hit.chunk.id))
+    return found
+
+
+def _array(values: Sequence[float]) -> Any:
+    import numpy as np
+
+    return np.asarray(values)
+
+
+def _calibrate(rows: Sequence[Example], found: Sequence[_Found]) -> tuple[float, float]:
+    """The threshold with the best mean score on these rows, and that score (token F1; abstaining is right where
+    the documents hold no answer). With no rows the threshold is 0: never abstain."""
+    from bucle.customise.retrieve.overlap import token_f1
+
+    if not rows:
+        return 0.0, 0.0
+    gains = [(f.support, token_f1(f.answer, r.target) if r.target else 0.0, 1.0 if r.target is None else 0.0)
+             for r, f in zip(rows, found, strict=True)]
+    best = (-1.0, 0.0)
+    for threshold in sorted({0.0, *(round(s, 3) for s, _, _ in gains)}):
+        score = sum(right if s >= threshold else quiet for s, right, quiet in gains) / len(gains)
+        best = max(best, (score, -threshold))
+    return -best[1], best[0]

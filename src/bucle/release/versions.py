@@ -1,0 +1,62 @@
+"""Versions and the alias `production`, which moves; nothing else ever does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from bucle.core.errors import BadInput, NotFound
+from bucle.core.records import Node
+from bucle.ledger import Ledger
+
+__all__ = ["PRODUCTION", "make_release", "production", "releases", "rollback"]
+
+PRODUCTION = "production"
+
+
+def releases(ledger: Ledger) -> list[Node]:
+    """All releases, by version."""
+    return sorted(ledger.nodes("release"), key=lambda node: int(node.attrs["version"]))
+
+
+def make_release(ledger: Ledger, project: str, tasks: Mapping[str, str], gates: Mapping[str, str],
+                 make_card: Any) -> Node:
+    """The release of these candidates (task -> candidate id): the one that exists, or the next version.
+
+    `gates` maps task -> gate node; `make_card(version)` gives its card in Markdown.
+    """
+    for node in releases(ledger):
+        if node.attrs["project"] == project and node.attrs["tasks"] == dict(tasks):
+            return node
+    version = max((int(n.attrs["version"]) for n in releases(ledger)), default=0) + 1
+    parents = [(f"candidate {task}", candidate) for task, candidate in tasks.items()]
+    parents += [(f"gate {task}", gate) for task, gate in gates.items()]
+    return ledger.put("release", {"project": project, "version": version, "tasks": dict(tasks)}, parents=parents,
+                      blobs={"card.md": make_card(version).encode()})
+
+
+def production(ledger: Ledger) -> Node:
+    """What `production` points to. Raises NotFound with the command that makes one."""
+    if not (node_id := ledger.alias(PRODUCTION)):
+        raise NotFound("Nothing has been released yet.", "bucle run")
+    return ledger.get(node_id)
+
+
+def rollback(ledger: Ledger, *, to: str = "", by: str, reason: str) -> Node:
+    """Move `production` to release `to` (`1`, `v1` or an id), or to the one before the current. Returns it."""
+    if to:
+        wanted = to.removeprefix("v")
+        found = [n for n in releases(ledger) if str(n.attrs["version"]) == wanted] if wanted.isdigit() else [ledger.get(to)]
+        if not found:
+            raise NotFound(f"There is no release {to}.", "bucle release --list")
+        target = found[0]
+    else:
+        current = production(ledger).id
+        before = [move["node"] for move in ledger.alias_history(PRODUCTION) if move["node"] != current]
+        if not before:
+            raise BadInput("There is no earlier release to go back to.", "bucle release --list")
+        target = ledger.get(before[-1])
+    if target.kind != "release":
+        raise BadInput(f"{target.id} is a {target.kind}, not a release.", "bucle release --list")
+    ledger.move_alias(PRODUCTION, target.id, by=by, reason=reason)
+    return target
