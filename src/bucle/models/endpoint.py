@@ -1,0 +1,257 @@
+"""One OpenAI-compatible endpoint over httpx: JSON in, JSON or server-sent events out, retried and bounded.
+
+The key is read from the environment at each call, sent to the configured host only (redirects are not
+followed) and never stands in a message, a log or the ledger.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import json
+import os
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any
+
+from bucle.core.errors import BadInput, BucleError, ConfigError, ModelUnavailable
+from bucle.core.records import Usage
+from bucle.models.catalogue import price, provider_of
+
+if TYPE_CHECKING:
+    import httpx
+
+__all__ = ["Endpoint", "RateLimited", "TimedOut", "forward_headers"]
+
+RESPONSE_LIMIT = 8 * 1024 * 1024
+"""Bytes of one reply, after decompression; more is refused."""
+
+RETRY_STATUS = frozenset({408, 429, 500, 502, 503, 504})
+MAX_WAIT_S = 30.0
+"""A provider that asks for a longer pause than this is reported instead of waited for."""
+
+forward_headers: contextvars.ContextVar[Mapping[str, str] | None] = contextvars.ContextVar(
+    "bucle_forward_headers", default=None)
+"""Headers added to each call made in this context. Set by the gateway in a replay, and nowhere else."""
+
+
+class RateLimited(ModelUnavailable):
+    """The provider keeps answering 429. `retry_after` is the pause it asked for, in seconds, or None."""
+
+    def __init__(self, message: str, hint: str = "", retry_after: float | None = None) -> None:
+        super().__init__(message, hint)
+        self.retry_after = retry_after
+
+
+class TimedOut(ModelUnavailable):
+    """The provider did not finish within `timeout_s`."""
+
+
+class Endpoint:
+    """One endpoint: posts JSON with retries, bounds what comes back, explains what went wrong."""
+
+    def __init__(self, name: str, base_url: str, model: str, api_key_env: str, timeout_s: float,
+                 max_retries: int, usd_per_million_in: float | None, usd_per_million_out: float | None,
+                 sleep: Callable[[float], None]) -> None:
+        import httpx
+
+        try:
+            url = httpx.URL(base_url)
+        except (httpx.InvalidURL, TypeError) as error:
+            raise ConfigError(f"models.{name}: base_url is not a URL", "write http://HOST:PORT/v1") from error
+        if url.scheme not in ("http", "https") or not url.host or url.userinfo:
+            raise ConfigError(f"models.{name}: base_url must be http(s)://HOST/…, without a user or password",
+                              f"put the key in the environment variable {api_key_env or 'OPENAI_API_KEY'}")
+        self.name, self.model, self.base_url = name, model, str(url).rstrip("/")
+        self._key_env, self._timeout, self._retries, self._sleep = api_key_env, timeout_s, max_retries, sleep
+        self._usd = (usd_per_million_in, usd_per_million_out)
+        self._http = httpx.Client(timeout=httpx.Timeout(timeout_s, connect=min(10.0, timeout_s)),
+                                  headers={"accept-encoding": "identity", "user-agent": "bucle"})
+
+    def close(self) -> None:
+        self._http.close()
+
+    def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """The reply to `body` as an object. Raises ModelUnavailable, RateLimited, TimedOut or BadInput."""
+        with self.open(path, body) as response:
+            deadline = time.monotonic() + self._timeout
+            data = bytearray()
+            with self._explained():
+                for piece in response.iter_bytes():
+                    data += piece
+                    self._within(len(data), deadline)
+        try:
+            value = json.loads(bytes(data))
+        except (ValueError, RecursionError):
+            value = None
+        if not isinstance(value, dict):
+            raise ModelUnavailable(f"{self.name} answered something that is not a JSON object",
+                                   f"check that {self.base_url} is an OpenAI-compatible API")
+        return value
+
+    def events(self, path: str, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """Server-sent events of a streamed reply, as objects, up to `[DONE]`."""
+        with self.open(path, body) as response, self._explained():
+            rest, total = b"", 0
+            for piece in response.iter_bytes():
+                total += len(piece)
+                self._within(total, None)
+                *lines, rest = (rest + piece).split(b"\n")
+                for line in lines:
+                    if not line.startswith(b"data:"):
+                        continue
+                    data = line[5:].strip()
+                    if data == b"[DONE]":
+                        return
+                    try:
+                        event = json.loads(data)
+                    except (ValueError, RecursionError):
+                        event = None
+                    if not isinstance(event, dict):
+                        raise ModelUnavailable(f"{self.name} streamed something that is not a JSON object")
+                    if event.get("error"):
+                        raise ModelUnavailable(f"{self.name} failed while streaming: {self._said(event)}")
+                    yield event
+
+    @contextlib.contextmanager
+    def open(self, path: str, body: Mapping[str, Any]) -> Iterator[httpx.Response]:
+        """A successful response, not yet read; tried again after 429, 5xx and failed connections."""
+        import httpx
+
+        headers = {**(forward_headers.get() or {}), **self._authorisation()}
+        for attempt in range(self._retries + 1):
+            last = attempt == self._retries
+            try:
+                request = self._http.build_request("POST", self.base_url + path, json=body, headers=headers)
+                response = self._http.send(request, stream=True)
+            except (httpx.ConnectError, httpx.ConnectTimeout, httpx.RemoteProtocolError) as error:
+                if last:
+                    raise ModelUnavailable(
+                        f"{self.name} cannot be reached at {self.base_url} ({type(error).__name__})",
+                        f"start the server or correct models.{self.name}.base_url") from error
+                self._sleep(_backoff(attempt))
+                continue
+            except httpx.TimeoutException as error:
+                raise self._late() from error
+            except httpx.HTTPError as error:
+                raise ModelUnavailable(f"{self.name} cannot be reached ({type(error).__name__})") from error
+            try:
+                if response.is_success:
+                    yield response
+                    return
+                wait = _retry_after(response.headers.get("retry-after"))
+                if last or response.status_code not in RETRY_STATUS or (wait or 0) > MAX_WAIT_S:
+                    raise self._refused(response, wait)
+            finally:
+                response.close()
+            self._sleep(wait if wait is not None else _backoff(attempt))
+
+    def usage(self, reply: Mapping[str, Any]) -> Usage:
+        """Tokens as the provider counted them; dollars by the configured price, the list price, or 0."""
+        raw = reply.get("usage")
+        counts = raw if isinstance(raw, dict) else {}
+        tokens_in, tokens_out = _count(counts.get("prompt_tokens")), _count(counts.get("completion_tokens"))
+        usd_in, usd_out = self._usd
+        usd: float | None
+        if usd_in is not None or usd_out is not None:
+            usd = ((usd_in or 0.0) * tokens_in + (usd_out or 0.0) * tokens_out) / 1e6
+        else:
+            provider = provider_of(self.base_url)
+            usd = price(self.model, provider, tokens_in, tokens_out) if provider else None
+        return Usage(tokens_in=tokens_in, tokens_out=tokens_out, usd=usd or 0.0)
+
+    def _authorisation(self) -> dict[str, str]:
+        if not self._key_env:
+            return {}
+        key = os.environ.get(self._key_env, "").strip()
+        if not key:
+            raise ModelUnavailable(f"{self.name} needs a key and {self._key_env} is not set",
+                                   f"export {self._key_env}=… or write it in .env")
+        if not key.isascii() or not key.isprintable():
+            raise ModelUnavailable(f"the value of {self._key_env} is not a key",
+                                   "copy it again, without line breaks")
+        return {"authorization": f"Bearer {key}"}
+
+    def _refused(self, response: httpx.Response, wait: float | None) -> BucleError:
+        status, name = response.status_code, self.name
+        if status in (401, 403):
+            hint = f"check {self._key_env}" if self._key_env else f"set models.{name}.api_key_env"
+            return ModelUnavailable(f"{name} refused the key (HTTP {status})", hint)
+        said = self._said(self._error_body(response))
+        if status == 429:
+            return RateLimited(f"{name} is limiting requests (HTTP 429){said}",
+                               "wait, or lower the concurrency", wait)
+        if status == 404:
+            return ModelUnavailable(
+                f"{name} does not know the model {self.model!r} or the path (HTTP 404){said}",
+                f"list its models: curl {self.base_url}/models")
+        if status in (400, 413, 422):
+            return BadInput(f"{name} refused the request (HTTP {status}){said}")
+        return ModelUnavailable(f"{name} failed (HTTP {status}){said}", "try again later or use another one")
+
+    def _error_body(self, response: httpx.Response) -> dict[str, Any]:
+        """The first 64 KiB of an error's body as an object; empty if it is none."""
+        data = b""
+        with contextlib.suppress(Exception):
+            for piece in response.iter_bytes():
+                data += piece
+                if len(data) > 65536:
+                    return {}
+            value = json.loads(data)
+            return value if isinstance(value, dict) else {}
+        return {}
+
+    def _said(self, body: Mapping[str, Any]) -> str:
+        """`: MESSAGE` from an error's body, short, on one line and without the key."""
+        error = body.get("error")
+        text = error.get("message") if isinstance(error, dict) else error
+        if not isinstance(text, str) or not text.strip():
+            return ""
+        key = os.environ.get(self._key_env, "").strip() if self._key_env else ""
+        text = text.replace(key, "[key]") if key else text
+        return ": " + "".join(c if c.isprintable() else " " for c in text)[:300]
+
+    def _within(self, size: int, deadline: float | None) -> None:
+        if size > RESPONSE_LIMIT:
+            raise ModelUnavailable(f"{self.name} sent more than {RESPONSE_LIMIT // 2**20} MiB in one reply",
+                                   "lower max_tokens, or check that the endpoint is what it should be")
+        if deadline is not None and time.monotonic() > deadline:
+            raise self._late()
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        import httpx
+
+        try:
+            yield
+        except httpx.TimeoutException as error:
+            raise self._late() from error
+        except httpx.HTTPError as error:
+            raise ModelUnavailable(f"{self.name} broke off its reply ({type(error).__name__})",
+                                   "try again") from error
+
+    def _late(self) -> TimedOut:
+        return TimedOut(f"{self.name} did not answer within {self._timeout:g} s",
+                        f"raise models.{self.name}.timeout_s, or use a smaller model")
+
+
+def _count(value: Any) -> int:
+    return value if isinstance(value, int) and value > 0 else 0
+
+
+def _backoff(attempt: int) -> float:
+    """Seconds before the next try: 0.5, 1, 2, … up to 8, with up to half of it taken off at random."""
+    return min(8.0, 0.5 * 2**attempt) * random.uniform(0.5, 1.0)
+
+
+def _retry_after(value: str | None) -> float | None:
+    """The header's seconds or HTTP date as seconds from now, or None."""
+    if not value:
+        return None
+    try:
+        return max(0.0, float(value)) if value.strip().replace(".", "", 1).isdigit() else max(
+            0.0, parsedate_to_datetime(value).timestamp() - time.time())
+    except (ValueError, TypeError, OverflowError):
+        return None

@@ -1,0 +1,166 @@
+"""Models behind an OpenAI-compatible API: a provider, or a local server such as vLLM, over plain httpx."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from bucle.core.errors import BadInput, ModelUnavailable
+from bucle.core.ports import ChatReply, Message
+from bucle.core.records import Usage
+from bucle.models.endpoint import Endpoint, RateLimited, TimedOut, forward_headers
+
+__all__ = ["OpenAIChat", "OpenAIEmbedder", "RateLimited", "TimedOut", "forward_headers"]
+
+
+class OpenAIChat:
+    """A ChatModel (core.ports) over `POST {base_url}/chat/completions`.
+
+    `api_key_env` names the environment variable with the key; empty for a server that asks for none.
+    `timeout_s` bounds a whole plain reply, and each silence of a streamed one. `max_retries` follow 429, 5xx
+    and failed connections, after Retry-After or an exponential pause. Without `usd_per_million_*` the list price of
+    a known provider is used.
+    """
+
+    def __init__(self, name: str, base_url: str, model: str, api_key_env: str = "OPENAI_API_KEY",
+                 timeout_s: float = 60.0, max_retries: int = 2, *, usd_per_million_in: float | None = None,
+                 usd_per_million_out: float | None = None,
+                 sleep: Callable[[float], None] = time.sleep) -> None:
+        self.name = name
+        self._client = Endpoint(name, base_url, model, api_key_env, timeout_s, max_retries, usd_per_million_in,
+                               usd_per_million_out, sleep)
+        self._limit_field = "max_tokens"
+
+    def chat(self, messages: Sequence[Message], *, max_tokens: int, temperature: float = 0.0,
+             stop: Sequence[str] = (), seed: int = 0) -> ChatReply:
+        body = self._body(messages, max_tokens, temperature, stop, seed)
+        try:
+            reply = self._client.post("/chat/completions", body)
+        except BadInput as error:
+            if not self._renamed(error, body, max_tokens):
+                raise
+            reply = self._client.post("/chat/completions", body)
+        choice = _first_choice(reply)
+        message = choice.get("message") if choice else None
+        if choice is None or not isinstance(message, dict):
+            raise ModelUnavailable(f"{self.name} answered without a message")
+        return ChatReply(str(message.get("content") or ""), self._client.usage(reply), _finish(choice))
+
+    def stream(self, messages: Sequence[Message], *, max_tokens: int, temperature: float = 0.0,
+               stop: Sequence[str] = (), seed: int = 0) -> Iterator[str | ChatReply]:
+        body = self._body(messages, max_tokens, temperature, stop, seed)
+        body |= {"stream": True, "stream_options": {"include_usage": True}}
+        try:
+            yield from self._pieces(body)
+        except BadInput as error:  # raised before the first piece: a refusal is the response's status
+            if not self._renamed(error, body, max_tokens):
+                raise
+            yield from self._pieces(body)
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _pieces(self, body: Mapping[str, Any]) -> Iterator[str | ChatReply]:
+        parts: list[str] = []
+        finish, usage = "", Usage()
+        for event in self._client.events("/chat/completions", body):
+            if event.get("usage"):
+                usage = self._client.usage(event)
+            choice = _first_choice(event)
+            if choice is None:
+                continue
+            delta = choice.get("delta")
+            text = delta.get("content") if isinstance(delta, dict) else None
+            if choice.get("finish_reason"):
+                finish = _finish(choice)
+            if isinstance(text, str) and text:
+                parts.append(text)
+                yield text
+        if not finish:
+            raise ModelUnavailable(f"{self.name} broke off its reply before the end", "try again")
+        yield ChatReply("".join(parts), usage, finish)
+
+    def _body(self, messages: Sequence[Message], max_tokens: int, temperature: float, stop: Sequence[str],
+              seed: int) -> dict[str, Any]:
+        body: dict[str, Any] = {"model": self._client.model, "messages": [dict(m) for m in messages],
+                                self._limit_field: max_tokens, "temperature": temperature}
+        if stop:
+            body["stop"] = list(stop)
+        if seed:  # several providers refuse the field, so it is sent only when one is asked for
+            body["seed"] = seed
+        return body
+
+    def _renamed(self, error: BadInput, body: dict[str, Any], max_tokens: int) -> bool:
+        """Reasoning models refuse `max_tokens` and name `max_completion_tokens`: use that from now on."""
+        if self._limit_field != "max_tokens" or "max_completion_tokens" not in error.message:
+            return False
+        self._limit_field = "max_completion_tokens"
+        body.pop("max_tokens", None)
+        body["max_completion_tokens"] = max_tokens
+        return True
+
+
+class OpenAIEmbedder:
+    """An Embedder (core.ports) over `POST {base_url}/embeddings`. Vectors come back with length 1.
+
+    `dimensions` is 0 until the first call unless it is given; a reply of another width is refused. Texts
+    are sent `batch` at a time.
+    """
+
+    def __init__(self, name: str, base_url: str, model: str, api_key_env: str = "OPENAI_API_KEY",
+                 timeout_s: float = 60.0, max_retries: int = 2, *, dimensions: int = 0, batch: int = 128,
+                 usd_per_million_in: float | None = None,
+                 sleep: Callable[[float], None] = time.sleep) -> None:
+        self.name, self.dimensions, self._batch = name, dimensions, batch
+        self._client = Endpoint(name, base_url, model, api_key_env, timeout_s, max_retries, usd_per_million_in,
+                               None, sleep)
+
+    def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        return self.embed_metered(texts)[0]
+
+    def embed_metered(self, texts: Sequence[str]) -> tuple[list[list[float]], Usage]:
+        """Unit vectors `[len(texts), dimensions]` and what they used."""
+        vectors: list[list[float]] = []
+        tokens, usd = 0, 0.0
+        for start in range(0, len(texts), self._batch):
+            part = list(texts[start:start + self._batch])
+            reply = self._client.post("/embeddings", {"model": self._client.model, "input": part,
+                                                      "encoding_format": "float"})
+            vectors += self._vectors(reply, len(part))
+            used = self._client.usage(reply)
+            tokens, usd = tokens + used.tokens_in, usd + used.usd
+        return vectors, Usage(tokens_in=tokens, usd=usd)
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _vectors(self, reply: Mapping[str, Any], expected: int) -> list[list[float]]:
+        import numpy as np
+
+        rows = reply.get("data")
+        try:
+            ordered = sorted(rows, key=lambda row: row["index"]) if isinstance(rows, list) else []
+            matrix = np.asarray([row["embedding"] for row in ordered], dtype=np.float64)
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise ModelUnavailable(f"{self.name} answered without embeddings") from error
+        if matrix.ndim != 2 or len(matrix) != expected or not np.isfinite(matrix).all():
+            raise ModelUnavailable(f"{self.name} answered {len(ordered)} embeddings for {expected} texts")
+        self.dimensions = self.dimensions or matrix.shape[1]
+        if matrix.shape[1] != self.dimensions:
+            raise ModelUnavailable(
+                f"{self.name} answered {matrix.shape[1]} dimensions instead of {self.dimensions}",
+                f"correct models.{self.name}.dimensions")
+        norms = np.linalg.norm(matrix, axis=1, keepdims=True)
+        unit: list[list[float]] = (matrix / np.where(norms > 0, norms, 1.0)).tolist()
+        return unit
+
+
+def _first_choice(reply: Mapping[str, Any]) -> dict[str, Any] | None:
+    choices = reply.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices else None
+    return first if isinstance(first, dict) else None
+
+
+def _finish(choice: Mapping[str, Any]) -> str:
+    return "length" if choice.get("finish_reason") == "length" else "stop"

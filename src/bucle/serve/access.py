@@ -1,0 +1,98 @@
+"""Who may call: API keys, loopback names, JSON bodies only. One ASGI layer in front of everything.
+
+Without keys the gateway answers only to loopback names, so a web page cannot reach it by rebinding a name to
+127.0.0.1; a JSON content type cannot be sent across origins without asking first, and nobody is told yes.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import os
+from base64 import b64decode
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from typing import Any
+
+from bucle.serve.errors import ApiError
+
+__all__ = ["Access", "is_loopback", "keys_from_environment"]
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+_OPEN = frozenset({"/healthz", "/readyz"})
+
+
+def keys_from_environment(environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+    """The keys in BUCLE_API_KEYS, comma-separated; none means none are asked for."""
+    return tuple(k.strip() for k in environment.get("BUCLE_API_KEYS", "").split(",") if k.strip())
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host` (a name or address, without port) only reaches this machine."""
+    return host in ("localhost", "::1", "[::1]") or (host.startswith("127.") and host.replace(".", "").isdigit())
+
+
+class Access:
+    """Refuses a request before it reaches a route: 401 without a key, 403 for a foreign host name, 415 not JSON."""
+
+    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]], keys: Sequence[str] = (),
+                 refused: Callable[[int, str], None] = lambda status, code: None) -> None:
+        self._app, self._keys, self._refused = app, [k.encode() for k in keys], refused
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in _OPEN:
+            await self._app(scope, receive, send)
+            return
+        try:
+            self._check(scope)
+        except ApiError as error:
+            self._refused(error.status, error.code)
+            body = json.dumps(error.body()).encode()
+            headers = {"content-type": "application/json", "content-length": str(len(body)), **error.headers}
+            await send({"type": "http.response.start", "status": error.status,
+                        "headers": [(k.encode(), v.encode()) for k, v in headers.items()]})
+            await send({"type": "http.response.body", "body": body})
+            return
+        await self._app(scope, receive, send)
+
+    def _check(self, scope: Scope) -> None:
+        headers = {k.lower(): v for k, v in scope["headers"]}
+        if self._keys:
+            if not self._known(_key(headers.get(b"authorization", b""))):
+                api = scope["path"].startswith("/v1/")
+                raise ApiError(401, "a valid API key is needed: send `Authorization: Bearer KEY`",
+                               code="invalid_api_key", headers={} if api else {"www-authenticate": 'Basic realm="bucle"'})
+        elif not is_loopback(_host(headers.get(b"host", b"").decode("latin-1"))):
+            raise ApiError(403, "without BUCLE_API_KEYS only http://127.0.0.1 and http://localhost are answered",
+                           code="host_not_allowed")
+        if scope["method"] == "POST" and scope["path"].startswith("/v1/"):
+            media = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
+            if media != b"application/json":
+                raise ApiError(415, "send `Content-Type: application/json`", code="unsupported_media_type")
+
+    def _known(self, given: bytes) -> bool:
+        found = False
+        for key in self._keys:  # every key is compared, whichever matches: the time tells nothing
+            found |= hmac.compare_digest(key, given)
+        return found
+
+
+def _key(authorisation: bytes) -> bytes:
+    """The key in a Bearer header, or the password in a Basic one, which is what a browser can send."""
+    scheme, _, value = authorisation.partition(b" ")
+    if scheme.lower() == b"bearer":
+        return value.strip()
+    if scheme.lower() == b"basic":
+        try:
+            return b64decode(value, validate=True).partition(b":")[2]
+        except ValueError:
+            return b""
+    return b""
+
+
+def _host(header: str) -> str:
+    if header.startswith("["):
+        return header.partition("]")[0] + "]"
+    return header.rsplit(":", 1)[0].lower() if header.count(":") == 1 else header.lower()

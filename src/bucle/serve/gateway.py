@@ -1,0 +1,281 @@
+"""The endpoints: from a checked request through guards and engine to a reply and a trace.
+
+Imports the web framework, so it is imported only where an app is made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from functools import partial
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from bucle.core.errors import ModelUnavailable
+from bucle.core.ids import content_id
+from bucle.core.ports import ChatReply, Guard
+from bucle.core.records import Feedback, Prediction, Usage
+from bucle.serve import replies, wire
+from bucle.serve.call import Call, Stream, now, read_body, utc
+from bucle.serve.engine import Batcher, Pump, with_headers
+from bucle.serve.errors import ApiError, from_exception
+from bucle.serve.guard import inspect
+from bucle.serve.metrics import Metrics
+from bucle.serve.routes import Limits, Route
+from bucle.serve.traces import TraceQueue
+
+__all__ = ["Gateway"]
+
+log = logging.getLogger("bucle.serve")
+T = TypeVar("T")
+
+
+class Gateway:
+    """Serves `routes`. Engines run in threads of their own; what each request did goes to `traces`."""
+
+    def __init__(self, routes: Mapping[str, Route], traces: TraceQueue, *, release_id: str, limits: Limits,
+                 guards: Sequence[Guard], replay: bool) -> None:
+        self.routes, self.traces, self.limits = routes, traces, limits
+        self._release, self._guards, self._replay = release_id, guards, replay
+        self._active, self.ready, self._started = 0, False, int(time.time())
+        self.metrics = Metrics(traces, lambda: self._active)
+        self._pool = ThreadPoolExecutor(limits.threads, thread_name_prefix="bucle-chat")
+        self._batchers = {n: Batcher(r.predictor, n) for n, r in routes.items() if r.predictor is not None}
+
+    def close(self) -> None:
+        """Stop the engines and write every trace that waits."""
+        self.ready = False
+        for batcher in self._batchers.values():
+            batcher.close()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        if not self.traces.close():
+            log.error("not every trace could be written before the end")
+
+    # -- endpoints ---------------------------------------------------------------------------------------------
+
+    async def chat(self, request: Request) -> Response:
+        body = wire.parse_json(await read_body(request, self.limits))
+        route = wire.find_route(body, self.routes)
+        asked = wire.parse_chat(body, route, self.limits)
+        call = self._begin(request, route, asked.user, asked.text)
+        try:
+            await self._guard(call, asked.text, call.before)
+            if route.chat is None:
+                return await self._predict(call, route, asked)
+            if asked.stream:
+                return await self._stream(call, route, asked)
+            started = time.perf_counter()
+            work = partial(route.chat.chat, asked.messages, max_tokens=asked.max_tokens,
+                           temperature=asked.temperature, stop=asked.stop, seed=asked.seed)
+            reply = await self._in_pool(partial(with_headers, call.forward, work))
+            call.span("engine", started)
+            call.output, call.usage = replies.clean(reply.text), reply.usage
+            call.first()
+            await self._guard(call, call.output, call.after)
+            call.finish()
+            return JSONResponse(replies.completion(call.head(), call.output, reply.finish, reply.usage, call.extra()),
+                                headers=call.headers())
+        except BaseException as error:
+            raise call.failed(error) from error
+
+    async def _predict(self, call: Call, route: Route, asked: wire.ChatRequest) -> Response:
+        started = time.perf_counter()
+        waiting = asyncio.wrap_future(self._batchers[route.name].submit(asked.text, call.forward))
+        answered = await asyncio.wait_for(waiting, self.limits.timeout_s)
+        found: Prediction = answered.prediction
+        call.span("engine", started, wait_ms=round(answered.wait_ms, 3), batch=answered.batch)
+        call.usage = found.usage
+        if found.error:
+            raise ApiError(502, f"the candidate failed on this input: {replies.clean(found.error[:300])}",
+                           code="engine_failed")
+        call.output, call.score, call.chunks = replies.clean(found.output), replies.finite(found.score), found.chunks
+        call.first()
+        await self._guard(call, call.output, call.after)
+        call.finish()
+        content, head = replies.content_of(found), call.head()
+        extra = {**call.extra(), "score": call.score, "abstained": found.abstained, "chunks": list(found.chunks),
+                 "citations": list(found.citations)}
+        if not asked.stream:
+            return JSONResponse(replies.completion(head, content, "stop", found.usage, extra), headers=call.headers())
+        parts = [replies.chunk(head, {"role": "assistant", "content": content}),
+                 replies.chunk(head, {}, "stop", bucle=extra)]
+        if asked.include_usage:
+            parts.append(replies.chunk(head, None, usage=replies.usage_of(found.usage)))
+        return Response(b"".join(map(replies.event, parts)) + replies.DONE, media_type="text/event-stream",
+                        headers=call.headers())
+
+    async def _stream(self, call: Call, route: Route, asked: wire.ChatRequest) -> Response:
+        assert route.chat is not None  # noqa: S101
+        pump = Pump(iter(route.chat.stream(asked.messages, max_tokens=asked.max_tokens,
+                                           temperature=asked.temperature, stop=asked.stop, seed=asked.seed)),
+                    call.forward)
+        started = time.perf_counter()
+        try:
+            first = await self._in_pool(pump.next)  # a failure before the first piece is still a status
+        except BaseException:
+            self._pool.submit(pump.close)
+            raise
+        call.first()
+        return Stream(self._pieces(call, pump, first, started, asked.include_usage), call.headers(),
+                      on_end=lambda: self._ended(call, pump))
+
+    async def _pieces(self, call: Call, pump: Pump, piece: str | ChatReply | None, started: float,
+                      include_usage: bool) -> AsyncIterator[bytes]:
+        head, parts = call.head(), list[str]()
+        yield replies.event(replies.chunk(head, {"role": "assistant", "content": ""}))
+        try:
+            while isinstance(piece, str):
+                parts.append(replies.clean(piece))
+                call.output = "".join(parts)
+                yield replies.event(replies.chunk(head, {"content": parts[-1]}))
+                piece = await self._in_pool(pump.next)
+            if piece is None:
+                raise ModelUnavailable("the model's stream ended before its reply did")
+            call.span("engine", started)
+            call.usage = piece.usage
+            await self._guard(call, call.output, call.after)
+            call.finish()
+            yield replies.event(replies.chunk(head, {}, piece.finish, bucle=call.extra()))
+            if include_usage:
+                yield replies.event(replies.chunk(head, None, usage=replies.usage_of(piece.usage)))
+            yield replies.DONE
+        except Exception as error:
+            known = from_exception(error)
+            if known.code == "internal_error":
+                log.exception("the stream of %s failed", call.route.name)
+            call.failed(known)
+            yield replies.event(known.body())
+
+    def _ended(self, call: Call, pump: Pump) -> None:
+        """The response is over, whole or not: free the model, and record a client that went away."""
+        if not call.done:
+            call.failed(ApiError(499, "the client closed the connection", code="client_closed"))
+        self._pool.submit(pump.close)
+
+    async def embeddings(self, request: Request) -> Response:
+        body = wire.parse_json(await read_body(request, self.limits))
+        route = wire.find_route(body, self.routes, embeddings=True)
+        asked = wire.parse_embed(body, route, self.limits)
+        assert route.embedder is not None  # noqa: S101
+        call = self._begin(request, route, asked.user, "\n".join(asked.texts)[:self.limits.input_chars])
+        try:
+            started = time.perf_counter()
+            metered = getattr(route.embedder, "embed_metered", None)
+            work = partial(metered or route.embedder.embed, asked.texts)
+            found = await self._in_pool(partial(with_headers, call.forward, work))
+            vectors, call.usage = found if metered else (found, Usage())
+            call.span("engine", started, texts=len(asked.texts))
+            call.first()
+            reply = replies.embeddings(route.name, vectors, call.usage, base64=asked.base64)
+            call.finish()
+            return JSONResponse(reply, headers=call.headers())
+        except BaseException as error:
+            raise call.failed(error) from error
+
+    async def feedback(self, request: Request) -> Response:
+        asked = wire.parse_feedback(wire.parse_json(await read_body(request, self.limits)), self.limits)
+        item = Feedback(id=content_id("feedback", asdict(asked)), trace=asked.trace, by=asked.by,
+                        at=self._event_time(request) or utc(now()), rating=asked.rating,
+                        correction=asked.correction, reason=asked.reason,
+                        source="replay" if self._replay else "api")
+        try:
+            stored = asyncio.wrap_future(self.traces.feedback(item))
+            new = await asyncio.wait_for(stored, self.limits.timeout_s)
+        except queue.Full:
+            raise ApiError(503, "too much is waiting to be stored; try again", code="overloaded",
+                           headers={"retry-after": "1"}) from None
+        return JSONResponse({"id": item.id, "object": "bucle.feedback", "trace_id": item.trace, "new": bool(new)})
+
+    async def models(self, request: Request) -> Response:
+        """Every route, or the one that the path names."""
+        rows = [{"id": r.name, "object": "model", "created": self._started, "owned_by": "bucle",
+                 "bucle": {"kind": r.kind, "candidate": r.candidate, "release": r.release or self._release}}
+                for r in self.routes.values()]
+        name = request.path_params.get("name")
+        if name is None:
+            return JSONResponse({"object": "list", "data": rows})
+        for row in rows:
+            if row["id"] == name:
+                return JSONResponse(row)
+        raise ApiError(404, f"the model {replies.clean(name[:100])!r} is not served here", code="model_not_found")
+
+    async def health(self, request: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def readiness(self, request: Request) -> Response:
+        return JSONResponse({"ready": self.ready, "release": self._release, "models": sorted(self.routes)},
+                            status_code=200 if self.ready else 503)
+
+    async def prometheus(self, request: Request) -> Response:
+        return Response(self.metrics.text(), media_type="text/plain; version=0.0.4")
+
+    # -- shared ------------------------------------------------------------------------------------------------
+
+    def answering(self, handler: Callable[[Request], Any]) -> Callable[[Request], Any]:
+        """`handler`, with every failure as an OpenAI error; what is unexpected is logged, not told."""
+        async def run(request: Request) -> Response:
+            try:
+                answer: Response = await handler(request)
+                return answer
+            except Exception as error:
+                known = from_exception(error)
+                if known.code == "internal_error":
+                    log.exception("%s failed", request.url.path)
+                if not known.traced:
+                    self.metrics.refused(known.status, known.code)
+                return JSONResponse(known.body(), status_code=known.status, headers=known.headers)
+        return run
+
+    def _begin(self, request: Request, route: Route, user: str, text: str) -> Call:
+        at, trace_id, forward = self._event_time(request), "", {}
+        request_id, hold = (request.headers.get(h) for h in ("x-bucle-request-id", "x-upstream-ms"))
+        if request_id is not None:
+            if not self._replay:
+                raise _only_in_replay("x-bucle-request-id")
+            trace_id = wire.replay_trace_id(request_id)
+        if hold is not None and self._replay:
+            if not hold.isdecimal() or len(hold) > 6:
+                raise ApiError(400, "`x-upstream-ms` must be whole milliseconds", code="invalid_value",
+                               param="x-upstream-ms")
+            forward = {"x-upstream-ms": hold}
+        if self._active >= self.limits.in_flight:
+            raise ApiError(503, "too many requests at once; try again", code="overloaded",
+                           headers={"retry-after": "1"})
+        self._active += 1
+        return Call(route, release=route.release or self._release, user=user, text=text, at=at, trace_id=trace_id,
+                    forward=forward, on_finish=self._finished)
+
+    def _event_time(self, request: Request) -> str:
+        value = request.headers.get("x-bucle-at")
+        if value is None:
+            return ""
+        if not self._replay:
+            raise _only_in_replay("x-bucle-at")
+        return wire.event_time(value)
+
+    def _finished(self, call: Call) -> None:
+        self._active -= 1
+        trace = call.trace()
+        self.metrics.finished(trace)
+        self.traces.put(trace)
+
+    async def _guard(self, call: Call, text: str, verdicts: list[Any]) -> None:
+        if self._guards and text:
+            started = time.perf_counter()
+            verdicts += await self._in_pool(partial(inspect, self._guards, text))
+            call.span("guard", started, on="input" if verdicts is call.before else "output")
+
+    async def _in_pool(self, work: Callable[[], T]) -> T:
+        future = asyncio.get_running_loop().run_in_executor(self._pool, work)
+        return await asyncio.wait_for(future, self.limits.timeout_s)
+
+
+def _only_in_replay(header: str) -> ApiError:
+    return ApiError(400, f"`{header}` is taken only while a log is replayed", code="unsupported_parameter", param=header)

@@ -1,0 +1,79 @@
+"""First depth of guarding: texts are scored and flagged, on the way in and out; nothing is blocked yet.
+
+What a guard finds is recorded in the trace and shown to the client, so a threshold can be judged on real traffic
+before it refuses anybody.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from bucle.core.ports import Guard, Verdict
+
+__all__ = ["PersonalDataGuard", "ScoreGuard", "inspect", "summary"]
+
+log = logging.getLogger("bucle.serve")
+
+
+class ScoreGuard:
+    """Flags a text whose `scorer(text)`, in [0, 1], reaches `threshold`. `kind` names what it looks for."""
+
+    def __init__(self, scorer: Callable[[str], float], *, name: str = "injection", kind: str = "injection",
+                 threshold: float = 0.5) -> None:
+        self.name, self._scorer, self._kind, self._threshold = name, scorer, kind, threshold
+
+    def check(self, text: str) -> Verdict:
+        started = time.perf_counter()
+        score = min(1.0, max(0.0, float(self._scorer(text))))
+        flagged = score >= self._threshold
+        return Verdict(self.name, flagged, score, (self._kind,) if flagged else (), _ms(started))
+
+
+class PersonalDataGuard:
+    """Flags a text in which `find(text)` finds personal data or secrets; `find` yields their kinds.
+
+    The kinds are kept, the data are not.
+    """
+
+    name = "personal_data"
+
+    def __init__(self, find: Callable[[str], Iterable[str]]) -> None:
+        self._find = find
+
+    def check(self, text: str) -> Verdict:
+        started = time.perf_counter()
+        kinds = tuple(sorted(set(self._find(text))))
+        return Verdict(self.name, bool(kinds), 1.0 if kinds else 0.0, kinds, _ms(started))
+
+
+def inspect(guards: Sequence[Guard], text: str) -> list[Verdict]:
+    """What each guard says of `text`. One that fails is reported as kind `guard_failed`, and flags nothing."""
+    verdicts: list[Verdict] = []
+    for guard in guards:
+        try:
+            verdicts.append(guard.check(text))
+        except Exception:
+            log.exception("guard %s failed", guard.name)
+            verdicts.append(Verdict(guard.name, False, 0.0, ("guard_failed",)))
+    return verdicts
+
+
+def summary(before: Sequence[Verdict], after: Sequence[Verdict]) -> dict[str, Any]:
+    """What stands in `Trace.guard` and in the reply: flagged, the highest score, the kinds, and each verdict."""
+    both = [("input", v) for v in before] + [("output", v) for v in after]
+    if not both:
+        return {}
+    return {
+        "flagged": any(v.flagged for _, v in both),
+        "score": round(max(v.score for _, v in both), 4),
+        "kinds": sorted({k for _, v in both for k in v.kinds}),
+        "verdicts": [{"on": on, "guard": v.guard, "flagged": v.flagged, "score": round(v.score, 4),
+                      "kinds": list(v.kinds), "ms": round(v.ms, 3)} for on, v in both],
+    }
+
+
+def _ms(started: float) -> float:
+    return (time.perf_counter() - started) * 1000

@@ -1,0 +1,71 @@
+"""Counts and times for Prometheus, one registry an app. Labels come from the routes served, never from clients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from bucle.core.records import Trace
+from bucle.serve.traces import TraceQueue
+
+__all__ = ["Metrics"]
+
+_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+
+class Metrics:
+    """What `/metrics` shows. `active` tells how many requests are at work."""
+
+    def __init__(self, traces: TraceQueue, active: Callable[[], int]) -> None:
+        from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+        self.registry = CollectorRegistry()
+        common: dict[str, Any] = {"registry": self.registry}
+        self._requests = Counter("bucle_requests", "Requests by route and status", ["route", "status"], **common)
+        self._refused = Counter("bucle_refused", "Requests refused before an engine", ["status", "code"], **common)
+        self._seconds = Histogram("bucle_request_seconds", "Seconds to the whole reply", ["route"],
+                                  buckets=_BUCKETS, **common)
+        self._first = Histogram("bucle_first_token_seconds", "Seconds to the first piece", ["route"],
+                                buckets=_BUCKETS, **common)
+        self._tokens = Counter("bucle_tokens", "Tokens by route and direction", ["route", "direction"], **common)
+        self._usd = Counter("bucle_usd", "US dollars by route", ["route"], **common)
+        self._flagged = Counter("bucle_guard_flagged", "Texts flagged, by kind", ["route", "kind"], **common)
+        Gauge("bucle_requests_active", "Requests at work", **common).set_function(active)
+        self.registry.register(_Queue(traces))
+
+    def finished(self, trace: Trace) -> None:
+        route = trace.route
+        self._requests.labels(route, str(trace.status)).inc()
+        self._seconds.labels(route).observe(trace.ms / 1000)
+        if trace.ms_first:
+            self._first.labels(route).observe(trace.ms_first / 1000)
+        self._tokens.labels(route, "in").inc(trace.usage.tokens_in)
+        self._tokens.labels(route, "out").inc(trace.usage.tokens_out)
+        self._usd.labels(route).inc(trace.usage.usd)
+        if trace.guard.get("flagged"):
+            for kind in trace.guard.get("kinds", ()):
+                self._flagged.labels(route, kind).inc()
+
+    def refused(self, status: int, code: str) -> None:
+        self._refused.labels(str(status), code).inc()
+
+    def text(self) -> bytes:
+        from prometheus_client import generate_latest
+
+        return bytes(generate_latest(self.registry))
+
+
+class _Queue:
+    """The trace queue's own counts, read when asked."""
+
+    def __init__(self, traces: TraceQueue) -> None:
+        self._traces = traces
+
+    def collect(self) -> Iterator[Any]:
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        queue = self._traces
+        yield CounterMetricFamily("bucle_traces_written", "Traces stored", value=queue.written)
+        yield CounterMetricFamily("bucle_traces_dropped", "Traces dropped: the queue was full", value=queue.dropped)
+        yield CounterMetricFamily("bucle_traces_lost", "Traces the ledger refused", value=queue.lost)
+        yield GaugeMetricFamily("bucle_traces_waiting", "Traces waiting to be stored", value=queue.waiting)

@@ -1,0 +1,55 @@
+"""What the gateway serves: routes by the model name that clients use, and the limits of a request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from bucle.core.errors import ConfigError
+from bucle.core.ports import ChatModel, Embedder, Predictor
+
+__all__ = ["Limits", "Route", "RouteKind"]
+
+RouteKind = Literal["classify", "answer", "chat", "embed"]
+
+
+@dataclass(frozen=True)
+class Route:
+    """One name in `/v1/models` and the engine behind it.
+
+    `classify` and `answer` have a `predictor`, `chat` a `chat` model, `embed` an `embedder`. `candidate` is the id
+    that traces carry. `release` overrides the gateway's own, for a route that was released by itself.
+    """
+
+    name: str
+    kind: RouteKind
+    candidate: str = ""
+    predictor: Predictor | None = None
+    chat: ChatModel | None = None
+    embedder: Embedder | None = None
+    release: str = ""
+
+    def __post_init__(self) -> None:
+        engines = {"classify": self.predictor, "answer": self.predictor, "chat": self.chat,
+                   "embed": self.embedder}
+        given = [e for e in (self.predictor, self.chat, self.embedder) if e is not None]
+        if engines.get(self.kind) is None or len(given) != 1:
+            raise ConfigError(f"route {self.name!r} of kind {self.kind!r} needs exactly its own engine",
+                              "give predictor= (classify, answer), chat= or embedder=")
+        if not self.name or len(self.name) > 200 or not self.name.isprintable():
+            raise ConfigError("a route's name is 1 to 200 printable characters", "rename the route")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of one request: bytes, counts, characters, seconds. `in_flight` bounds requests at work together."""
+
+    body_bytes: int = 1024 * 1024
+    messages: int = 200
+    input_chars: int = 32_000
+    embed_inputs: int = 256
+    max_tokens: int = 4096
+    default_tokens: int = 512
+    timeout_s: float = 60.0
+    in_flight: int = 256
+    threads: int = 16

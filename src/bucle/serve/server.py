@@ -1,0 +1,122 @@
+"""Running an app: on a port until SIGTERM, or in the background of this process."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import threading
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from bucle.core.errors import ConfigError, Infrastructure
+from bucle.serve.access import is_loopback
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from uvicorn import Server
+
+__all__ = ["BackgroundServer", "how_to_call", "serve"]
+
+DRAIN_S = 30
+"""How long requests at work may take to finish after SIGTERM."""
+
+
+def serve(app: FastAPI, host: str, port: int, *, ready: Any = None) -> None:
+    """Serve until SIGTERM or Ctrl+C; then finish what is at work, write every trace, and return.
+
+    `ready(url)` is called once the port is held. Raises ConfigError for an address that others can reach while no API
+    keys are set, Infrastructure where the port cannot be had.
+    """
+    if not is_loopback(host) and not app.state.api_keys:
+        raise ConfigError(f"{host} can be reached by others, and no API keys are set",
+                          "export BUCLE_API_KEYS=KEY1,KEY2 or use --host 127.0.0.1")
+    listener = _listen(host, port)
+    if ready is not None:
+        ready(_url(listener))
+    main = threading.current_thread() is threading.main_thread()
+    # uvicorn raises the signal again after it has drained; a second one must not cut the caller's own ending short
+    before = signal.signal(signal.SIGTERM, lambda *_: None) if main else None
+    try:
+        _server(app).run(sockets=[listener])
+    finally:
+        listener.close()
+        if main:
+            signal.signal(signal.SIGTERM, before)
+
+
+class BackgroundServer:
+    """`with BackgroundServer(app) as server:` serves on 127.0.0.1 from a thread; `server.url` is `http://…`.
+
+    Leaving the block drains and writes every trace. Port 0 takes a free one.
+    """
+
+    def __init__(self, app: Any, port: int = 0) -> None:
+        self._app, self._port = app, port
+        self.url = ""
+
+    def __enter__(self) -> BackgroundServer:
+        self._listener = _listen("127.0.0.1", self._port)
+        self.url = _url(self._listener)
+        self._server = _server(self._app)
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._listener]},
+                                        name="bucle-server", daemon=True)
+        self._thread.start()
+        end = time.monotonic() + 30
+        while not self._server.started:
+            if not self._thread.is_alive() or time.monotonic() > end:
+                self._listener.close()
+                raise Infrastructure("the server did not start", "see the log above; bucle doctor")
+            time.sleep(0.005)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self._server.should_exit = True
+        self._thread.join(DRAIN_S + 35)
+        self._listener.close()
+
+
+def how_to_call(app: FastAPI, url: str) -> str:
+    """Lines that a person can paste to call each kind of route that `app` serves at `url`."""
+    key = " -H 'Authorization: Bearer '$BUCLE_API_KEY" if app.state.api_keys else ""
+    lines = [f"curl {url}/v1/models{key}"]
+    shown: set[str] = set()
+    for route in app.state.routes.values():
+        if route.kind in shown:
+            continue
+        shown.add(route.kind)
+        path, body = "chat/completions", {"model": route.name, "messages": [{"role": "user", "content": "…"}]}
+        if route.kind == "embed":
+            path, body = "embeddings", {"model": route.name, "input": "…"}
+        text = json.dumps(body, ensure_ascii=False).replace("'", "'\\''")
+        lines.append(f"curl {url}/v1/{path}{key} -H 'Content-Type: application/json' -d '{text}'")
+    return "\n".join(lines)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host.strip("[]"), port))
+        listener.listen(1024)
+    except OSError as error:
+        listener.close()
+        why = {13: "may not be used by this user", 98: "is in use", 48: "is in use"}.get(error.errno or 0, "cannot be had")
+        raise Infrastructure(f"port {port} on {host} {why}", f"bucle serve --port {port + 1 if port < 65535 else 0}"
+                             ) from error
+    return listener
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _server(app: Any) -> Server:
+    import uvicorn
+
+    return uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, server_header=False,
+                                         timeout_graceful_shutdown=DRAIN_S))
