@@ -1,0 +1,127 @@
+"""Which column is which: names first, then what stands in them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from bucle.data.delimited import Table
+
+__all__ = ["ColumnGuess", "guess_columns"]
+
+_NAMES = {
+    "text": r"text|texto|utterance|message|mensaje|input|entrada|prompt|sentence|frase|query|consulta|"
+    r"body|cuerpo|question|pregunta",
+    "label": r"label|etiqueta|intent|intenci[oó]n|class|clase|categor(y|[ií]a)|target|tag|tema|topic",
+    "id": r"id|idx|index|row_?id|uuid|guid|.+_id|ticket",
+    "group": r"group|grupo|customer(_id)?|cliente(_id)?|user(_id)?|usuario|thread(_id)?|hilo|"
+    r"conversation(_id)?|"
+    r"conversaci[oó]n|document(o)?|doc(_id)?|session(_id)?|sesi[oó]n|author|autor",
+    "time": r"time|timestamp|date|fecha|hora|created(_at)?|at|datetime|when",
+}
+_TIME = re.compile(r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}.*)?|\d{1,2}[/.]\d{1,2}[/.]\d{2,4}( \d{1,2}:\d{2}.*)?")
+_SAMPLE = 5_000
+
+
+@dataclass(frozen=True)
+class ColumnGuess:
+    """A column's name for each role (`None`: none found), and in `why` what spoke for each."""
+
+    text: str | None = None
+    label: str | None = None
+    id: str | None = None
+    group: str | None = None
+    time: str | None = None
+    why: dict[str, str] = field(default_factory=dict)
+
+
+def guess_columns(table: Table) -> ColumnGuess:
+    """A guess to show to a person; `label` needs repeated values, `text` many different ones."""
+    rows = table.rows[:_SAMPLE]
+    values = {name: [row[index] for row in rows] for index, name in enumerate(table.columns)}
+    found: dict[str, str] = {}
+    why: dict[str, str] = {}
+
+    def take(role: str, name: str | None, reason: str) -> None:
+        if name is not None and role not in found:
+            found[role], why[role] = name, reason
+
+    for role in ("time", "group", "label", "text", "id"):
+        for name in table.columns:
+            if (
+                name not in found.values()
+                and re.fullmatch(_NAMES[role], name.strip(), re.IGNORECASE)
+                and _fits(role, values[name])
+            ):
+                take(role, name, f"the column is called {name!r}")
+                break
+    free = [name for name in table.columns if name not in found.values()]
+    for name in free:
+        if _share(values[name], lambda value: bool(_TIME.fullmatch(value))) > 0.9:
+            take("time", name, "its values are dates")
+    free = [name for name in free if name not in found.values()]
+    texts = sorted(
+        (name for name in free if _fits("text", values[name])), key=lambda name: -_textness(values[name])
+    )
+    if texts:
+        take(
+            "text",
+            texts[0],
+            f"its cells are the most like sentences: {_words(values[texts[0]]):.1f} words on average, "
+            f"{_distinct(values[texts[0]])} different in {len(rows)}",
+        )
+    free = [name for name in free if name not in found.values()]
+    labels = sorted(
+        (name for name in free if _fits("label", values[name])), key=lambda name: _distinct(values[name])
+    )
+    if labels:
+        take(
+            "label",
+            labels[0],
+            f"{_distinct(values[labels[0]])} values repeat over {len(rows)} rows, none is empty",
+        )
+    for name in free:
+        if name not in found.values() and _fits("id", values[name]) and _words(values[name]) <= 1:
+            take("id", name, "every value is different and none has a space")
+    return ColumnGuess(**found, why=why)
+
+
+def _fits(role: str, values: Sequence[str]) -> bool:
+    """Whether what stands in a column can play `role` at all."""
+    if not values:
+        return True
+    filled = [value for value in values if value]
+    if not filled:
+        return False
+    if role == "label":
+        return (
+            2 <= len(set(filled)) <= max(2, len(values) // 3)
+            and len(filled) > 0.7 * len(values)
+            and sum(map(len, filled)) / len(filled) < 80
+        )
+    if role == "text":
+        return (
+            len(filled) > 0.7 * len(values)
+            and _share(filled, lambda value: any(map(str.isalpha, value))) > 0.7
+            and (_words(filled) > 1.2 or len(set(filled)) > 0.5 * len(filled))
+        )
+    if role == "id":
+        return len(set(filled)) == len(values)
+    return len(filled) > 0.3 * len(values)
+
+
+def _textness(values: Sequence[str]) -> float:
+    return _words(values) * (0.2 + _distinct(values) / max(1, len(values)))
+
+
+def _words(values: Sequence[str]) -> float:
+    return sum(len(value.split()) for value in values) / max(1, len(values))
+
+
+def _distinct(values: Sequence[str]) -> int:
+    return len(set(values))
+
+
+def _share(values: Sequence[str], test: object) -> float:
+    return sum(bool(test(value)) for value in values) / max(1, len(values))  # type: ignore[operator]

@@ -1,0 +1,8 @@
+"""Reading a team's files into documents: one module a format, each file in a worker that may not harm the
+run.
+"""
+
+from bucle.data.parse.pool import ParseResult, QuarantinedFile, parse_all
+from bucle.data.parse.single import parse_file
+
+__all__ = ["ParseResult", "QuarantinedFile", "parse_all", "parse_file"]

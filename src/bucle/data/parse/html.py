@@ -1,0 +1,173 @@
+"""Web pages: the main content by trafilatura, or all that is readable where there is no boilerplate."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from bucle.core.errors import Quarantined
+from bucle.core.records import Block
+from bucle.data.parse.markdown import split_markdown
+from bucle.data.parse.source import Raw, decode, markdown_table, tidy
+
+__all__ = ["page_blocks", "page_title", "read"]
+
+_SKIP = {
+    "script",
+    "style",
+    "noscript",
+    "template",
+    "svg",
+    "head",
+    "iframe",
+    "object",
+    "nav",
+    "button",
+    "select",
+}
+_HEADINGS = {"h1", "h2", "h3", "h4", "h5", "h6"}
+_LEAVES = {"p", "li", "pre", "blockquote", "dt", "dd", "figcaption", "caption", "address"}
+_KEPT_SHARE = 0.5
+"""Share of the page's words trafilatura must keep, or the page is one without boilerplate (a form letter, an
+export) that its rules would cut; then all of its readable text is taken.
+"""
+
+
+def read(raw: Raw) -> tuple[str, list[Block]]:
+    """Title and blocks of an HTML page. Scripts, styles and menus are left out; nothing is fetched."""
+    tree = parse_tree(raw.data)
+    everything = page_blocks(tree)
+    import trafilatura
+
+    main = trafilatura.extract(
+        _text_of(raw.data),
+        output_format="markdown",
+        include_comments=False,
+        include_tables=True,
+        include_links=False,
+        favor_recall=True,
+    )
+    blocks = split_markdown(main) if main else []
+    if _words(blocks) < _KEPT_SHARE * _words(everything):
+        blocks = everything
+    return page_title(tree), blocks
+
+
+def parse_tree(data: bytes) -> Any:
+    """The element tree of an HTML page in any encoding. Raises Quarantined where there is none."""
+    from lxml import etree  # type: ignore[import-untyped]
+    from lxml import html as lxml_html
+
+    text = _text_of(data)
+    try:
+        return lxml_html.document_fromstring(text.encode(), parser=lxml_html.HTMLParser(encoding="utf-8"))
+    except (etree.ParserError, ValueError) as error:
+        raise Quarantined("empty", "The page holds no text.") from error
+
+
+def _text_of(data: bytes) -> str:
+    named = re.search(
+        rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?([\w-]{2,30})|<\?xml[^>]{0,100}?encoding=[\"']([\w-]{2,30})",
+        data[:4096],
+        re.IGNORECASE,
+    )
+    text = None
+    if named:
+        try:
+            text = data.decode((named[1] or named[2]).decode("ascii"))
+        except (LookupError, UnicodeDecodeError):
+            text = None
+    return re.sub(r"^\s*<\?xml[^>]*\?>", "", text if text is not None else decode(data))
+
+
+def page_title(tree: Any) -> str:
+    found = tree.find(".//title")
+    return tidy(" ".join(found.text_content().split())) if found is not None else ""
+
+
+def page_blocks(tree: Any, section: str = "", prefix: str = "") -> list[Block]:
+    """The readable blocks of the page. `prefix` stands before each place (`attachment a.html, `)."""
+    blocks: list[Block] = []
+    loose: list[str] = []
+
+    def place() -> str:
+        return prefix + (f"section {section}" if section else "") if section else prefix.rstrip(", ")
+
+    def add(text: str, kind: Any = "text") -> None:
+        text = tidy(text)
+        if text:
+            blocks.append(Block(text=text, place=place(), kind=kind))
+
+    def flush() -> None:
+        add(" ".join(" ".join(loose).split()))
+        loose.clear()
+
+    def visit(element: Any) -> None:
+        nonlocal section
+        if not isinstance(element.tag, str) or element.tag in _SKIP:
+            return
+        tag = element.tag
+        if tag in _HEADINGS:
+            flush()
+            text = " ".join(element.text_content().split())
+            section = tidy(text)[:120] or section
+            add(text, "heading")
+        elif tag == "table" and not element.findall(".//table") and _is_data(element):
+            flush()
+            rows = [
+                [" ".join(cell.text_content().split()) for cell in row.xpath("./td|./th")]
+                for row in element.iter("tr")
+            ]
+            add(markdown_table(rows), "table")
+        elif tag in _LEAVES and not any(
+            child.tag in _LEAVES | _HEADINGS | {"table", "ul", "ol", "div"}
+            for child in element.iterdescendants()
+        ):
+            flush()
+            text = element.text_content()
+            add(text if tag == "pre" else ("- " if tag == "li" else "") + " ".join(text.split()))
+        else:
+            block = tag in (
+                "div",
+                "section",
+                "article",
+                "tr",
+                "td",
+                "th",
+                "ul",
+                "ol",
+                "li",
+                "body",
+                "br",
+                "hr",
+                "table",
+                "p",
+                "main",
+                "header",
+                "footer",
+                "aside",
+                "dl",
+                "blockquote",
+            )
+            if block:
+                flush()
+            loose.append(element.text or "")
+            for child in element:
+                visit(child)
+                loose.append(child.tail or "")
+            if block:
+                flush()
+
+    visit(tree)
+    flush()
+    return blocks
+
+
+def _is_data(table: Any) -> bool:
+    """Whether a table holds data: two rows and two columns at least. Layout tables are read as text."""
+    rows = [len(row.xpath("./td|./th")) for row in table.iter("tr")]
+    return len(rows) >= 2 and max(rows) >= 2
+
+
+def _words(blocks: list[Block]) -> int:
+    return sum(len(re.findall(r"\w+", block.text)) for block in blocks)

@@ -1,0 +1,57 @@
+"""The process that parses: one JSON request a line on standard input, one JSON reply a line on standard
+output.
+
+Replies are JSON, not pickles: a parser that a file has taken over can then say something wrong, but run
+nothing in the parent. Started by bucle.data.parse.pool with a scrubbed environment.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from bucle.core.errors import Quarantined
+from bucle.data.parse.single import parse_file
+
+
+def main() -> None:
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # whatever a library prints must not be taken for a reply
+    limit_memory(int(sys.argv[1]))
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            document = parse_file(
+                Path(request["path"]),
+                request["rel"],
+                password=request["password"],
+                limit_bytes=request["limit_bytes"],
+            )
+            reply: dict[str, object] = {"document": document.model_dump(mode="json")}
+        except Quarantined as refused:
+            reply = {"reason": refused.reason, "message": refused.message}
+        except MemoryError:
+            reply = {
+                "reason": "out-of-memory",
+                "message": "Reading the file needs more memory than a file may use.",
+            }
+        replies.write(json.dumps(reply) + "\n")
+        replies.flush()
+
+
+def limit_memory(megabytes: int) -> None:
+    """Caps this process's address space, and forbids core dumps. Does nothing where the system has no such
+    limits.
+    """
+    try:
+        import resource
+    except ImportError:  # not on Windows: the parent's clock is then the only limit
+        return
+    resource.setrlimit(resource.RLIMIT_AS, (megabytes * 2**20, megabytes * 2**20))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+if __name__ == "__main__":
+    main()
