@@ -1,0 +1,191 @@
+"""Texts and numbers in both languages at once: a page carries both, and a switch shows one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup, escape
+
+__all__ = [
+    "LANGUAGES",
+    "Both",
+    "catalogue",
+    "date",
+    "duration",
+    "figure",
+    "ms",
+    "number",
+    "points",
+    "same",
+    "translator",
+    "usd",
+]
+
+LANGUAGES = ("es", "en")
+LOCALES = Path(__file__).parent / "locales"
+NBSP, THIN = "\u00a0", "\u202f"
+MONTHS = {
+    "es": ["ene", "feb", "mar", "abr", "may", "jun", "jul", "ago", "sep", "oct", "nov", "dic"],
+    "en": ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"],
+}
+DASH = "–"
+LEAST_USD = 0.0001
+
+
+@dataclass(frozen=True)
+class Both:
+    """The same text in Spanish and English. In a template it escapes itself."""
+
+    es: str
+    en: str
+
+    def __html__(self) -> Markup:
+        if self.es == self.en:
+            return escape(self.es)
+        return Markup('<span lang="es">{}</span><span lang="en">{}</span>').format(self.es, self.en)
+
+    def __str__(self) -> str:
+        return str(self.__html__())
+
+    def __bool__(self) -> bool:
+        return bool(self.es or self.en)
+
+    def __add__(self, other: Both | str) -> Both:
+        return (
+            Both(self.es + other, self.en + other)
+            if isinstance(other, str)
+            else Both(self.es + other.es, self.en + other.en)
+        )
+
+
+def same(text: Any) -> Both:
+    return text if isinstance(text, Both) else Both(str(text), str(text))
+
+
+@cache
+def catalogue(folder: Path = LOCALES) -> dict[str, Both]:
+    """Every key of `folder`/es.json and en.json. A key that either lacks is an error."""
+    es, en = (json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in LANGUAGES)
+    if es.keys() != en.keys():
+        raise KeyError(f"locales differ in: {sorted(es.keys() ^ en.keys())}")
+    return {key: Both(es[key], en[key]) for key in es}
+
+
+def translator(*folders: Path) -> Callable[..., Both]:
+    """`t(key, **values)`: the text of `key` with `{values}` filled in, each in its language.
+
+    `t` raises KeyError for a key that no catalogue has, unless `default` is given.
+    """
+    texts: dict[str, Both] = {}
+    for folder in folders or (LOCALES,):
+        texts |= catalogue(folder)
+
+    def t(key: str, default: Any = None, **values: Any) -> Both:
+        if default is not None and key not in texts:
+            return same(default)
+        text = texts[key]
+        if not values:
+            return text
+        pairs = {name: same(value) for name, value in values.items()}
+        return Both(
+            text.es.format_map({k: v.es for k, v in pairs.items()}),
+            text.en.format_map({k: v.en for k, v in pairs.items()}),
+        )
+
+    return t
+
+
+def number(value: float | None, digits: int = 0, sign: bool = False) -> Both:
+    """`1 234,5` and `1,234.5`; a dash for None."""
+    if value is None:
+        return same(DASH)
+    value = round(float(value), digits) + 0.0
+    english = f"{value:{'+' if sign else ''},.{digits}f}".replace("-", "−")
+    whole, _, rest = english.partition(".")
+    spanish = whole.replace(",", THIN if abs(value) >= 10_000 else "")
+    return Both(f"{spanish},{rest}" if rest else spanish, english)
+
+
+def _is_share(value: float) -> bool:
+    return -1.0 <= value <= 1.0
+
+
+def figure(value: float | None, digits: int = 1) -> Both:
+    """A metric: a share in [0, 1] as a percentage, anything else as it is."""
+    if value is None:
+        return same(DASH)
+    if not _is_share(value):
+        return number(value, 2)
+    text = number(100 * value, digits)
+    return Both(f"{text.es}{NBSP}%", f"{text.en}%")
+
+
+def points(value: float | None, unit: bool = False, digits: int = 1) -> Both:
+    """A difference of two metrics, in percentage points, always with its sign."""
+    if value is None:
+        return same(DASH)
+    text = number(100 * value, digits, sign=True) if _is_share(value) else number(value, 2, sign=True)
+    return Both(f"{text.es}{NBSP}puntos", f"{text.en}{NBSP}points") if unit else text
+
+
+def ms(value: float | None) -> Both:
+    """Milliseconds, or seconds from 1,000 up."""
+    if value is None:
+        return same(DASH)
+    if value >= 1000:
+        return number(value / 1000, 1) + f"{NBSP}s"
+    return number(value, 0 if value >= 10 else 1) + f"{NBSP}ms"
+
+
+def duration(seconds: float | None) -> Both:
+    if seconds is None:
+        return same(DASH)
+    if seconds < 60:
+        return number(seconds, 1 if seconds < 10 else 0) + f"{NBSP}s"
+    minutes, rest = divmod(round(seconds), 60)
+    return same(f"{minutes}{NBSP}min {rest:02d}{NBSP}s")
+
+
+def usd(value: float | None) -> Both:
+    """US dollars; small sums keep two significant digits, and a price is never rounded to nothing."""
+    if value is None:
+        return same(DASH)
+    if 0 < value < LEAST_USD:
+        return same("< ") + usd(LEAST_USD)
+    digits = 2
+    while 0 < abs(value) < 10 ** (1 - digits):
+        digits += 1
+    text = number(value, digits if value else 0)
+    return Both(f"{text.es}{NBSP}US$", f"${text.en}")
+
+
+def parse_time(text: str) -> datetime | None:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return None
+
+
+def date(text: str, time: bool = False) -> Both:
+    """`21 nov 2026` and `Nov 21, 2026`; the text itself where it is no ISO 8601 date."""
+    at = parse_time(text)
+    if at is None:
+        return same(text or DASH)
+    clock = f" {at:%H:%M}" if time else ""
+    month = at.month - 1
+    return Both(
+        f"{at.day}{NBSP}{MONTHS['es'][month]} {at.year}{clock}",
+        f"{MONTHS['en'][month]}{NBSP}{at.day}, {at.year}{clock}",
+    )
+
+
+def day(at: datetime) -> Both:
+    """`21 nov` and `Nov 21`, for an axis."""
+    month = at.month - 1
+    return Both(f"{at.day} {MONTHS['es'][month]}", f"{MONTHS['en'][month]} {at.day}")

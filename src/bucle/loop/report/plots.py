@@ -1,0 +1,358 @@
+"""The figures of the report. Each takes parts of the story and gives an SVG element, or None where there is
+nothing to draw; the template sets a caption and a table beside it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from bucle.loop.report.formats import Both, figure, ms, number, points
+from bucle.loop.report.model import Candidate, Comparison, Confusion, Gain, LabelChange, ModelCard
+from bucle.loop.report.svg import draw, words
+
+__all__ = ["confusion_plot", "cost_plot", "forest_plot", "gain_plot", "labels_plot", "loss_plot"]
+
+WIDTH = 500
+ROW = 26
+MAX_ROWS = 30
+MAX_LABELS = 26
+MATERIAL_USD = 0.01
+"""Below a cent per thousand requests cost decides nothing."""
+
+
+def _text_axis(axis: Any, form: Callable[[float], Both]) -> None:
+    from matplotlib.ticker import FuncFormatter
+
+    axis.set_major_formatter(FuncFormatter(lambda value, _: words(form(value))))
+
+
+def _bars(value: float, low: float | None, high: float | None) -> tuple[float, float]:
+    return (value if low is None else min(low, value), value if high is None else max(high, value))
+
+
+def _rows(axes: Any, names: Sequence[str]) -> None:
+    axes.set_yticks(range(len(names)), [words(name, 24) for name in names])
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.spines["left"].set_visible(False)
+
+
+def forest_plot(name: str, comparison: Comparison, label: Both) -> Markup | None:
+    """Every candidate's value with its interval, best first, against the best baseline (dashed)."""
+    rows = [c for c in comparison.ranked if c.value is not None][:MAX_ROWS]
+    if not rows:
+        return None
+    baseline = comparison.best_baseline
+
+    def paint(canvas: Any, ink: dict[str, str]) -> None:
+        axes = canvas.subplots()
+        canvas.subplots_adjust(left=0.34, right=0.97, top=1 - 8 / height, bottom=46 / height)
+        for y, row in enumerate(rows):
+            value = row.value or 0.0
+            low, high = _bars(value, row.low, row.high)
+            best = row.name == comparison.recommended
+            colour = ink["accent"] if best else ink["muted"] if row.baseline else _verdict_ink(row, ink)
+            axes.plot(
+                [low, high],
+                [y, y],
+                color=colour,
+                linewidth=4 if best else 2,
+                solid_capstyle="round",
+                alpha=0.55,
+            )
+            axes.plot(
+                [value],
+                [y],
+                marker="D" if row.baseline else "o",
+                markersize=8 if best else 6.5,
+                color=colour,
+                markerfacecolor=colour if best or row.verdict == "beats" else ink["surface"],
+                markeredgewidth=1.6,
+            )
+        if baseline is not None:
+            axes.axvline(baseline.value, color=ink["muted"], linewidth=1.2, linestyle=(0, (4, 3)), zorder=0)
+        _rows(axes, [f"{i}. {row.name}" for i, row in enumerate(rows, 1)])
+        axes.grid(axis="x", color=ink["grid"], linewidth=0.6)
+        axes.set_axisbelow(True)
+        _text_axis(axes.xaxis, lambda v: figure(v, 0))
+        axes.locator_params(axis="x", nbins=6)
+        axes.set_xlabel(words(label))
+
+    height = 54 + ROW * len(rows)
+    return draw(name, WIDTH, height, paint)
+
+
+def _verdict_ink(row: Candidate, ink: dict[str, str]) -> str:
+    return {"beats": ink["good"], "loses": ink["bad"], "ruled_out": ink["bad"]}.get(
+        row.verdict, ink["series-2"]
+    )
+
+
+def cost_plot(name: str, comparison: Comparison, by: str, x_label: Both, y_label: Both) -> Markup | None:
+    """Value against `by` (`ms_p95` or `usd_per_1k`); numbers are the ranks of the table, the line the Pareto front.
+
+    None where nothing differs, or where the dearest candidate costs less than a cent per thousand requests.
+    """
+    ranked = list(enumerate(comparison.ranked[:MAX_ROWS], 1))
+    dots = [
+        (float(getattr(c, by)), c.value, rank, c)
+        for rank, c in ranked
+        if c.value is not None and getattr(c, by) is not None and getattr(c, by) > 0
+    ]
+    if len({x for x, *_ in dots}) < 2 or (by == "usd_per_1k" and max(x for x, *_ in dots) < MATERIAL_USD):
+        return None
+    front = sorted((x, y) for x, y, _, c in dots if c.name in comparison.pareto)
+
+    def paint(canvas: Any, ink: dict[str, str]) -> None:
+        axes = canvas.subplots()
+        canvas.subplots_adjust(left=0.1, right=0.97, top=0.91, bottom=0.17)
+        axes.set_xscale("log")
+        axes.grid(color=ink["grid"], linewidth=0.6)
+        axes.set_axisbelow(True)
+        if len(front) > 1:
+            axes.plot(*zip(*front, strict=True), color=ink["accent"], linewidth=1.4, alpha=0.6, zorder=1)
+        for x, y, _, row in dots:
+            best = row.name == comparison.recommended
+            colour = ink["accent"] if best or row.name in comparison.pareto else ink["muted"]
+            axes.scatter(
+                [x],
+                [y],
+                s=70 if best else 42,
+                color=colour if best else ink["surface"],
+                edgecolors=colour,
+                linewidths=1.6,
+                zorder=3,
+            )
+        xs = [x for x, *_ in dots]
+        axes.set_xlim(min(xs) / 1.9, max(xs) * 1.9)
+        axes.margins(y=0.12)
+        _text_axis(axes.yaxis, lambda v: figure(v, 0))
+        _log_ticks(axes, min(xs), max(xs), ms if by == "ms_p95" else _plain)
+        axes.set_xlabel(words(x_label))
+        _y_title(axes, y_label, ink)
+        _ranks(axes, [(x, y, rank) for x, y, rank, _ in dots], ink)
+
+    return draw(name, WIDTH, 280, paint)
+
+
+def _plain(value: float) -> Both:
+    return number(value, max(0, -math.floor(math.log10(value))) if value > 0 else 0)
+
+
+def _y_title(axes: Any, label: Both, ink: dict[str, str]) -> None:
+    """The y axis's name lies flat above it: easier to read, and it needs no room beside two languages of ticks."""
+    axes.set_title(words(label), fontsize=11, fontweight="normal", color=ink["muted"], pad=7)
+
+
+def _ranks(axes: Any, dots: Sequence[tuple[float, float, int]], ink: dict[str, str]) -> None:
+    """Each dot's number at the first place around it that covers no dot and no other number."""
+    at = {rank: axes.transData.transform((x, y)) for x, y, rank in dots}
+    taken = [tuple(place) for place in at.values()]
+    for x, y, rank in dots:
+        px, py = at[rank]
+        spots = [(11, 0), (0, 11), (0, -11), (-11, 0), (10, 9), (10, -9), (-10, 9), (-10, -9)]
+        free = [
+            s for s in spots if all(abs(px + s[0] - tx) > 9 or abs(py + s[1] - ty) > 9 for tx, ty in taken)
+        ]
+        dx, dy = free[0] if free else spots[0]
+        taken.append((px + dx, py + dy))
+        axes.annotate(
+            str(rank),
+            (x, y),
+            xytext=(dx, dy),
+            textcoords="offset points",
+            ha="center",
+            va="center_baseline",
+            fontsize=10.5,
+            color=ink["ink"],
+            zorder=4,
+        )
+
+
+def _log_ticks(axes: Any, low: float, high: float, form: Callable[[float], Both]) -> None:
+    from matplotlib.ticker import FixedLocator, NullLocator
+
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    steps = (1,) if len(decades) > 3 else (1, 3)
+    inside = [step * 10.0**d for d in decades for step in steps if low / 1.9 <= step * 10.0**d <= high * 1.9]
+    every = max(1, math.ceil(len(inside) / 6))
+    axes.xaxis.set_major_locator(FixedLocator(inside[::every] or [low]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    _text_axis(axes.xaxis, form)
+
+
+def loss_plot(name: str, model: ModelCard, x_label: Both, y_label: Both) -> Markup | None:
+    """Training loss by step."""
+    dots = [(step, loss) for step, loss in model.loss_curve if loss is not None]
+    if len(dots) < 2:
+        return None
+
+    def paint(canvas: Any, ink: dict[str, str]) -> None:
+        axes = canvas.subplots()
+        canvas.subplots_adjust(left=0.1, right=0.97, top=0.89, bottom=0.2)
+        axes.plot(*zip(*dots, strict=True), color=ink["accent"], linewidth=1.8)
+        axes.grid(axis="y", color=ink["grid"], linewidth=0.6)
+        axes.set_xlabel(words(x_label))
+        _y_title(axes, y_label, ink)
+        axes.locator_params(nbins=6)
+        _text_axis(axes.xaxis, number)
+        _text_axis(axes.yaxis, lambda v: number(v, 1))
+
+    return draw(name, WIDTH, 230, paint)
+
+
+def confusion_plot(name: str, confusion: Confusion, x_label: Both) -> Markup | None:
+    """Counts by true label (rows) and predicted label (columns); the darker, the larger the share of its row."""
+    labels = confusion.labels[:MAX_LABELS]
+    n = len(labels)
+    if n < 2 or len(confusion.matrix) < n or any(len(row) < n for row in confusion.matrix[:n]):
+        return None
+
+    def paint(canvas: Any, ink: dict[str, str]) -> None:
+        from matplotlib.patches import Rectangle
+
+        axes = canvas.subplots()
+        canvas.subplots_adjust(left=0.29, right=0.99, top=1 - 8 / height, bottom=118 / height)
+        for i in range(n):
+            row = [max(value or 0.0, 0.0) for value in confusion.matrix[i][:n]]
+            total = sum(row)
+            for j, count in enumerate(row):
+                if not count:
+                    continue
+                share = count / total
+                colour = ink["accent"] if i == j else ink["bad"]
+                axes.add_patch(
+                    Rectangle(
+                        (j - 0.47, i - 0.47),
+                        0.94,
+                        0.94,
+                        facecolor=colour,
+                        linewidth=0,
+                        alpha=round(0.12 + 0.88 * share, 2),
+                    )
+                )
+                axes.text(
+                    j,
+                    i,
+                    f"{count:g}",
+                    ha="center",
+                    va="center_baseline",
+                    fontsize=10 if n <= 14 else 8,
+                    color=ink["surface"] if share > 0.6 else ink["ink"],
+                )
+        axes.set_xlim(-0.5, n - 0.5)
+        axes.set_ylim(n - 0.5, -0.5)
+        axes.set_yticks(range(n), [words(label, 20) for label in labels])
+        axes.set_xticks(
+            range(n), [words(label, 16) for label in labels], rotation=50, ha="right", rotation_mode="anchor"
+        )
+        axes.set_xlabel(words(x_label))
+        for side in ("left", "bottom"):
+            axes.spines[side].set_visible(False)
+        axes.tick_params(length=0)
+
+    height = 126 + 25 * n
+    return draw(name, WIDTH, height, paint)
+
+
+def labels_plot(name: str, labels: dict[str, LabelChange], names: tuple[Both, Both]) -> Markup | None:
+    """Rows per label in version 1 and version 2 of the data set."""
+    rows = sorted(labels.items(), key=lambda item: -(item[1].v2 or item[1].v1 or 0))[:MAX_ROWS]
+    if not rows:
+        return None
+
+    def paint(canvas: Any, ink: dict[str, str]) -> None:
+        axes = canvas.subplots()
+        canvas.subplots_adjust(left=0.34, right=0.92, top=1 - 30 / height, bottom=30 / height)
+        for y, (_, change) in enumerate(rows):
+            new = not change.v1
+            axes.barh(
+                y - 0.18,
+                change.v1 or 0,
+                0.32,
+                color=ink["muted"],
+                alpha=0.55,
+                label=words(names[0]) if not y else None,
+            )
+            axes.barh(
+                y + 0.18,
+                change.v2 or 0,
+                0.32,
+                color=ink["good"] if new else ink["accent"],
+                label=words(names[1]) if not y else None,
+            )
+            more = (change.v2 or 0) - (change.v1 or 0)
+            if more:
+                axes.annotate(
+                    words(number(more, sign=True)),
+                    (max(change.v2 or 0, change.v1 or 0), y),
+                    xytext=(5, 0),
+                    textcoords="offset points",
+                    va="center",
+                    fontsize=10,
+                    color=ink["muted"],
+                )
+        _rows(axes, [label for label, _ in rows])
+        axes.legend(
+            loc="lower right",
+            bbox_to_anchor=(1.0, 1.0),
+            ncols=2,
+            frameon=False,
+            fontsize=10.5,
+            handlelength=1,
+            borderaxespad=0.2,
+        )
+        axes.grid(axis="x", color=ink["grid"], linewidth=0.6)
+        axes.set_axisbelow(True)
+        _text_axis(axes.xaxis, number)
+
+    height = 66 + ROW * len(rows)
+    return draw(name, WIDTH, height, paint)
+
+
+def gain_plot(name: str, gain: Gain, overall: Both, label: Both) -> Markup | None:
+    """Version 2 minus version 1, overall and by slice, with intervals; right of zero is better."""
+    rows: list[tuple[Both | str, float, float | None, float | None]] = []
+    if gain.diff is not None and gain.diff.value is not None:
+        rows.append((overall, gain.diff.value, gain.diff.low, gain.diff.high))
+    rows += [(s.name, s.diff, s.low, s.high) for s in gain.slices if s.diff is not None][:MAX_ROWS]
+    if not rows:
+        return None
+
+    def paint(canvas: Any, ink: dict[str, str]) -> None:
+        axes = canvas.subplots()
+        canvas.subplots_adjust(left=0.34, right=0.96, top=1 - 8 / height, bottom=46 / height)
+        for y, (_, value, low, high) in enumerate(rows):
+            left, right = _bars(value, low, high)
+            colour = ink["good"] if left > 0 else ink["bad"] if right < 0 else ink["muted"]
+            axes.plot(
+                [left, right],
+                [y, y],
+                color=colour,
+                linewidth=4 if not y else 2,
+                alpha=0.55,
+                solid_capstyle="round",
+            )
+            axes.plot(
+                [value],
+                [y],
+                marker="o",
+                markersize=8 if not y else 6.5,
+                color=colour,
+                markeredgewidth=1.6,
+                markerfacecolor=colour if left > 0 or right < 0 else ink["surface"],
+            )
+        axes.axvline(0, color=ink["muted"], linewidth=1.2, linestyle=(0, (4, 3)), zorder=0)
+        axes.set_yticks(range(len(rows)), [words(row[0], 26) for row in rows])
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.spines["left"].set_visible(False)
+        axes.grid(axis="x", color=ink["grid"], linewidth=0.6)
+        axes.set_axisbelow(True)
+        _text_axis(axes.xaxis, lambda v: points(v, digits=0))
+        axes.locator_params(axis="x", nbins=6)
+        axes.set_xlabel(words(label))
+
+    height = 54 + ROW * len(rows)
+    return draw(name, WIDTH, height, paint)

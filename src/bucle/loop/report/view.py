@@ -1,0 +1,167 @@
+"""What the first screen says: the answer of each task, whether it is good enough, and one fact for each stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bucle.loop.report.formats import Both, duration, figure, number, same
+from bucle.loop.report.model import STAGES, Comparison, Confusion, Release, Story
+
+__all__ = ["Answer", "Stage", "answers", "good_enough", "in_production", "mistakes", "stages"]
+
+Say = Callable[..., Both]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the loop. `status`: done, cached, running, failed or pending."""
+
+    name: str
+    status: str
+    fact: Both
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What to use for one task. `tone`: good (beats the baseline), plain (the baseline stands) or none (no answer)."""
+
+    comparison: Comparison
+    tone: str
+    sentence: Both
+
+
+def _status(story: Story, stage: str, shown: bool) -> str:
+    found = {step.status for step in story.steps if step.stage == stage}
+    for status in ("failed", "running"):
+        if status in found:
+            return status
+    if not found:
+        return "done" if shown else "pending"
+    finished = found & {"done", "cached"}
+    if found - {"done", "cached", "skipped"}:
+        return "running" if finished else "pending"
+    return "cached" if found == {"cached"} else "done"
+
+
+def _seconds(story: Story, stage: str) -> float | None:
+    times = [step.seconds for step in story.steps if step.stage == stage and step.seconds is not None]
+    return sum(times) if times else None
+
+
+def _compact(count: int) -> Both:
+    for size, unit in ((1_000_000_000, "B"), (1_000_000, "M"), (1_000, "k")):
+        if count >= size:
+            return number(count / size, 1) + f"\u00a0{unit}"
+    return number(count)
+
+
+def in_production(story: Story) -> Release | None:
+    """The release that `production` points to, else the last one."""
+    for release in reversed(story.releases):
+        if "production" in release.aliases:
+            return release
+    return story.releases[-1] if story.releases else None
+
+
+def good_enough(story: Story) -> bool | None:
+    """Whether the last gate passed; None before any gate was run."""
+    return story.gates[-1].passed if story.gates else None
+
+
+def _facts(story: Story, t: Say) -> dict[str, Both]:
+    facts: dict[str, Both] = {}
+    if story.data is not None:
+        rows = sum(task.rows or 0 for task in story.data.tasks)
+        facts["data"] = t("fact.data", documents=number(story.data.documents or 0), rows=number(rows))
+    if story.models:
+        model = max(story.models, key=lambda m: m.parameters or 0)
+        facts["models"] = (
+            t("fact.model", name=model.name, parameters=_compact(model.parameters))
+            if model.parameters
+            else same(model.name)
+        )
+    candidates = [c for comparison in story.comparisons for c in comparison.candidates]
+    if candidates:
+        facts["choose"] = t(
+            "fact.choose",
+            n=number(len(candidates)),
+            beats=number(sum(c.verdict == "beats" for c in candidates)),
+        )
+        times = [c.fit_seconds for c in candidates if not c.baseline and c.fit_seconds]
+        if times:
+            facts["customise"] = t("fact.customise", n=number(len(times)), time=duration(sum(times)))
+    if story.gates:
+        checks = story.gates[-1].checks
+        facts["evaluate"] = t(
+            "fact.gate", passed=number(sum(c.passed for c in checks)), n=number(len(checks))
+        )
+    release = in_production(story)
+    if release is not None:
+        facts["release"] = t("fact.release", version=str(release.version) or release.id[:16])
+    if story.serve is not None:
+        facts["serve"] = t("fact.serve", requests=number(story.serve.requests or 0))
+    if story.monitor is not None:
+        facts["monitor"] = t("fact.monitor", alerts=number(len(story.monitor.alerts)))
+    if story.feedback is not None:
+        dataset = story.feedback.dataset
+        facts["feedback"] = (
+            t("fact.rows", rows=number(dataset.added or 0))
+            if dataset is not None
+            else t("fact.ratings", ratings=number(story.feedback.ratings or 0))
+        )
+    return facts
+
+
+def stages(story: Story, t: Say) -> list[Stage]:
+    """The nine stages in order, each with its status and one fact from the evidence."""
+    facts = _facts(story, t)
+    return [
+        Stage(
+            name, _status(story, name, name in facts), facts.get(name, t("fact.none")), _seconds(story, name)
+        )
+        for name in STAGES
+    ]
+
+
+def answers(story: Story, t: Say) -> list[Answer]:
+    """For each task, what to use and how it stands against the best baseline, said plainly."""
+    found = []
+    for comparison in story.comparisons:
+        winner, baseline = comparison.winner, comparison.best_baseline
+        if winner is None:
+            found.append(Answer(comparison, "none", t("answer.none")))
+        elif comparison.baseline_stands or winner.baseline:
+            found.append(Answer(comparison, "plain", t("answer.baseline", name=winner.name)))
+        elif winner.verdict == "beats":
+            found.append(
+                Answer(
+                    comparison,
+                    "good",
+                    t(
+                        "answer.beats",
+                        baseline=baseline.name if baseline else "–",
+                        value=figure(baseline.value if baseline else None),
+                    ),
+                )
+            )
+        else:
+            found.append(
+                Answer(comparison, "plain", t("answer.ties", baseline=baseline.name if baseline else "–"))
+            )
+    return found
+
+
+def mistakes(confusion: Confusion | None, limit: int = 8) -> list[tuple[str, str, float]]:
+    """The most frequent confusions as (true label, predicted label, count)."""
+    if confusion is None:
+        return []
+    labels = confusion.labels
+    found = [
+        (labels[i], labels[j], count)
+        for i, row in enumerate(confusion.matrix[: len(labels)])
+        for j, count in enumerate(row[: len(labels)])
+        if i != j and count
+    ]
+    return sorted(found, key=lambda item: (-item[2], item[0], item[1]))[:limit]

@@ -1,0 +1,279 @@
+"""The report: self-contained, escaped, in two languages, and it says plainly what does not beat the baseline."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from bucle.core.errors import BadInput
+from bucle.loop.report import STAGES, read_story, render_report
+from bucle.loop.report import formats as f
+from bucle.loop.report.render import HERE, STATIC
+from story_fixture import full_story
+
+LOCALES = HERE / "locales"
+EVIL = "<script>alert(1)</script>\"' onload=x {{7*7}} {0} $x_1^{bad$ ~|~ 🚨"
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, the visible text, and whether every element that opens also closes."""
+
+    VOID = {"meta", "br", "link", "img", "input", "hr"}
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.texts: list[str] = []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+
+@pytest.fixture(scope="module")
+def html() -> str:
+    return render_report(full_story(), language="es")
+
+
+def _poison(value: Any) -> Any:
+    """The same shape with every text hostile and every other number NaN."""
+    if isinstance(value, dict):
+        return {key: _poison(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_poison(item) for item in value]
+    if isinstance(value, str):
+        return value if re.match(r"\d{4}-", value) else EVIL
+    return float("nan") if isinstance(value, float) else value
+
+
+def test_full_story_is_well_formed_and_quick() -> None:
+    render_report(full_story())
+    start = time.perf_counter()
+    page = Page(render_report(full_story()))
+    assert time.perf_counter() - start < 3
+    assert page.open == []
+    ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    assert set(STAGES) <= set(ids)
+    named = {name for _, attrs in page.tags for name in (attrs.get("aria-labelledby") or "").split()}
+    assert named <= set(ids)
+    links = {(attrs["href"] or "")[1:] for tag, attrs in page.tags if tag == "a"}
+    assert links <= set(ids)
+
+
+def test_same_story_same_bytes(html: str) -> None:
+    assert html == render_report(full_story(), language="es")
+
+
+def test_loads_nothing_and_forbids_it(html: str) -> None:
+    page = Page(html)
+    for tag, attrs in page.tags:
+        assert tag not in {"link", "iframe", "object", "embed", "base", "form", "img"}
+        for name, value in attrs.items():
+            assert name not in {"style", "onclick", "onload"}, (tag, name)
+            if name in {"src", "href", "srcset", "action"}:
+                assert (value or "").startswith("#"), (tag, value)
+    assert "@import" not in html
+    assert not re.search(r"url\((?!#)", html)
+    policy = next(
+        attrs["content"] for tag, attrs in page.tags if attrs.get("http-equiv") == "Content-Security-Policy"
+    )
+    assert policy is not None
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+
+
+@pytest.mark.parametrize(
+    "story",
+    [
+        {},
+        {"data": None, "steps": None},
+        {"project": {"name": None}},
+        {
+            "comparisons": [{}],
+            "models": [{}],
+            "gates": [{}],
+            "releases": [{}],
+            "serve": {},
+            "monitor": {},
+            "feedback": {},
+            "gain": {},
+            "data": {},
+            "why": {},
+        },
+    ],
+)
+def test_half_finished_stories_render(story: dict[str, Any]) -> None:
+    page = Page(render_report(story, language="en"))
+    assert page.open == []
+
+
+def test_each_part_alone_renders() -> None:
+    for key, value in full_story().items():
+        assert Page(render_report({key: value})).open == []
+
+
+def test_hostile_story_is_escaped() -> None:
+    story = _poison(full_story())
+    story["project"]["name"] = EVIL + "A" * 1_000_000
+    story["comparisons"][0]["candidates"].extend({"name": f"c{i}", "value": i / 500} for i in range(500))
+    html = render_report(story)
+    page = Page(html)
+    assert page.open == []
+    assert [tag for tag, _ in page.tags if tag == "script"] == ["script"]
+    assert not any(name.startswith("on") for _, attrs in page.tags for name in attrs)
+    assert "alert(1)" in "".join(page.texts)
+    assert len(html) < 4_000_000
+    assert "nan" not in re.findall(r">(\w+)<", html)
+
+
+def test_shapes_that_cannot_be_meant_are_named() -> None:
+    with pytest.raises(BadInput, match=r"comparisons\.0\.n_test"):
+        render_report({"comparisons": [{"n_test": "many"}]})
+    with pytest.raises(BadInput, match="language"):
+        render_report({}, language="fr")
+
+
+def test_says_plainly_what_does_not_beat_the_baseline(html: str) -> None:
+    story = read_story(full_story())
+    losing = sum(
+        c.verdict in {"ties", "loses"}
+        for comparison in story.comparisons
+        for c in comparison.candidates
+        if not c.baseline
+    )
+    assert losing > 3
+    assert html.count(">No supera a la referencia (") == losing
+    assert html.count(">Does not beat the baseline (") == losing
+    assert "Nada la supera: la referencia «quote-passage» basta" in html
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "key"), [(0.01, 0.05, "gain.yes"), (-0.01, 0.05, "gain.no"), (-0.09, -0.01, "gain.worse")]
+)
+def test_gain_is_claimed_only_where_the_interval_shows_it(low: float, high: float, key: str) -> None:
+    html = render_report({"gain": {"diff": {"value": (low + high) / 2, "low": low, "high": high}}})
+    texts = json.loads((LOCALES / "en.json").read_text(encoding="utf-8"))
+    for name in ("gain.yes", "gain.no", "gain.worse"):
+        assert (texts[name].split("{")[0] in html) == (name == key)
+
+
+def test_a_failed_gate_is_the_headline() -> None:
+    story = full_story()
+    story["gates"][-1] |= {"passed": False}
+    story["gates"][-1]["checks"][0] |= {"passed": False}
+    html = render_report(story, language="es")
+    assert "Aún no es suficiente" in html
+    assert "Listo para producción" not in html
+
+
+def test_locales_have_the_same_keys_and_placeholders() -> None:
+    es, en = (json.loads((LOCALES / f"{name}.json").read_text(encoding="utf-8")) for name in f.LANGUAGES)
+    assert es.keys() == en.keys()
+    for key in es:
+        assert es[key].strip(), key
+        assert en[key].strip(), key
+        assert sorted(re.findall(r"{\w+}", es[key])) == sorted(re.findall(r"{\w+}", en[key])), key
+
+
+def test_every_key_used_exists_and_every_key_is_used() -> None:
+    keys = json.loads((LOCALES / "es.json").read_text(encoding="utf-8")).keys()
+    source = "".join(path.read_text(encoding="utf-8") for path in [*HERE.rglob("*.html"), *HERE.glob("*.py")])
+    used = set(re.findall(r"""\bt\(["']([\w.]+)["'][,)]""", source)) | set(
+        re.findall(r"'(answer\.tone\.\w+)'", source)
+    )
+    built = set(re.findall(r"""\bt\(f?["']([\w]+\.)(?:['"] ~|\{)""", source)) | {"answer.tone.", "plot."}
+    assert used - keys == set()
+    assert {key for key in keys - used if not any(key.startswith(start) for start in built)} == set()
+    for stage in STAGES:
+        assert {f"stage.{stage}", f"section.{stage}", f"section.{stage}.about"} <= keys
+
+
+@pytest.mark.parametrize(
+    ("made", "es", "en"),
+    [
+        (f.number(1234.5, 1), "1234,5", "1,234.5"),
+        (f.number(12_345), "12\u202f345", "12,345"),
+        (f.number(None), "–", "–"),
+        (f.figure(0.9321), "93,2\u00a0%", "93.2%"),
+        (f.figure(2.31), "2,31", "2.31"),
+        (f.points(-0.041), "−4,1", "−4.1"),
+        (f.usd(0.00021), "0,00021\u00a0US$", "$0.00021"),
+        (f.usd(0.0000001), "< 0,00010\u00a0US$", "< $0.00010"),
+        (f.usd(0.0), "0\u00a0US$", "$0"),
+        (f.ms(1540.0), "1,5\u00a0s", "1.5\u00a0s"),
+        (f.duration(61), "1\u00a0min 01\u00a0s", "1\u00a0min 01\u00a0s"),
+        (f.date("2026-11-21T10:00:00Z"), "21\u00a0nov 2026", "Nov\u00a021, 2026"),
+        (f.date("soon"), "soon", "soon"),
+    ],
+)
+def test_formats(made: f.Both, es: str, en: str) -> None:
+    assert (made.es, made.en) == (es, en)
+
+
+def _tokens() -> dict[str, tuple[str, str]]:
+    css = (STATIC / "tokens.css").read_text(encoding="utf-8")
+    return {
+        name: (light, dark)
+        for name, light, dark in re.findall(r"--([\w-]+): light-dark\((#\w{6}), (#\w{6})\)", css)
+    }
+
+
+def _contrast(one: str, two: str) -> float:
+    """WCAG 2.2 contrast ratio of two sRGB colours."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        r, g, b = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts)
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b
+
+    high, low = sorted((luminance(one), luminance(two)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("mode", [0, 1], ids=["light", "dark"])
+def test_contrast_is_aa(mode: int) -> None:
+    tokens = {name: pair[mode] for name, pair in _tokens().items()}
+    texts = [
+        (ink, ground)
+        for ink in ("ink", "muted", "accent", "good", "bad", "warn")
+        for ground in ("page", "surface", "sunken")
+    ]
+    texts += [(kind, f"{kind}-soft") for kind in ("good", "bad", "warn", "accent")]
+    texts += [("ink", "accent-soft"), ("muted", "accent-soft"), ("on-accent", "accent"), ("surface", "ink")]
+    for ink, ground in texts:
+        assert _contrast(tokens[ink], tokens[ground]) >= 4.5, (ink, ground)
+    for ink in ("control", "focus", "series-1", "series-2", "series-3", "series-4"):
+        for ground in ("page", "surface"):
+            assert _contrast(tokens[ink], tokens[ground]) >= 3, (ink, ground)
+
+
+def test_colours_live_in_the_token_file_only(html: str) -> None:
+    css = (STATIC / "report.css").read_text(encoding="utf-8")
+    used = set(re.findall(r"var\(--([\w-]+)\)", html))
+    defined = set(re.findall(r"--([\w-]+):", (STATIC / "tokens.css").read_text(encoding="utf-8")))
+    assert used <= defined
+    assert set(re.findall(r"#[0-9a-f]{3,6}\b", css)) <= {"#fff"}
+    assert not re.search(r'(?:fill|stroke)="#', html)
