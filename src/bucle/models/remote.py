@@ -19,8 +19,8 @@ class OpenAIChat:
 
     `api_key_env` names the environment variable with the key; empty for a server that asks for none.
     `timeout_s` bounds a whole plain reply, and each silence of a streamed one. `max_retries` follow 429, 5xx
-    and failed connections, after Retry-After or an exponential pause. Without `usd_per_million_*` the list price of
-    a known provider is used.
+    and failed connections, after Retry-After or an exponential pause. Without `usd_per_million_*` the list
+    price of a known provider is used.
     """
 
     def __init__(self, name: str, base_url: str, model: str, api_key_env: str = "OPENAI_API_KEY",
@@ -28,8 +28,8 @@ class OpenAIChat:
                  usd_per_million_out: float | None = None,
                  sleep: Callable[[float], None] = time.sleep) -> None:
         self.name = name
-        self._client = Endpoint(name, base_url, model, api_key_env, timeout_s, max_retries, usd_per_million_in,
-                               usd_per_million_out, sleep)
+        self._client = Endpoint(name, base_url, model, api_key_env, timeout_s, max_retries,
+                                usd_per_million_in, usd_per_million_out, sleep)
         self._limit_field = "max_tokens"
 
     def chat(self, messages: Sequence[Message], *, max_tokens: int, temperature: float = 0.0,
@@ -113,8 +113,8 @@ class OpenAIEmbedder:
                  usd_per_million_in: float | None = None,
                  sleep: Callable[[float], None] = time.sleep) -> None:
         self.name, self.dimensions, self._batch = name, dimensions, batch
-        self._client = Endpoint(name, base_url, model, api_key_env, timeout_s, max_retries, usd_per_million_in,
-                               None, sleep)
+        self._client = Endpoint(name, base_url, model, api_key_env, timeout_s, max_retries,
+                                usd_per_million_in, None, sleep)
 
     def embed(self, texts: Sequence[str]) -> list[list[float]]:
         return self.embed_metered(texts)[0]

@@ -31,11 +31,12 @@ def keys_from_environment(environment: Mapping[str, str] = os.environ) -> tuple[
 
 def is_loopback(host: str) -> bool:
     """Whether `host` (a name or address, without port) only reaches this machine."""
-    return host in ("localhost", "::1", "[::1]") or (host.startswith("127.") and host.replace(".", "").isdigit())
+    four = host.startswith("127.") and host.replace(".", "").isdigit()
+    return four or host in ("localhost", "::1", "[::1]")
 
 
 class Access:
-    """Refuses a request before it reaches a route: 401 without a key, 403 for a foreign host name, 415 not JSON."""
+    """Refuses before any route: 401 without a key, 403 for a foreign host name, 415 for what is not JSON."""
 
     def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]], keys: Sequence[str] = (),
                  refused: Callable[[int, str], None] = lambda status, code: None) -> None:
@@ -62,10 +63,11 @@ class Access:
         if self._keys:
             if not self._known(_key(headers.get(b"authorization", b""))):
                 api = scope["path"].startswith("/v1/")
+                ask = {} if api else {"www-authenticate": 'Basic realm="bucle"'}
                 raise ApiError(401, "a valid API key is needed: send `Authorization: Bearer KEY`",
-                               code="invalid_api_key", headers={} if api else {"www-authenticate": 'Basic realm="bucle"'})
+                               code="invalid_api_key", headers=ask)
         elif not is_loopback(_host(headers.get(b"host", b"").decode("latin-1"))):
-            raise ApiError(403, "without BUCLE_API_KEYS only http://127.0.0.1 and http://localhost are answered",
+            raise ApiError(403, "without BUCLE_API_KEYS only 127.0.0.1 and localhost are answered",
                            code="host_not_allowed")
         if scope["method"] == "POST" and scope["path"].startswith("/v1/"):
             media = headers.get(b"content-type", b"").split(b";")[0].strip().lower()

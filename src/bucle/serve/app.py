@@ -24,14 +24,16 @@ __all__ = ["create_app"]
 
 
 def create_app(routes: Mapping[str, Route], *, writer: TraceWriter | None, release_id: str = "",
-               limits: Limits | None = None, replay: bool = False, studio: Any = None, guards: Sequence[Guard] = (),
-               redact: Callable[[str], str] | None = None, api_keys: Sequence[str] | None = None) -> FastAPI:
+               limits: Limits | None = None, replay: bool = False, studio: Any = None,
+               guards: Sequence[Guard] = (), redact: Callable[[str], str] | None = None,
+               api_keys: Sequence[str] | None = None) -> FastAPI:
     """The gateway over `routes` (name -> Route). It serves once: closing it stops its engines.
 
-    `writer` receives every request as a Trace (None: nothing is stored), with inputs and outputs through `redact`.
-    `replay` alone makes `x-bucle-at`, `x-bucle-request-id` and `x-upstream-ms` mean something. `studio` is an
-    ASGI app for all other paths. `api_keys` default to BUCLE_API_KEYS. `app.state.traces` is the TraceQueue,
-    `app.state.api_keys` the keys in force. Raises ConfigError for no routes or a name that is not its route's.
+    `writer` receives every request as a Trace (None: nothing is stored), with inputs and outputs through
+    `redact`. `replay` alone makes `x-bucle-at`, `x-bucle-request-id` and `x-upstream-ms` mean something.
+    `studio` is an ASGI app for all other paths. `api_keys` default to BUCLE_API_KEYS. `app.state.traces` is
+    the TraceQueue, `app.state.api_keys` the keys in force. Raises ConfigError for no routes or a name that is
+    not its route's.
     """
     from fastapi import FastAPI
     from starlette.requests import Request
@@ -46,7 +48,8 @@ def create_app(routes: Mapping[str, Route], *, writer: TraceWriter | None, relea
                           "give routes as {route.name: route}")
     keys = keys_from_environment() if api_keys is None else tuple(api_keys)
     traces = TraceQueue(writer, redact=redact)
-    gateway = Gateway(routes, traces, release_id=release_id, limits=limits or Limits(), guards=guards, replay=replay)
+    gateway = Gateway(routes, traces, release_id=release_id, limits=limits or Limits(), guards=guards,
+                      replay=replay)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -60,7 +63,8 @@ def create_app(routes: Mapping[str, Route], *, writer: TraceWriter | None, relea
         return Path(pattern, gateway.answering(handler), methods=[method])
 
     app = FastAPI(title="Bucle", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan, routes=[
-        path("/v1/chat/completions", gateway.chat, "POST"), path("/v1/embeddings", gateway.embeddings, "POST"),
+        path("/v1/chat/completions", gateway.chat, "POST"),
+        path("/v1/embeddings", gateway.embeddings, "POST"),
         path("/v1/models", gateway.models, "GET"), path("/v1/models/{name:path}", gateway.models, "GET"),
         path("/v1/feedback", gateway.feedback, "POST"), path("/healthz", gateway.health, "GET"),
         path("/readyz", gateway.readiness, "GET"), path("/metrics", gateway.prometheus, "GET"),
@@ -70,8 +74,9 @@ def create_app(routes: Mapping[str, Route], *, writer: TraceWriter | None, relea
 
     async def refused(request: Request, error: Exception) -> Response:
         status = int(getattr(error, "status_code", 404))
-        text = "this path takes another method" if status == 405 else "this path is not served; see /v1/models"
-        known = ApiError(status, text, code="method_not_allowed" if status == 405 else "not_found")
+        known = ApiError(404, "this path is not served; see /v1/models", code="not_found")
+        if status == 405:
+            known = ApiError(405, "this path takes another method", code="method_not_allowed")
         return JSONResponse(known.body(), status_code=status, headers=getattr(error, "headers", None))
 
     app.add_exception_handler(404, refused)

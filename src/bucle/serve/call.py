@@ -42,7 +42,7 @@ class Call:
         self.done = False
 
     def span(self, name: str, started: float, **detail: Any) -> None:
-        """Record what ran from `started` (perf_counter) until now, in milliseconds from the start of the request."""
+        """Record what ran from `started` (perf_counter) until now, in milliseconds of the request."""
         self.spans.append({"name": name, "start_ms": round((started - self._started) * 1000, 3),
                            "ms": round((time.perf_counter() - started) * 1000, 3), **detail})
 
@@ -82,18 +82,21 @@ class Call:
     def trace(self) -> Trace:
         route = self.route
         engine = getattr(route.chat or route.embedder, "name", route.name)
-        return Trace(id=self.id, at=self.at, received_at=utc(self.received), route=route.name, model=str(engine),
-                     release=self.release, candidate=route.candidate, user=self.user, input=self.text,
-                     output=self.output, score=self.score, status=self.status, error=self.error,
-                     ms=round(self.ms, 3), ms_first=round(self.ms_first, 3), usage=self.usage, chunks=self.chunks,
-                     guard=summary(self.before, self.after), spans=tuple(self.spans))
+        return Trace(id=self.id, at=self.at, received_at=utc(self.received), route=route.name,
+                     model=str(engine), release=self.release, candidate=route.candidate, user=self.user,
+                     input=self.text, output=self.output, score=self.score, status=self.status,
+                     error=self.error, ms=round(self.ms, 3), ms_first=round(self.ms_first, 3),
+                     usage=self.usage, chunks=self.chunks, guard=summary(self.before, self.after),
+                     spans=tuple(self.spans))
 
 
 class Stream(StreamingResponse):
     """Server-sent events; `on_end` runs however the response ends, even if it never began."""
 
-    def __init__(self, content: AsyncIterator[bytes], headers: Mapping[str, str], on_end: Callable[[], None]) -> None:
-        super().__init__(content, media_type="text/event-stream", headers={**headers, "cache-control": "no-cache"})
+    def __init__(self, content: AsyncIterator[bytes], headers: Mapping[str, str],
+                 on_end: Callable[[], None]) -> None:
+        super().__init__(content, media_type="text/event-stream",
+                         headers={**headers, "cache-control": "no-cache"})
         self._on_end = on_end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -106,7 +109,7 @@ class Stream(StreamingResponse):
 async def read_body(request: Request, limits: Limits) -> bytes:
     """The body, within `limits.body_bytes` and `limits.timeout_s`.
 
-    A body that is too long is read on for a while and thrown away, so that the client gets to read the refusal.
+    A body that is too long is read on for a while and thrown away, so that the client can read the refusal.
     """
     async def read() -> bytes:
         body, size = bytearray(), 0

@@ -1,4 +1,4 @@
-"""Engines off the event loop: classify and answer in micro-batches by one thread a route, chat in a small pool."""
+"""Engines off the event loop: predictors in micro-batches, one thread a route; chat in a small pool."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Batcher:
         threading.Thread(target=self._run, name=f"bucle-engine-{name}", daemon=True).start()
 
     def submit(self, text: str, forward: Mapping[str, str]) -> Future[Answered]:
-        """The prediction for `text`; `forward` are headers for the remote models behind the predictor, if any."""
+        """The prediction for `text`; `forward` are headers for the remote models behind the predictor."""
         job = _Job(text, forward, time.perf_counter(), Future())
         self._jobs.put(job)
         return job.done

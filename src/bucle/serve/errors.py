@@ -10,7 +10,8 @@ from bucle.models.remote import RateLimited, TimedOut
 
 __all__ = ["ApiError", "from_exception"]
 
-_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error",
+          429: "rate_limit_error"}
 
 
 class ApiError(Exception):
@@ -32,7 +33,7 @@ class ApiError(Exception):
 
 
 def from_exception(error: BaseException) -> ApiError:
-    """The answer to a failure of an engine or of the ledger: what Bucle explains is told, what it does not is not."""
+    """The answer to a failure of an engine or the ledger: what Bucle explains is told, the rest is not."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, RateLimited):

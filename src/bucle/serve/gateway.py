@@ -58,8 +58,6 @@ class Gateway:
         if not self.traces.close():
             log.error("not every trace could be written before the end")
 
-    # -- endpoints ---------------------------------------------------------------------------------------------
-
     async def chat(self, request: Request) -> Response:
         body = wire.parse_json(await read_body(request, self.limits))
         route = wire.find_route(body, self.routes)
@@ -80,8 +78,8 @@ class Gateway:
             call.first()
             await self._guard(call, call.output, call.after)
             call.finish()
-            return JSONResponse(replies.completion(call.head(), call.output, reply.finish, reply.usage, call.extra()),
-                                headers=call.headers())
+            whole = replies.completion(call.head(), call.output, reply.finish, reply.usage, call.extra())
+            return JSONResponse(whole, headers=call.headers())
         except BaseException as error:
             raise call.failed(error) from error
 
@@ -95,15 +93,17 @@ class Gateway:
         if found.error:
             raise ApiError(502, f"the candidate failed on this input: {replies.clean(found.error[:300])}",
                            code="engine_failed")
-        call.output, call.score, call.chunks = replies.clean(found.output), replies.finite(found.score), found.chunks
+        call.output, call.chunks = replies.clean(found.output), found.chunks
+        call.score = replies.finite(found.score)
         call.first()
         await self._guard(call, call.output, call.after)
         call.finish()
         content, head = replies.content_of(found), call.head()
-        extra = {**call.extra(), "score": call.score, "abstained": found.abstained, "chunks": list(found.chunks),
-                 "citations": list(found.citations)}
+        extra = {**call.extra(), "score": call.score, "abstained": found.abstained,
+                 "chunks": list(found.chunks), "citations": list(found.citations)}
         if not asked.stream:
-            return JSONResponse(replies.completion(head, content, "stop", found.usage, extra), headers=call.headers())
+            whole = replies.completion(head, content, "stop", found.usage, extra)
+            return JSONResponse(whole, headers=call.headers())
         parts = [replies.chunk(head, {"role": "assistant", "content": content}),
                  replies.chunk(head, {}, "stop", bucle=extra)]
         if asked.include_usage:
@@ -191,7 +191,8 @@ class Gateway:
         except queue.Full:
             raise ApiError(503, "too much is waiting to be stored; try again", code="overloaded",
                            headers={"retry-after": "1"}) from None
-        return JSONResponse({"id": item.id, "object": "bucle.feedback", "trace_id": item.trace, "new": bool(new)})
+        return JSONResponse({"id": item.id, "object": "bucle.feedback", "trace_id": item.trace,
+                             "new": bool(new)})
 
     async def models(self, request: Request) -> Response:
         """Every route, or the one that the path names."""
@@ -204,7 +205,8 @@ class Gateway:
         for row in rows:
             if row["id"] == name:
                 return JSONResponse(row)
-        raise ApiError(404, f"the model {replies.clean(name[:100])!r} is not served here", code="model_not_found")
+        raise ApiError(404, f"the model {replies.clean(name[:100])!r} is not served here",
+                       code="model_not_found")
 
     async def health(self, request: Request) -> Response:
         return JSONResponse({"status": "ok"})
@@ -215,8 +217,6 @@ class Gateway:
 
     async def prometheus(self, request: Request) -> Response:
         return Response(self.metrics.text(), media_type="text/plain; version=0.0.4")
-
-    # -- shared ------------------------------------------------------------------------------------------------
 
     def answering(self, handler: Callable[[Request], Any]) -> Callable[[Request], Any]:
         """`handler`, with every failure as an OpenAI error; what is unexpected is logged, not told."""
@@ -249,8 +249,8 @@ class Gateway:
             raise ApiError(503, "too many requests at once; try again", code="overloaded",
                            headers={"retry-after": "1"})
         self._active += 1
-        return Call(route, release=route.release or self._release, user=user, text=text, at=at, trace_id=trace_id,
-                    forward=forward, on_finish=self._finished)
+        return Call(route, release=route.release or self._release, user=user, text=text, at=at,
+                    trace_id=trace_id, forward=forward, on_finish=self._finished)
 
     def _event_time(self, request: Request) -> str:
         value = request.headers.get("x-bucle-at")
@@ -278,4 +278,5 @@ class Gateway:
 
 
 def _only_in_replay(header: str) -> ApiError:
-    return ApiError(400, f"`{header}` is taken only while a log is replayed", code="unsupported_parameter", param=header)
+    return ApiError(400, f"`{header}` is taken only while a log is replayed", code="unsupported_parameter",
+                    param=header)

@@ -1,7 +1,7 @@
 """First depth of guarding: texts are scored and flagged, on the way in and out; nothing is blocked yet.
 
-What a guard finds is recorded in the trace and shown to the client, so a threshold can be judged on real traffic
-before it refuses anybody.
+What a guard finds is recorded in the trace and shown to the client, so a threshold can be judged on real
+traffic before it refuses anybody.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ class ScoreGuard:
 
 
 class PersonalDataGuard:
-    """Flags a text in which `find(text)` finds personal data or secrets; `find` yields their kinds.
+    """Flags a text with personal data or secrets in it. The kinds are kept, the data are not.
 
-    The kinds are kept, the data are not.
+    `find(text)` yields the kinds it finds; by default those of `bucle.data.personal`.
     """
 
     name = "personal_data"
 
-    def __init__(self, find: Callable[[str], Iterable[str]]) -> None:
-        self._find = find
+    def __init__(self, find: Callable[[str], Iterable[str]] | None = None) -> None:
+        self._find = find or _personal_kinds
 
     def check(self, text: str) -> Verdict:
         started = time.perf_counter()
@@ -50,7 +50,7 @@ class PersonalDataGuard:
 
 
 def inspect(guards: Sequence[Guard], text: str) -> list[Verdict]:
-    """What each guard says of `text`. One that fails is reported as kind `guard_failed`, and flags nothing."""
+    """What each guard says of `text`. One that fails is reported as `guard_failed`, and flags nothing."""
     verdicts: list[Verdict] = []
     for guard in guards:
         try:
@@ -62,7 +62,7 @@ def inspect(guards: Sequence[Guard], text: str) -> list[Verdict]:
 
 
 def summary(before: Sequence[Verdict], after: Sequence[Verdict]) -> dict[str, Any]:
-    """What stands in `Trace.guard` and in the reply: flagged, the highest score, the kinds, and each verdict."""
+    """What stands in `Trace.guard` and in the reply: flagged, highest score, kinds, and each verdict."""
     both = [("input", v) for v in before] + [("output", v) for v in after]
     if not both:
         return {}
@@ -73,6 +73,12 @@ def summary(before: Sequence[Verdict], after: Sequence[Verdict]) -> dict[str, An
         "verdicts": [{"on": on, "guard": v.guard, "flagged": v.flagged, "score": round(v.score, 4),
                       "kinds": list(v.kinds), "ms": round(v.ms, 3)} for on, v in both],
     }
+
+
+def _personal_kinds(text: str) -> list[str]:
+    from bucle.data.personal import find
+
+    return [finding.kind for finding in find(text)]
 
 
 def _ms(started: float) -> float:

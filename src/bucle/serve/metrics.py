@@ -1,4 +1,4 @@
-"""Counts and times for Prometheus, one registry an app. Labels come from the routes served, never from clients."""
+"""Counts and times for Prometheus, one registry an app. Labels come from the routes, never from clients."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class Metrics:
 
         self.registry = CollectorRegistry()
         common: dict[str, Any] = {"registry": self.registry}
-        self._requests = Counter("bucle_requests", "Requests by route and status", ["route", "status"], **common)
-        self._refused = Counter("bucle_refused", "Requests refused before an engine", ["status", "code"], **common)
+        self._requests = Counter("bucle_requests", "By route and status", ["route", "status"], **common)
+        self._refused = Counter("bucle_refused", "Refused before an engine", ["status", "code"], **common)
         self._seconds = Histogram("bucle_request_seconds", "Seconds to the whole reply", ["route"],
                                   buckets=_BUCKETS, **common)
         self._first = Histogram("bucle_first_token_seconds", "Seconds to the first piece", ["route"],
                                 buckets=_BUCKETS, **common)
-        self._tokens = Counter("bucle_tokens", "Tokens by route and direction", ["route", "direction"], **common)
+        self._tokens = Counter("bucle_tokens", "Tokens, in and out", ["route", "direction"], **common)
         self._usd = Counter("bucle_usd", "US dollars by route", ["route"], **common)
         self._flagged = Counter("bucle_guard_flagged", "Texts flagged, by kind", ["route", "kind"], **common)
         Gauge("bucle_requests_active", "Requests at work", **common).set_function(active)
@@ -66,6 +66,6 @@ class _Queue:
 
         queue = self._traces
         yield CounterMetricFamily("bucle_traces_written", "Traces stored", value=queue.written)
-        yield CounterMetricFamily("bucle_traces_dropped", "Traces dropped: the queue was full", value=queue.dropped)
+        yield CounterMetricFamily("bucle_traces_dropped", "Dropped: the queue was full", value=queue.dropped)
         yield CounterMetricFamily("bucle_traces_lost", "Traces the ledger refused", value=queue.lost)
         yield GaugeMetricFamily("bucle_traces_waiting", "Traces waiting to be stored", value=queue.waiting)

@@ -27,7 +27,9 @@ def completion(head: Mapping[str, Any], content: str, finish: str, usage: Usage,
 def chunk(head: Mapping[str, Any], delta: Mapping[str, Any] | None, finish: str | None = None,
           **more: Any) -> dict[str, Any]:
     """A `chat.completion.chunk`; without a delta it carries no choice (the usage chunk)."""
-    choices = [] if delta is None else [{"index": 0, "delta": dict(delta), "finish_reason": finish, "logprobs": None}]
+    choices: list[dict[str, Any]] = []
+    if delta is not None:
+        choices = [{"index": 0, "delta": dict(delta), "finish_reason": finish, "logprobs": None}]
     return {**head, "object": "chat.completion.chunk", "choices": choices, **more}
 
 
@@ -49,7 +51,8 @@ def usage_of(usage: Usage) -> dict[str, Any]:
             "total_tokens": usage.tokens_in + usage.tokens_out}
 
 
-def embeddings(model: str, vectors: Sequence[Sequence[float]], usage: Usage, *, base64: bool) -> dict[str, Any]:
+def embeddings(model: str, vectors: Sequence[Sequence[float]], usage: Usage, *,
+               base64: bool) -> dict[str, Any]:
     """An embeddings reply; base64 is of little-endian 32-bit floats, as the official client asks for."""
     def form(vector: Sequence[float]) -> Any:
         return b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode() if base64 else list(vector)

@@ -17,8 +17,8 @@ RouteKind = Literal["classify", "answer", "chat", "embed"]
 class Route:
     """One name in `/v1/models` and the engine behind it.
 
-    `classify` and `answer` have a `predictor`, `chat` a `chat` model, `embed` an `embedder`. `candidate` is the id
-    that traces carry. `release` overrides the gateway's own, for a route that was released by itself.
+    `classify` and `answer` have a `predictor`, `chat` a `chat` model, `embed` an `embedder`. `candidate` is
+    the id that traces carry. `release` overrides the gateway's own, for a route that was released by itself.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Route:
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of one request: bytes, counts, characters, seconds. `in_flight` bounds requests at work together."""
+    """Bounds of a request: bytes, counts, characters, seconds; `in_flight` bounds how many are at work."""
 
     body_bytes: int = 1024 * 1024
     messages: int = 200

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 import socket
@@ -26,8 +27,8 @@ DRAIN_S = 30
 def serve(app: FastAPI, host: str, port: int, *, ready: Any = None) -> None:
     """Serve until SIGTERM or Ctrl+C; then finish what is at work, write every trace, and return.
 
-    `ready(url)` is called once the port is held. Raises ConfigError for an address that others can reach while no API
-    keys are set, Infrastructure where the port cannot be had.
+    `ready(url)` is called once the port is held. Raises ConfigError for an address that others can reach
+    while no API keys are set, Infrastructure where the port cannot be had.
     """
     if not is_loopback(host) and not app.state.api_keys:
         raise ConfigError(f"{host} can be reached by others, and no API keys are set",
@@ -36,7 +37,7 @@ def serve(app: FastAPI, host: str, port: int, *, ready: Any = None) -> None:
     if ready is not None:
         ready(_url(listener))
     main = threading.current_thread() is threading.main_thread()
-    # uvicorn raises the signal again after it has drained; a second one must not cut the caller's own ending short
+    # uvicorn raises the signal again once it has drained; it must not cut the caller's own ending short
     before = signal.signal(signal.SIGTERM, lambda *_: None) if main else None
     try:
         _server(app).run(sockets=[listener])
@@ -104,9 +105,10 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.listen(1024)
     except OSError as error:
         listener.close()
-        why = {13: "may not be used by this user", 98: "is in use", 48: "is in use"}.get(error.errno or 0, "cannot be had")
-        raise Infrastructure(f"port {port} on {host} {why}", f"bucle serve --port {port + 1 if port < 65535 else 0}"
-                             ) from error
+        why = {errno.EACCES: "may not be used by this user", errno.EADDRINUSE: "is in use"}
+        said = why.get(error.errno or 0, f"cannot be had ({error.strerror or 'unknown name'})")
+        raise Infrastructure(f"port {port} on {host} {said}",
+                             f"bucle serve --port {port + 1 if port < 65535 else 0}") from error
     return listener
 
 

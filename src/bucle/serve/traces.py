@@ -17,11 +17,11 @@ __all__ = ["TraceQueue", "TraceWriter"]
 log = logging.getLogger("bucle.serve")
 
 RETRY_PAUSES_S = (0.05, 0.2, 1.0)
-"""A batch that the ledger refuses is tried again after each of these, then row by row, then counted as lost."""
+"""A batch that the ledger refuses is tried again after each of these, then row by row, then lost."""
 
 
 class TraceWriter(Protocol):
-    """Where traces and feedback go; the ledger is one. Both are idempotent by id and return how many were new.
+    """Where traces and feedback go, such as the ledger. Both are idempotent by id; return how many were new.
 
     `add_feedback` raises NotFound for a trace that is not stored.
     """
@@ -38,12 +38,12 @@ class TraceQueue:
     """Takes traces without blocking and writes them from one thread, in the order they came.
 
     At most `size` wait; one more is dropped and counted. A batch goes out when it holds `batch` traces or is
-    `flush_ms` old. `redact` is applied to what users and models wrote, here and not in the request; if it fails
-    the text is not stored.
+    `flush_ms` old. `redact` is applied to what users and models wrote, here and not in the request; if it
+    fails the text is not stored.
     """
 
-    def __init__(self, writer: TraceWriter | None, *, size: int = 10_000, batch: int = 256, flush_ms: float = 50.0,
-                 redact: Callable[[str], str] | None = None) -> None:
+    def __init__(self, writer: TraceWriter | None, *, size: int = 10_000, batch: int = 256,
+                 flush_ms: float = 50.0, redact: Callable[[str], str] | None = None) -> None:
         self._writer, self._batch, self._flush_s, self._redact = writer, batch, flush_ms / 1000, redact
         self._jobs: queue.Queue[_Job] = queue.Queue(size)
         self._closed = False
@@ -157,8 +157,8 @@ class TraceQueue:
             done.set_exception(error)
 
     def _clean(self, trace: Trace) -> Trace:
-        return trace.model_copy(update={"input": self._redacted(trace.input), "output": self._redacted(trace.output),
-                                        "error": self._redacted(trace.error)})
+        return trace.model_copy(update={field: self._redacted(getattr(trace, field))
+                                        for field in ("input", "output", "error")})
 
     def _redacted(self, text: str) -> str:
         text = text.replace("\x00", "�")  # PostgreSQL stores no NUL

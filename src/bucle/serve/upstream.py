@@ -1,8 +1,9 @@
 """A local stand-in for a provider, for demonstrations and tests: it speaks the OpenAI API on this machine.
 
-It is not a provider's model. By default its replies come from `TemplateDrafter`, which fills a fixed text; any
-ChatModel can be put in its place. It holds a reply for the milliseconds in the header `x-upstream-ms`, so a log can
-be replayed with the latency it was recorded with, and what is measured is a real wait on a real connection.
+It is not a provider's model. By default its replies come from `TemplateDrafter`, which fills a fixed text;
+any ChatModel can be put in its place. It holds a reply for the milliseconds in the header `x-upstream-ms`, so
+a log can be replayed with the latency it was recorded with, and what is measured is a real wait on a real
+connection.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ __all__ = ["MAX_HOLD_MS", "TemplateDrafter", "create_upstream"]
 MAX_HOLD_MS = 30_000
 
 _TEMPLATES = {
-    "es": "Gracias por escribirnos. Hemos recibido su mensaje: «{said}». Lo revisamos y le respondemos hoy mismo.",
-    "en": "Thank you for writing to us. We have received your message: “{said}”. We will answer you today.",
+    "es": "Gracias por escribirnos. Hemos recibido su mensaje: «{said}». Le respondemos hoy mismo.",
+    "en": "Thank you for writing to us. We have received your message: “{said}”. We will answer today.",
 }
 
 
@@ -40,7 +41,7 @@ class TemplateDrafter:
 
     def chat(self, messages: Sequence[Message], *, max_tokens: int, temperature: float = 0.0,
              stop: Sequence[str] = (), seed: int = 0) -> ChatReply:
-        *_, reply = self.stream(messages, max_tokens=max_tokens, temperature=temperature, stop=stop, seed=seed)
+        *_, reply = self.stream(messages, max_tokens=max_tokens, stop=stop)
         assert isinstance(reply, ChatReply)  # noqa: S101
         return reply
 

@@ -1,4 +1,4 @@
-"""What a client may send, checked field by field. What an engine cannot do is refused by its name, never ignored."""
+"""What a client may send, checked field by field. What an engine cannot do is refused by name."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from bucle.core.ports import Message
 from bucle.serve.errors import ApiError
 from bucle.serve.routes import Limits, Route
 
-__all__ = ["ChatRequest", "EmbedRequest", "FeedbackRequest", "event_time", "find_route", "parse_chat", "parse_embed",
-           "parse_feedback", "parse_json", "replay_trace_id"]
+__all__ = ["ChatRequest", "EmbedRequest", "FeedbackRequest", "event_time", "find_route", "parse_chat",
+           "parse_embed", "parse_feedback", "parse_json", "replay_trace_id"]
 
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
@@ -88,7 +88,8 @@ def find_route(body: Mapping[str, Any], routes: Mapping[str, Route], *, embeddin
     if name in routes:
         right = "/v1/chat/completions" if embeddings else "/v1/embeddings"
         raise ApiError(400, f"the model {name!r} is served at {right}", code="wrong_endpoint", param="model")
-    raise ApiError(404, f"the model {name[:100]!r} is not served here; there is: {', '.join(sorted(fit)) or 'none'}",
+    there = ", ".join(sorted(fit)) or "none"
+    raise ApiError(404, f"the model {name[:100]!r} is not served here; there is: {there}",
                    code="model_not_found", param="model")
 
 
@@ -103,10 +104,11 @@ def parse_chat(body: Mapping[str, Any], route: Route, limits: Limits) -> ChatReq
     asked = [f for f in ("max_completion_tokens", "max_tokens") if body.get(f) is not None]
     max_tokens = min((_integer(body, f, 1, limits.max_tokens) for f in asked), default=limits.default_tokens)
     if route.kind != "chat":
-        for field, given in (("temperature", temperature != 0), ("stop", bool(stop)), *((f, True) for f in asked)):
-            if given:
-                raise ApiError(400, f"`{field}` is not served by the route {route.name!r}: a {route.kind} route "
-                                    "gives one fixed answer; leave it out", code="unsupported_parameter", param=field)
+        asked += ["temperature"] * (temperature != 0) + ["stop"] * bool(stop)
+        if asked:
+            raise ApiError(400, f"`{asked[0]}` is not served by {route.name!r}: a {route.kind} route "
+                                "gives one fixed answer; leave it out",
+                           code="unsupported_parameter", param=asked[0])
     stream, include_usage = _boolean(body, "stream"), False
     options = body.get("stream_options")
     if options is not None:
@@ -125,16 +127,17 @@ def parse_embed(body: Mapping[str, Any], route: Route, limits: Limits) -> EmbedR
     given = body.get("input")
     texts = [given] if isinstance(given, str) else given
     if not isinstance(texts, list) or not texts or not all(isinstance(t, str) and t.strip() for t in texts):
-        raise ApiError(400, "`input` must be a text or a list of texts, none empty (token ids are not served)",
+        raise ApiError(400, "`input` must be a text or a list of texts, none empty; token ids are not served",
                        code="invalid_type", param="input")
     if len(texts) > limits.embed_inputs:
-        raise ApiError(413, f"`input` holds {len(texts)} texts; at most {limits.embed_inputs} are taken at once",
+        raise ApiError(413, f"`input` holds {len(texts)} texts; at most {limits.embed_inputs} are taken",
                        code="too_many_inputs", param="input")
     if any(len(t) > limits.input_chars for t in texts):
         raise _too_long("input", limits)
     form = body.get("encoding_format")
     if form not in (None, "float", "base64"):
-        raise ApiError(400, "`encoding_format` must be float or base64", code="invalid_value", param="encoding_format")
+        raise ApiError(400, "`encoding_format` must be float or base64", code="invalid_value",
+                       param="encoding_format")
     size = route.embedder.dimensions if route.embedder else 0
     if body.get("dimensions") is not None and _integer(body, "dimensions", 1, 1_000_000) != size:
         raise ApiError(400, f"`dimensions` cannot be changed: {route.name!r} gives {size}",
@@ -146,7 +149,8 @@ def parse_feedback(body: Mapping[str, Any], limits: Limits) -> FeedbackRequest:
     _refuse_unserved(body, frozenset({"trace_id", "rating", "correction", "reason", "by"}), "feedback")
     trace = _text(body, "trace_id", 200)
     if not trace:
-        raise ApiError(400, "`trace_id` is missing: it is the `id` of the reply", code="missing", param="trace_id")
+        raise ApiError(400, "`trace_id` is missing: it is the `id` of the reply", code="missing",
+                       param="trace_id")
     rating = body.get("rating")
     if rating is not None and (isinstance(rating, bool) or rating not in (-1, 1)):
         raise ApiError(400, "`rating` must be 1 or -1", code="invalid_value", param="rating")
@@ -268,5 +272,6 @@ def _number(body: Mapping[str, Any], field: str, default: float, low: float, hig
 def _stop(value: Any) -> tuple[str, ...]:
     given = [value] if isinstance(value, str) else [] if value is None else value
     if not isinstance(given, list) or len(given) > 4 or not all(isinstance(s, str) and s for s in given):
-        raise ApiError(400, "`stop` must be a text or a list of at most four", code="invalid_value", param="stop")
+        raise ApiError(400, "`stop` must be a text or a list of at most four", code="invalid_value",
+                       param="stop")
     return tuple(given)
