@@ -1,0 +1,1 @@
+"""Generador del ejemplo de soporte de Voltaria (empresa ficticia)."""
