@@ -139,6 +139,10 @@ class LocalModel:
                 scores[batch] = self._score([rows[index] for index in batch], answers).double().numpy()
         return scores / np.array([len(ids) for ids in answers]) if per_token else scores
 
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text by the model's own tokenizer, special tokens in it counted as one."""
+        return [len(ids) for ids in self._ids(texts)]
+
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
         if not texts:
             return []
