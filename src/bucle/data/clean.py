@@ -112,9 +112,7 @@ def clean_documents(documents: Sequence[Document], policy: CleanPolicy | None = 
                 )
                 for kind, count in sorted(found.items())
             ]
-    return CleanResult(
-        cleaned, [removed[document.id] for document in documents if document.id in removed], counts
-    )
+    return CleanResult(cleaned, [removed[document.id] for document in documents if document.id in removed], counts)
 
 
 def _treat(document: Document, policy: CleanPolicy) -> tuple[Document, Counter[str]]:

@@ -52,7 +52,7 @@ def guess_columns(table: Table) -> ColumnGuess:
             if (
                 name not in found.values()
                 and re.fullmatch(_NAMES[role], name.strip(), re.IGNORECASE)
-                and _fits(role, values[name])
+                and _fits(role, values[name], named=True)
             ):
                 take(role, name, f"the column is called {name!r}")
                 break
@@ -61,9 +61,7 @@ def guess_columns(table: Table) -> ColumnGuess:
         if _share(values[name], lambda value: bool(_TIME.fullmatch(value))) > 0.9:
             take("time", name, "its values are dates")
     free = [name for name in free if name not in found.values()]
-    texts = sorted(
-        (name for name in free if _fits("text", values[name])), key=lambda name: -_textness(values[name])
-    )
+    texts = sorted((name for name in free if _fits("text", values[name])), key=lambda name: -_textness(values[name]))
     if texts:
         take(
             "text",
@@ -72,9 +70,7 @@ def guess_columns(table: Table) -> ColumnGuess:
             f"{_distinct(values[texts[0]])} different in {len(rows)}",
         )
     free = [name for name in free if name not in found.values()]
-    labels = sorted(
-        (name for name in free if _fits("label", values[name])), key=lambda name: _distinct(values[name])
-    )
+    labels = sorted((name for name in free if _fits("label", values[name])), key=lambda name: _distinct(values[name]))
     if labels:
         take(
             "label",
@@ -87,16 +83,18 @@ def guess_columns(table: Table) -> ColumnGuess:
     return ColumnGuess(**found, why=why)
 
 
-def _fits(role: str, values: Sequence[str]) -> bool:
-    """Whether what stands in a column can play `role` at all."""
+def _fits(role: str, values: Sequence[str], *, named: bool = False) -> bool:
+    """Whether what stands in a column can play `role`; one `named` for it only must not be mostly empty."""
     if not values:
         return True
     filled = [value for value in values if value]
     if not filled:
         return False
+    if named and role != "id":
+        return len(filled) > 0.3 * len(values)
     if role == "label":
         return (
-            2 <= len(set(filled)) <= max(2, len(values) // 3)
+            2 <= len(set(filled)) <= max(2, len(values) // 2)
             and len(filled) > 0.7 * len(values)
             and sum(map(len, filled)) / len(filled) < 80
         )

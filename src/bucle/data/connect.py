@@ -30,9 +30,7 @@ class SourceFile:
     sha256: str
 
 
-def list_files(
-    root: Path, patterns: Sequence[str] = ("**/*",), limit_bytes: int = MAX_FILE_BYTES
-) -> list[SourceFile]:
+def list_files(root: Path, patterns: Sequence[str] = ("**/*",), limit_bytes: int = MAX_FILE_BYTES) -> list[SourceFile]:
     """The regular files under `root` that match any of `patterns`, sorted by path.
 
     Hidden files and folders (a leading dot) and Office lock files (`~$name`) are skipped. A link is followed
@@ -40,9 +38,7 @@ def list_files(
     `root` is no folder.
     """
     if not root.is_dir():
-        raise NotFound(
-            f"{root} is not a folder.", "Name an existing folder under `data.documents` in bucle.yaml."
-        )
+        raise NotFound(f"{root} is not a folder.", "Name an existing folder under `data.documents` in bucle.yaml.")
     home = root.resolve()
     found = []
     for file in _walk(root):

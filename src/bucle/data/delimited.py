@@ -51,15 +51,11 @@ def parse_delimited(text: str, suffix: str = "") -> Table:
     """
     lines = text.split("\n")
     if any(len(line) > MAX_LINE for line in lines):
-        raise BadInput(
-            f"A line is longer than {MAX_LINE:,} characters.", "Check that the file is CSV, TSV or JSONL."
-        )
+        raise BadInput(f"A line is longer than {MAX_LINE:,} characters.", "Check that the file is CSV, TSV or JSONL.")
     sample = [line for line in lines if line.strip()][:_SAMPLE]
     if not sample:
         raise BadInput("The file holds no rows.", "Give a file with one example a row.")
-    delimiter = (
-        "\t" if suffix in (".tsv", ".tab") and any("\t" in line for line in sample) else _delimiter(sample)
-    )
+    delimiter = "\t" if suffix in (".tsv", ".tab") and any("\t" in line for line in sample) else _delimiter(sample)
     quoted = _quotes_wrap(lines[:2_000], delimiter)
     records = (
         _records(lines, delimiter)
@@ -151,7 +147,7 @@ def has_header(rows: Sequence[Sequence[str]]) -> bool:
 
     It does not where a cell is empty, a number or long text, where two are the same, or where one stands
     among its column's later values. It does where a cell is a name such data usually has, or where it is
-    unlike its column: a word over numbers, or much shorter than what is under it.
+    unlike its column: a word over numbers or dates, or much shorter than what is under it.
     """
     if len(rows) < 2:
         return False
@@ -170,7 +166,8 @@ def has_header(rows: Sequence[Sequence[str]]) -> bool:
         values = [value for value in column if value]
         if not values:
             continue
-        numeric = sum(bool(re.fullmatch(r"[-+]?[\d.,:/-]+", value)) for value in values) > 0.9 * len(values)
-        shorter = len(name) * 2.5 < statistics.median(len(value) for value in values) and name.count(" ") <= 2
-        votes += numeric or shorter or bool(_KNOWN.fullmatch(name))
+        if sum(bool(re.fullmatch(r"[-+]?[\d.,:/-]+", value)) for value in values) > 0.9 * len(values):
+            return True
+        shorter = len(values) >= 3 and len(name) * 2.5 < statistics.median(map(len, values))
+        votes += (shorter and name.count(" ") <= 2) or bool(_KNOWN.fullmatch(name))
     return votes * 2 >= len(first)

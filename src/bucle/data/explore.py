@@ -39,15 +39,14 @@ def explore_examples(
     labels = Counter(example.target for example in examples if example.target is not None)
     conflicts = [group for group in exact if len({examples[index].target for index in group}) > 1]
     personal = Counter(kind for text in inputs for kind in {finding.kind for finding in find(text)})
-    few = len(labels) <= max(2, len(examples) // 3)
+    few = len(labels) <= max(2, len(examples) // 2)
     figures: dict[str, Any] = {
         "rows": len(examples),
         "words": _quantiles([len(text.split()) for text in inputs]),
         "characters": _quantiles([len(text) for text in inputs]),
         "languages": _ranked(Counter(example.language or detect(example.input) for example in examples)),
         "labels": {
-            label: {"count": count, "share": round(count / len(examples), 4)}
-            for label, count in labels.most_common()
+            label: {"count": count, "share": round(count / len(examples), 4)} for label, count in labels.most_common()
         }
         if few
         else {},
@@ -80,11 +79,7 @@ def explore_examples(
             side: {
                 "rows": placed.count(side),
                 "labels": _ranked(
-                    Counter(
-                        str(example.target)
-                        for example, at in zip(examples, placed, strict=True)
-                        if at == side
-                    )
+                    Counter(str(example.target) for example, at in zip(examples, placed, strict=True) if at == side)
                 )
                 if few
                 else {},
@@ -138,9 +133,7 @@ def _quantiles(values: Sequence[int]) -> dict[str, float]:
     """Minimum, quartiles, the 95th percentile, maximum and mean of `values`; empty for none."""
     if not values:
         return {}
-    cuts = (
-        statistics.quantiles(values, n=20, method="inclusive") if len(values) > 1 else [float(values[0])] * 19
-    )
+    cuts = statistics.quantiles(values, n=20, method="inclusive") if len(values) > 1 else [float(values[0])] * 19
     return {
         "min": min(values),
         "p25": cuts[4],

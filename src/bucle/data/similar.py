@@ -22,9 +22,7 @@ _RECALL_MARGIN = 0.15
 
 def normal_form(text: str) -> str:
     """`text` without case, accents, punctuation and runs of space: what two copies have in common."""
-    plain = "".join(
-        char for char in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(char)
-    )
+    plain = "".join(char for char in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(char))
     return " ".join(re.findall(r"\w+", plain))
 
 
@@ -62,9 +60,7 @@ def near_duplicates(texts: Sequence[str], threshold: float = 0.85) -> list[list[
         from datasketch import MinHash, MinHashLSH
 
         shingles = {index: _shingles(forms[index]) for index in unique}
-        hashing = MinHashLSH(
-            threshold=max(0.1, threshold - _RECALL_MARGIN), num_perm=PERMUTATIONS, weights=(0.1, 0.9)
-        )
+        hashing = MinHashLSH(threshold=max(0.1, threshold - _RECALL_MARGIN), num_perm=PERMUTATIONS, weights=(0.1, 0.9))
         hashes = MinHash.generator(
             ([shingle.encode() for shingle in shingles[index]] for index in unique),
             num_perm=PERMUTATIONS,

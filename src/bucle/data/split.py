@@ -85,9 +85,7 @@ def split(
         if old:
             fixed.add(number)
         sides[number] = (
-            next(iter(old))
-            if len(old) == 1
-            else _side(_key(examples, members, by_group), seed, test, validation)
+            next(iter(old)) if len(old) == 1 else _side(_key(examples, members, by_group), seed, test, validation)
         )
     row_side = {
         index: known.get(examples[index].id, sides[number])
@@ -162,9 +160,7 @@ def _keep_labels_in_train(
     moved: set[int] = set()
     trained = {examples[index].target for index, side in row_side.items() if side == "train"}
     free = sorted(
-        (len(members), examples[members[0]].id, number)
-        for number, members in enumerate(groups)
-        if number not in fixed
+        (len(members), examples[members[0]].id, number) for number, members in enumerate(groups) if number not in fixed
     )
     for label in sorted({str(example.target) for example in examples if example.target is not None}):
         if label in trained:
@@ -213,9 +209,6 @@ def _leaks(
 ) -> int:
     leaks = 0
     for members in groups:
-        if (
-            len(members) > 1
-            and len({_side(examples[index].id, seed, test, validation) for index in members}) > 1
-        ):
+        if len(members) > 1 and len({_side(examples[index].id, seed, test, validation) for index in members}) > 1:
             leaks += sum(row_side.get(index) in ("test", "validation") for index in members)
     return leaks

@@ -85,9 +85,7 @@ def _json_lines(path: Path, text: str, *, whole: bool) -> Table:
         else:
             for number, line in enumerate(text.split("\n"), 1):
                 if len(line) > MAX_LINE:
-                    raise BadInput(
-                        f"{path}:{number}: the line has over {MAX_LINE:,} characters.", "Split the record."
-                    )
+                    raise BadInput(f"{path}:{number}: the line has over {MAX_LINE:,} characters.", "Split the record.")
                 if line.strip():
                     records.append((number, json.loads(line)))
     except (json.JSONDecodeError, RecursionError) as error:
@@ -95,9 +93,7 @@ def _json_lines(path: Path, text: str, *, whole: bool) -> Table:
         raise BadInput(f"{path}{where}: not JSON: {error}.", "Each line must be one JSON object.") from error
     for number, record in records:
         if not isinstance(record, dict):
-            raise BadInput(
-                f"{path}:{number}: the record is not a JSON object.", 'Write {"text": …, "label": …}.'
-            )
+            raise BadInput(f"{path}:{number}: the record is not a JSON object.", 'Write {"text": …, "label": …}.')
     if not records:
         raise BadInput(f"{path} holds no rows.", "Give a file with one example a row.")
     names = tuple(dict.fromkeys(str(key) for _, record in records for key in record))
@@ -112,9 +108,7 @@ def _parquet(path: Path) -> Table:
     try:
         data = pq.read_table(path, memory_map=True)
     except (pa.ArrowException, OSError) as error:
-        raise BadInput(
-            f"{path}: not a readable Parquet file: {error}.", "Write it again, or give CSV."
-        ) from error
+        raise BadInput(f"{path}: not a readable Parquet file: {error}.", "Write it again, or give CSV.") from error
     rows = [tuple(_text(value) for value in row.values()) for row in data.to_pylist()]
     return Table(tuple(data.column_names), rows, True, list(range(1, len(rows) + 1)))
 
@@ -160,9 +154,7 @@ def read_examples(
             problems.append(RowProblem(source, "missing-label", cell[question][:80]))
         elif kind == "classify" and known_labels is not None and given not in known_labels:
             near = difflib.get_close_matches(given, list(known_labels), 1)
-            problems.append(
-                RowProblem(source, "unknown-label", given + (f" (nearest: {near[0]})" if near else ""))
-            )
+            problems.append(RowProblem(source, "unknown-label", given + (f" (nearest: {near[0]})" if near else "")))
         else:
             target = given or None
             count = seen[cell[question], target]
@@ -186,9 +178,7 @@ def _choose(table: Table, kind: TaskKind, columns: Mapping[str, str], path: Path
     chosen: dict[str, str] = {}
     for role, name in columns.items():
         if role not in _ROLES[kind]:
-            raise BadInput(
-                f"{role!r} is no column role of a {kind} task.", f"Roles: {', '.join(_ROLES[kind])}."
-            )
+            raise BadInput(f"{role!r} is no column role of a {kind} task.", f"Roles: {', '.join(_ROLES[kind])}.")
         chosen[role] = _column(table, str(name), path)
     for role, name in _guesses(table, kind).items():
         if role not in chosen and name not in chosen.values():
@@ -205,8 +195,7 @@ def _choose(table: Table, kind: TaskKind, columns: Mapping[str, str], path: Path
 def _guesses(table: Table, kind: TaskKind) -> dict[str, str]:
     lower = {name.lower(): name for name in reversed(table.columns)}
     named = {
-        role: next((lower[name] for name in names if name in lower), None)
-        for role, names in _ANSWER_NAMES.items()
+        role: next((lower[name] for name in names if name in lower), None) for role, names in _ANSWER_NAMES.items()
     }
     if kind == "answer":
         found: dict[str, str | None] = dict(named)

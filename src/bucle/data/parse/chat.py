@@ -25,11 +25,7 @@ _NOTICE = re.compile(
 def is_chat(text: str) -> bool:
     """Whether `text` is an exported chat: its first line begins a message, and at least two lines do."""
     lines = [line for line in text[:20_000].split("\n") if line.strip()][:100]
-    return (
-        len(lines) >= 2
-        and bool(_LINE.match(lines[0]))
-        and sum(bool(_LINE.match(line)) for line in lines) >= 2
-    )
+    return len(lines) >= 2 and bool(_LINE.match(lines[0])) and sum(bool(_LINE.match(line)) for line in lines) >= 2
 
 
 def read_chat(text: str) -> list[Block]:

@@ -19,8 +19,6 @@ def read(raw: Raw) -> tuple[str, list[Block]]:
     except BadInput as error:
         raise Quarantined("corrupt", error.message) from error
     if len(table.rows) > MAX_ROWS:
-        raise Quarantined(
-            "too-large", f"The table has over {MAX_ROWS:,} rows. Give it as a data set, not a document."
-        )
+        raise Quarantined("too-large", f"The table has over {MAX_ROWS:,} rows. Give it as a data set, not a document.")
     text = markdown_table([table.columns, *table.rows]) if table.rows else ""
     return "", [Block(text=text, place=f"rows 1-{len(table.rows)}", kind="table")] if text else []

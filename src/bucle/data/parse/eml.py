@@ -25,11 +25,7 @@ def read(raw: Raw) -> tuple[str, list[Block]]:
     message = email.message_from_bytes(raw.data, policy=email.policy.default)
     if not isinstance(message, EmailMessage) or not message.keys():
         raise Quarantined("corrupt", "The file has no e-mail header.")
-    head = [
-        f"{name}: {_header(message, name)}"
-        for name in ("From", "To", "Date", "Subject")
-        if _header(message, name)
-    ]
+    head = [f"{name}: {_header(message, name)}" for name in ("From", "To", "Date", "Subject") if _header(message, name)]
     blocks = [Block(text="\n".join(head), place="header")] if head else []
     body = _body(message)
     if body is not None:
@@ -88,10 +84,5 @@ def _attachment(part: EmailMessage, raw: Raw) -> list[Block]:
             raise Quarantined("too-large", "It stands too deep inside other files.")
         _, blocks = read_any(Raw(_bytes(part), name, raw.password, raw.depth + 1))
     except Quarantined as refused:
-        return [
-            Block(text=f"[{name}: not read, {refused.reason}. {refused.message}]", place=place, kind="notes")
-        ]
-    return [
-        block.model_copy(update={"place": f"{place}, {block.place}" if block.place else place})
-        for block in blocks
-    ]
+        return [Block(text=f"[{name}: not read, {refused.reason}. {refused.message}]", place=place, kind="notes")]
+    return [block.model_copy(update={"place": f"{place}, {block.place}" if block.place else place}) for block in blocks]

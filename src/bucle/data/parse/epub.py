@@ -43,14 +43,10 @@ def read(raw: Raw) -> tuple[str, list[Block]]:
         package_name = root.get("full-path", "") if root is not None else ""
         package = _xml(part(package_name))
         title = package.findtext(".//dc:title", "", _NAMES)
-        items = {
-            item.get("id"): item.get("href", "") for item in package.iterfind(".//o:manifest/o:item", _NAMES)
-        }
+        items = {item.get("id"): item.get("href", "") for item in package.iterfind(".//o:manifest/o:item", _NAMES)}
         blocks: list[Block] = []
         for reference in package.iterfind(".//o:spine/o:itemref", _NAMES):
-            href = posixpath.join(
-                posixpath.dirname(package_name), unquote(items.get(reference.get("idref"), ""))
-            )
+            href = posixpath.join(posixpath.dirname(package_name), unquote(items.get(reference.get("idref"), "")))
             name = posixpath.normpath(href)
             if name in names:
                 section = blocks[-1].place.removeprefix("section ") if blocks else ""

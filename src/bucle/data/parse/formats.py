@@ -41,11 +41,7 @@ _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 
 def media_type(name: str) -> str:
     suffix = Path(name).suffix.lower()
-    return (
-        FORMATS[suffix][1]
-        if suffix in FORMATS
-        else mimetypes.guess_type(name)[0] or "application/octet-stream"
-    )
+    return FORMATS[suffix][1] if suffix in FORMATS else mimetypes.guess_type(name)[0] or "application/octet-stream"
 
 
 def read_any(raw: Raw) -> tuple[str, list[Block]]:
@@ -58,9 +54,7 @@ def read_any(raw: Raw) -> tuple[str, list[Block]]:
     if raw.data.startswith(_OLE):
         if "EncryptedPackage".encode("utf-16-le") in raw.data:
             raise Quarantined("encrypted", "The Office file is encrypted with a password.")
-        raise Quarantined(
-            "unknown-format", "This is an Office file of before 2007; save it as .docx, .xlsx or .pptx."
-        )
+        raise Quarantined("unknown-format", "This is an Office file of before 2007; save it as .docx, .xlsx or .pptx.")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -68,16 +62,12 @@ def read_any(raw: Raw) -> tuple[str, list[Block]]:
     except Quarantined:
         raise
     except MemoryError as error:
-        raise Quarantined(
-            "out-of-memory", "Reading the file needs more memory than a file may use."
-        ) from error
+        raise Quarantined("out-of-memory", "Reading the file needs more memory than a file may use.") from error
     except RecursionError as error:
         raise Quarantined("corrupt", "The file is nested deeper than any real document.") from error
     except Exception as error:  # whatever a parser library raises on malformed bytes, the file is what failed
         if "memory" in str(error).lower() and "alloc" in str(error).lower():
-            raise Quarantined(
-                "out-of-memory", "Reading the file needs more memory than a file may use."
-            ) from error
+            raise Quarantined("out-of-memory", "Reading the file needs more memory than a file may use.") from error
         detail = " ".join(str(error).split())[:200]
         raise Quarantined(
             "corrupt", f"The file cannot be read as {raw.suffix}: {type(error).__name__}: {detail}"

@@ -115,13 +115,11 @@ def page_blocks(tree: Any, section: str = "", prefix: str = "") -> list[Block]:
         elif tag == "table" and not element.findall(".//table") and _is_data(element):
             flush()
             rows = [
-                [" ".join(cell.text_content().split()) for cell in row.xpath("./td|./th")]
-                for row in element.iter("tr")
+                [" ".join(cell.text_content().split()) for cell in row.xpath("./td|./th")] for row in element.iter("tr")
             ]
             add(markdown_table(rows), "table")
         elif tag in _LEAVES and not any(
-            child.tag in _LEAVES | _HEADINGS | {"table", "ul", "ol", "div"}
-            for child in element.iterdescendants()
+            child.tag in _LEAVES | _HEADINGS | {"table", "ul", "ol", "div"} for child in element.iterdescendants()
         ):
             flush()
             text = element.text_content()

@@ -19,6 +19,7 @@ __all__ = ["read"]
 MAX_PAGES = 2_000
 MAX_PAGE_CHARS = 100_000
 _PASSWORD_ERROR = 4  # FPDF_ERR_PASSWORD
+_ITEM = re.compile(r"[-–•·*▪●○■□►➢✓✔]|\(?\d{1,2}[.)](?= |$)|[a-z]\)(?= |$)")
 
 
 @dataclass
@@ -167,11 +168,7 @@ def _gutter(runs: list[_Run], width: float, body: float) -> float | None:
     edge, best = float("-inf"), None
     for run in sorted(runs, key=lambda run: run.left):
         gap = run.left - edge
-        if (
-            edge != float("-inf")
-            and gap >= max(0.7 * body, 0.012 * width)
-            and (best is None or gap > best[0])
-        ):
+        if edge != float("-inf") and gap >= max(0.7 * body, 0.012 * width) and (best is None or gap > best[0]):
             x = edge + gap / 2
             sides = [[one for one in runs if one.right <= x], [one for one in runs if one.left >= x]]
             if all(_is_prose(side) for side in sides):
@@ -231,7 +228,7 @@ def _region_blocks(region: list[_Run], body: float, place: str) -> list[Block]:
         if paragraph.rstrip(" ").endswith("\x02"):
             paragraph = paragraph.rstrip(" ")[:-1] + text
         else:
-            paragraph += ("\n" if re.match(r"[-•·*▪]|\d+[.)] ", text) else " ") + text
+            paragraph += ("\n" if _ITEM.match(text) else " ") + text
     close()
     return blocks
 
@@ -242,6 +239,8 @@ def _table_rows(lines: list[list[_Run]], start: int) -> list[list[str]]:
     """
     head = lines[start]
     rows = [head]
+    if _ITEM.fullmatch(head[0].text):
+        return []  # a list, its marks set apart
     while len(head) >= 2 and start + len(rows) < len(lines):
         line = lines[start + len(rows)]
         if len(line) != len(head) or not all(_aligned(a, b) for a, b in zip(rows[-1], line, strict=True)):

@@ -79,9 +79,7 @@ def parse_all(
     outcomes: dict[int, Document | QuarantinedFile] = {}
     waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
     home = root.resolve()
-    order = sorted(
-        range(len(files)), key=lambda index: -files[index].size
-    )  # the longest first, so none is left last
+    order = sorted(range(len(files)), key=lambda index: -files[index].size)  # the longest first, so none is left last
     for index in order:
         waiting.put(index)
     lock = threading.Lock()
@@ -131,9 +129,7 @@ def _outcome(
 ) -> Document | QuarantinedFile:
     path = (home / file.path).resolve()
     if not path.is_relative_to(home):
-        return QuarantinedFile(
-            file.path, file.sha256, "corrupt", "The path leads out of the source's folder."
-        )
+        return QuarantinedFile(file.path, file.sha256, "corrupt", "The path leads out of the source's folder.")
     if file.size > limit_bytes:
         return QuarantinedFile(
             file.path,
@@ -141,9 +137,7 @@ def _outcome(
             "too-large",
             f"The file has {file.size:,} bytes; {limit_bytes:,} are read at most.",
         )
-    reply = worker.ask(
-        {"path": str(path), "rel": file.path, "password": password, "limit_bytes": limit_bytes}
-    )
+    reply = worker.ask({"path": str(path), "rel": file.path, "password": password, "limit_bytes": limit_bytes})
     if "document" in reply:
         return Document.model_validate(reply["document"])
     return QuarantinedFile(file.path, file.sha256, str(reply["reason"]), str(reply["message"]))

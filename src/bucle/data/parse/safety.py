@@ -34,8 +34,7 @@ def open_zip(data: bytes) -> zipfile.ZipFile:
             if entry.file_size > RATIO_FROM and entry.file_size > MAX_RATIO * max(1, entry.compress_size):
                 raise Quarantined(
                     "zip-bomb",
-                    f"{entry.filename[:80]!r} unpacks to {entry.file_size:,} bytes "
-                    f"from {entry.compress_size:,}.",
+                    f"{entry.filename[:80]!r} unpacks to {entry.file_size:,} bytes from {entry.compress_size:,}.",
                 )
             if entry.flag_bits & 1:
                 raise Quarantined("encrypted", "The archive is encrypted.")
@@ -64,6 +63,4 @@ def refuse_entities(xml: bytes) -> None:
     """
     for needle in (b"<!ENTITY", "<!ENTITY".encode("utf-16-le"), "<!ENTITY".encode("utf-16-be")):
         if needle in xml:
-            raise Quarantined(
-                "zip-bomb", "An XML part declares entities, as an XML bomb does; none are expanded."
-            )
+            raise Quarantined("zip-bomb", "An XML part declares entities, as an XML bomb does; none are expanded.")

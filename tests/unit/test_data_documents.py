@@ -1,0 +1,186 @@
+"""Cleaning, languages, chunks and the figures."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from bucle.core.errors import BadInput
+from bucle.core.records import Block, Document, Example
+from bucle.data.chunk import chunk_documents
+from bucle.data.clean import CleanPolicy, clean_documents
+from bucle.data.explore import explore_documents, explore_examples
+from bucle.data.language import detect
+from bucle.data.parse import QuarantinedFile
+from bucle.data.split import Split, split
+from bucle.data.tables import read_examples
+
+INTENTS = Path(__file__).parents[2].parent / "shared" / "data" / "intents-es"
+BASE = (
+    "La baja del suministro se solicita por escrito con quince días de antelación y no tiene coste "
+    "cuando ha cumplido la permanencia que figura en las condiciones particulares de su contrato."
+)
+
+
+def document(path: str, *blocks: Block | str, language: str = "es") -> Document:
+    made = tuple(Block(text=block) if isinstance(block, str) else block for block in blocks)
+    return Document(
+        id=f"document:{path}",
+        path=path,
+        sha256="0",
+        media_type="text/plain",
+        title=path,
+        language=language,
+        blocks=made,
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("No me funciona el router desde ayer por la tarde", "es"),
+        ("My last bill is twice the usual amount", "en"),
+        ("Bon dia, vull canviar la tarifa de la llum", "ca"),
+        ("Egun on, faktura ordaindu nahi dut", "eu"),
+        ("Bonjour, je voudrais résilier mon contrat", "fr"),
+        ("Guten Tag, ich möchte meinen Vertrag kündigen", "de"),
+        ("ok", "und"),
+        ("", "und"),
+        ("12345 67,80", "und"),
+        ("https://example.com/una/pagina/larga", "und"),
+    ],
+)
+def test_language(text: str, code: str) -> None:
+    assert detect(text) == code
+
+
+def test_cleaning_removes_what_it_says_and_keeps_the_longest_copy() -> None:
+    longer = BASE + " Consulte."
+    result = clean_documents(
+        [
+            document("a.md", BASE),
+            document("b.md", BASE.upper()),
+            document("c.md", longer),
+            document("d.md", "dos palabras"),
+            document("e.md", "This one is written in English for the other team.", language="en"),
+            document("f.md", "Escriba a ana@example.com con la clave sk-" + "a1" * 15 + " y su DNI 12345678Z."),
+        ],
+        CleanPolicy(languages=("es",), personal={"dni": "keep"}),
+    )
+    assert [one.path for one in result.documents] == ["c.md", "f.md"]
+    assert [(one.path, one.reason) for one in result.removed] == [
+        ("a.md", "near-duplicate"),
+        ("b.md", "near-duplicate"),
+        ("d.md", "too-short"),
+        ("e.md", "language"),
+    ]
+    assert "c.md" in result.removed[0].detail
+    assert result.documents[1].text == "Escriba a [EMAIL] con la clave  y su DNI 12345678Z."
+    assert [(one.kind, one.action, one.count) for one in result.personal] == [
+        ("dni", "keep", 1),
+        ("email", "mask", 1),
+        ("secret", "drop", 1),
+    ]
+
+
+def test_an_exact_copy_is_called_so() -> None:
+    result = clean_documents([document("a.md", BASE), document("b.md", BASE)])
+    assert [(one.path, one.reason) for one in result.removed] == [("b.md", "exact-duplicate")]
+
+
+def sentences(count: int) -> str:
+    return " ".join(f"Esta es la frase número {n} del párrafo largo." for n in range(count))
+
+
+def test_chunks_hold_every_word_keep_to_the_limit_and_carry_heading_and_place() -> None:
+    table = "| Tarifa | Precio |\n| --- | --- |\n" + "\n".join(f"| Plan {n} | {n} euros |" for n in range(60))
+    doc = document(
+        "guia",
+        Block(text="Bajas", kind="heading", place="section Bajas"),
+        Block(text="Corto uno.", place="section Bajas"),
+        Block(text="Corto dos.", place="section Bajas"),
+        Block(text=sentences(40), place="section Bajas"),
+        Block(text=table, kind="table", place="section Bajas"),
+        Block(text="Otra página.", place="page 2"),
+        Block(text="Final sin texto", kind="heading", place="page 2"),
+    )
+    chunks = chunk_documents([doc], max_words=60, overlap=15)
+    assert max(len(chunk.text.split()) for chunk in chunks) <= 60
+    assert chunks[0].text.startswith("Corto uno.\n\nCorto dos.\n\nEsta es la frase número 0")
+    assert chunks[0].heading == "guia › Bajas"
+    text = "\n".join(chunk.text for chunk in chunks)
+    assert all(f"frase número {n} del" in text for n in range(40))
+    assert all(f"| Plan {n} | {n} euros |" in text for n in range(60))
+    pieces = [chunk for chunk in chunks if "Plan" in chunk.text]
+    assert len(pieces) > 1
+    assert all(piece.text.startswith("| Tarifa | Precio |\n| --- | --- |\n| Plan") for piece in pieces)
+    long = [chunk.text for chunk in chunks if "frase" in chunk.text]
+    assert all(after.split(". ")[0].rstrip(".") in before for before, after in itertools.pairwise(long))
+    assert [(chunk.text, chunk.place) for chunk in chunks[-2:]] == [
+        ("Otra página.", "page 2"),
+        ("Final sin texto", "page 2"),
+    ]
+    assert len({chunk.id for chunk in chunks}) == len(chunks)
+    assert chunk_documents([doc], max_words=60, overlap=15) == chunks
+
+
+def test_a_table_that_fits_stays_whole_and_a_word_flood_is_cut() -> None:
+    table = "| A | B |\n| --- | --- |\n| 1 | 2 |"
+    assert [chunk.text for chunk in chunk_documents([document("t", Block(text=table, kind="table"))])] == [table]
+    flood = chunk_documents([document("f", "palabra " * 1000)], max_words=100, overlap=10)
+    assert max(len(chunk.text.split()) for chunk in flood) <= 100
+    with pytest.raises(BadInput):
+        chunk_documents([], max_words=20, overlap=15)
+
+
+def test_document_figures_are_json_and_count_what_was_left_out() -> None:
+    cleaned = clean_documents([document("a.md", BASE), document("b.md", BASE)])
+    figures = explore_documents(cleaned.documents, [QuarantinedFile("x.pdf", "0", "encrypted", "m")], cleaned.removed)
+    assert json.loads(json.dumps(figures)) == figures
+    assert (figures["documents"], figures["quarantined"]["reasons"], figures["removed"]["reasons"]) == (
+        1,
+        {"encrypted": 1},
+        {"exact-duplicate": 1},
+    )
+
+
+def test_example_figures_see_leaks_conflicts_and_personal_data() -> None:
+    examples = [
+        Example(id=f"e{n}", input=text, target=label, source=f"d.csv:{n}")
+        for n, (text, label) in enumerate(
+            [
+                ("mi correo es ana@example.com", "x"),
+                ("quiero la baja ya", "x"),
+                ("quiero la baja ya", "y"),
+                ("otra cosa distinta", "y"),
+            ]
+        )
+    ]
+    figures = explore_examples(examples, Split(train=["e0", "e1"], validation=["e3"], test=["e2"]))
+    assert json.loads(json.dumps(figures)) == figures
+    assert figures["personal"] == {"email": 1}
+    assert figures["conflicts"]["shown"][0]["labels"] == {"x": 1, "y": 1}
+    assert figures["leakage"]["across_exact"] == 1
+    assert explore_examples([])["rows"] == 0
+
+
+@pytest.mark.skipif(not INTENTS.is_dir(), reason=f"{INTENTS} is absent: real intents cannot be tried")
+def test_planted_wrong_labels_are_found_in_real_intents_within_seconds() -> None:
+    examples, _ = read_examples(INTENTS / "train.tsv", "classify")
+    wrong = {example.id for example in examples[100:3100:100]}
+    labels = sorted({str(example.target) for example in examples if str(example.target) != "weather/find"})
+    spoiled = [
+        example.model_copy(update={"target": "weather/find" if example.target != "weather/find" else labels[0]})
+        if example.id in wrong
+        else example
+        for example in examples
+    ]
+    began = time.monotonic()
+    figures = explore_examples(spoiled, split(spoiled, seed=1))
+    assert time.monotonic() - began < 20  # 3 to 5 s on an idle machine; this one may be shared
+    assert len({one["id"] for one in figures["suspects"]} & wrong) >= 20
+    assert figures["leakage"]["across_near"] == 0
