@@ -176,15 +176,6 @@ def test_max_tokens_and_stop_reach_the_remote_model(gateway: Gateway) -> None:
     assert create(model="borrador", messages=user("hola"), stop="Hemos").choices[0].finish_reason == "stop"
 
 
-def test_a_client_that_leaves_a_stream_is_recorded(gateway: Gateway) -> None:
-    with gateway.http.stream("POST", "/v1/chat/completions", headers={"x-upstream-ms": "50"}, json={
-            "model": "borrador", "messages": user("hola " * 700), "stream": True}) as response:
-        trace_id = response.headers["x-bucle-trace"]
-        next(response.iter_lines())
-    assert gateway.http.get("/healthz").status_code == 200
-    assert gateway.trace(trace_id).status in (200, 499)  # the short stream may already be in the socket
-
-
 def test_embeddings_base64_and_float_agree(gateway: Gateway) -> None:
     texts = ["factura", "corte de luz", "factura"]
     packed = gateway.client.embeddings.create(model="letters", input=texts)
