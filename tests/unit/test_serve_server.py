@@ -268,3 +268,48 @@ def test_a_client_that_leaves_ends_the_engine_and_is_recorded(tmp_path: Path) ->
     [stored] = TraceStore(ledger).traces()
     assert (stored.status, stored.id) == (499, response.headers["x-bucle-trace"])
     ledger.close()
+
+
+class Alone:
+    """A chat model that must not be called twice at once, as a model in this process must not."""
+
+    name = "alone"
+
+    def __init__(self) -> None:
+        self.busy, self.met = threading.Lock(), 0
+
+    def chat(self, messages: Sequence[Message], *, max_tokens: int, temperature: float = 0.0,
+             stop: Sequence[str] = (), seed: int = 0) -> ChatReply:
+        *_, last = self.stream(messages, max_tokens=max_tokens)
+        assert isinstance(last, ChatReply)
+        return last
+
+    def stream(self, messages: Sequence[Message], *, max_tokens: int, temperature: float = 0.0,
+               stop: Sequence[str] = (), seed: int = 0) -> Iterator[str | ChatReply]:
+        if not self.busy.acquire(blocking=False):
+            self.met += 1
+            raise RuntimeError("two calls at once")
+        try:
+            time.sleep(float(messages[-1]["content"]))
+            yield "a"
+            yield ChatReply("a", Usage())
+        finally:
+            self.busy.release()
+
+
+def test_a_local_chat_model_is_called_one_at_a_time_even_after_a_timeout() -> None:
+    engine = Alone()
+    app = create_app({"a": Route("a", "chat", chat=engine)}, writer=None, api_keys=(),
+                     limits=Limits(timeout_s=0.5))
+    with BackgroundServer(app) as server:
+        def status(seconds: str, stream: bool) -> int:
+            body = ask("a", seconds, stream=stream)
+            return httpx.post(server.url + "/v1/chat/completions", json=body).status_code
+
+        with ThreadPoolExecutor(8) as pool:
+            assert list(pool.map(status, ["0.02"] * 8, [True, False] * 4)) == [200] * 8
+        assert status("0.7", stream=False) == 504
+        assert status("0.01", stream=True) == 200
+        assert status("0.7", stream=True) == 504
+        assert status("0.01", stream=False) == 200
+    assert engine.met == 0

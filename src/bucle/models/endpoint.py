@@ -61,14 +61,15 @@ class Endpoint:
             url = httpx.URL(base_url)
         except (httpx.InvalidURL, TypeError) as error:
             raise ConfigError(f"models.{name}: base_url is not a URL", "write http://HOST:PORT/v1") from error
-        if url.scheme not in ("http", "https") or not url.host or url.userinfo:
-            raise ConfigError(f"models.{name}: base_url must be http(s)://HOST/…, without a user or password",
+        if url.scheme not in ("http", "https") or not url.host or url.userinfo or url.query or url.fragment:
+            raise ConfigError(f"models.{name}: base_url must be http(s)://HOST/…, without password or query",
                               f"put the key in the environment variable {api_key_env or 'OPENAI_API_KEY'}")
         self.name, self.model, self.base_url = name, model, str(url).rstrip("/")
         self._key_env, self._timeout, self._retries, self._sleep = api_key_env, timeout_s, max_retries, sleep
         self._usd = (usd_per_million_in, usd_per_million_out)
         self._http = httpx.Client(timeout=httpx.Timeout(timeout_s, connect=min(10.0, timeout_s)),
-                                  headers={"accept-encoding": "identity", "user-agent": "bucle"})
+                                  headers={"accept-encoding": "identity", "user-agent": "bucle"},
+                                  trust_env=url.host not in ("localhost", "127.0.0.1", "::1"))  # no proxy
 
     def close(self) -> None:
         self._http.close()
@@ -129,8 +130,8 @@ class Endpoint:
             except (httpx.ConnectError, httpx.ConnectTimeout, httpx.RemoteProtocolError) as error:
                 if last:
                     raise ModelUnavailable(
-                        f"{self.name} cannot be reached at {self.base_url} ({type(error).__name__})",
-                        f"start the server or correct models.{self.name}.base_url") from error
+                        f"{self.name} cannot be reached ({type(error).__name__})",
+                        f"start {self.base_url} or correct models.{self.name}.base_url") from error
                 self._sleep(_backoff(attempt))
                 continue
             except httpx.TimeoutException as error:

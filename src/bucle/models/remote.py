@@ -23,6 +23,9 @@ class OpenAIChat:
     price of a known provider is used.
     """
 
+    max_parallel = 16
+    """Calls that the gateway makes at once; an engine without this attribute gets one at a time."""
+
     def __init__(self, name: str, base_url: str, model: str, api_key_env: str = "OPENAI_API_KEY",
                  timeout_s: float = 60.0, max_retries: int = 2, *, usd_per_million_in: float | None = None,
                  usd_per_million_out: float | None = None,
@@ -107,6 +110,8 @@ class OpenAIEmbedder:
     `dimensions` is 0 until the first call unless it is given; a reply of another width is refused. Texts
     are sent `batch` at a time.
     """
+
+    max_parallel = 16
 
     def __init__(self, name: str, base_url: str, model: str, api_key_env: str = "OPENAI_API_KEY",
                  timeout_s: float = 60.0, max_retries: int = 2, *, dimensions: int = 0, batch: int = 128,

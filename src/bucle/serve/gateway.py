@@ -47,6 +47,8 @@ class Gateway:
         self._active, self.ready, self._started = 0, False, int(time.time())
         self.metrics = Metrics(traces, lambda: self._active)
         self._pool = ThreadPoolExecutor(limits.threads, thread_name_prefix="bucle-chat")
+        self._turns = {n: asyncio.Semaphore(getattr(r.chat or r.embedder, "max_parallel", 1))
+                       for n, r in routes.items() if r.predictor is None}
         self._batchers = {n: Batcher(r.predictor, n) for n, r in routes.items() if r.predictor is not None}
 
     def close(self) -> None:
@@ -69,10 +71,11 @@ class Gateway:
                 return await self._predict(call, route, asked)
             if asked.stream:
                 return await self._stream(call, route, asked)
+            turns = await self._turn(call)
             started = time.perf_counter()
             work = partial(route.chat.chat, asked.messages, max_tokens=asked.max_tokens,
                            temperature=asked.temperature, stop=asked.stop, seed=asked.seed)
-            reply = await self._in_pool(partial(with_headers, call.forward, work))
+            reply = await self._in_pool(partial(with_headers, call.forward, work), turns)
             call.span("engine", started)
             call.output, call.usage = replies.clean(reply.text), reply.usage
             call.first()
@@ -116,15 +119,16 @@ class Gateway:
         pump = Pump(iter(route.chat.stream(asked.messages, max_tokens=asked.max_tokens,
                                            temperature=asked.temperature, stop=asked.stop, seed=asked.seed)),
                     call.forward)
+        turns = await self._turn(call)
         started = time.perf_counter()
         try:
             first = await self._in_pool(pump.next)  # a failure before the first piece is still a status
         except BaseException:
-            self._pool.submit(pump.close)
+            self._submit(pump.close, turns)
             raise
         call.first()
         return Stream(self._pieces(call, pump, first, started, asked.include_usage), call.headers(),
-                      on_end=lambda: self._ended(call, pump))
+                      on_end=lambda: self._ended(call, pump, turns))
 
     async def _pieces(self, call: Call, pump: Pump, piece: str | ChatReply | None, started: float,
                       include_usage: bool) -> AsyncIterator[bytes]:
@@ -153,11 +157,11 @@ class Gateway:
             call.failed(known)
             yield replies.event(known.body())
 
-    def _ended(self, call: Call, pump: Pump) -> None:
+    def _ended(self, call: Call, pump: Pump, turns: asyncio.Semaphore) -> None:
         """The response is over, whole or not: free the model, and record a client that went away."""
         if not call.done:
             call.failed(ApiError(499, "the client closed the connection", code="client_closed"))
-        self._pool.submit(pump.close)
+        self._submit(pump.close, turns)
 
     async def embeddings(self, request: Request) -> Response:
         body = wire.parse_json(await read_body(request, self.limits))
@@ -166,10 +170,11 @@ class Gateway:
         assert route.embedder is not None  # noqa: S101
         call = self._begin(request, route, asked.user, "\n".join(asked.texts)[:self.limits.input_chars])
         try:
+            turns = await self._turn(call)
             started = time.perf_counter()
             metered = getattr(route.embedder, "embed_metered", None)
             work = partial(metered or route.embedder.embed, asked.texts)
-            found = await self._in_pool(partial(with_headers, call.forward, work))
+            found = await self._in_pool(partial(with_headers, call.forward, work), turns)
             vectors, call.usage = found if metered else (found, Usage())
             call.span("engine", started, texts=len(asked.texts))
             call.first()
@@ -272,9 +277,27 @@ class Gateway:
             verdicts += await self._in_pool(partial(inspect, self._guards, text))
             call.span("guard", started, on="input" if verdicts is call.before else "output")
 
-    async def _in_pool(self, work: Callable[[], T]) -> T:
+    async def _turn(self, call: Call) -> asyncio.Semaphore:
+        """Wait until the route's engine is free. Whoever gets the turn gives it back when its work has ended."""
+        started, turns = time.perf_counter(), self._turns[call.route.name]
+        await asyncio.wait_for(turns.acquire(), self.limits.timeout_s)
+        call.span("wait", started)
+        return turns
+
+    async def _in_pool(self, work: Callable[[], T], turns: asyncio.Semaphore | None = None) -> T:
+        """`work()` from a thread, for at most `timeout_s`; one that is late keeps its turn until it has ended."""
+        return await asyncio.wait_for(asyncio.shield(self._submit(work, turns)), self.limits.timeout_s)
+
+    def _submit(self, work: Callable[[], T], turns: asyncio.Semaphore | None = None) -> asyncio.Future[T]:
+        def ended(future: asyncio.Future[T]) -> None:
+            if turns is not None:
+                turns.release()
+            if not future.cancelled():
+                future.exception()  # looked at, so that a late failure is not reported as forgotten
+
         future = asyncio.get_running_loop().run_in_executor(self._pool, work)
-        return await asyncio.wait_for(future, self.limits.timeout_s)
+        future.add_done_callback(ended)
+        return future
 
 
 def _only_in_replay(header: str) -> ApiError:

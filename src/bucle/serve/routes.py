@@ -19,6 +19,8 @@ class Route:
 
     `classify` and `answer` have a `predictor`, `chat` a `chat` model, `embed` an `embedder`. `candidate` is
     the id that traces carry. `release` overrides the gateway's own, for a route that was released by itself.
+
+    A chat model or embedder gets one call at a time, unless it says otherwise by a `max_parallel` of its own.
     """
 
     name: str

@@ -36,6 +36,8 @@ class TemplateDrafter:
     Deterministic; a token is a word between spaces. `language` is `es` or `en`.
     """
 
+    max_parallel = 16
+
     def __init__(self, name: str = "template-drafter", language: str = "es") -> None:
         self.name, self._template = name, _TEMPLATES[language]
 
