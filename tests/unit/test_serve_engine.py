@@ -77,7 +77,7 @@ def test_a_pump_gives_pieces_then_none_and_closes_the_model() -> None:
         finally:
             ended.set()
 
-    pump = Pump(pieces(), {})
+    pump = Pump(pieces, {})
     assert pump.next() == "a"
     pump.close()
     assert ended.is_set()

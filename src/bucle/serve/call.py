@@ -36,6 +36,7 @@ class Call:
         self.after: list[Verdict] = []
         self.spans: list[Mapping[str, Any]] = []
         self.output, self.status, self.error = "", 200, ""
+        self.parts: list[str] = []
         self.score: float | None = None
         self.usage, self.chunks = Usage(), tuple[str, ...]()
         self.ms = self.ms_first = 0.0
@@ -81,10 +82,11 @@ class Call:
 
     def trace(self) -> Trace:
         route = self.route
+        output = self.output or "".join(self.parts)  # a stream that was cut off left its parts
         engine = getattr(route.chat or route.embedder, "name", route.name)
         return Trace(id=self.id, at=self.at, received_at=utc(self.received), route=route.name,
                      model=str(engine), release=self.release, candidate=route.candidate, user=self.user,
-                     input=self.text, output=self.output, score=self.score, status=self.status,
+                     input=self.text, output=output, score=self.score, status=self.status,
                      error=self.error, ms=round(self.ms, 3), ms_first=round(self.ms_first, 3),
                      usage=self.usage, chunks=self.chunks, guard=summary(self.before, self.after),
                      spans=tuple(self.spans))

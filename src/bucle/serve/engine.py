@@ -93,14 +93,23 @@ class Batcher:
 
 
 class Pump:
-    """A model's stream, taken piece by piece from any thread, one at a time. `next` gives None at the end."""
+    """A model's stream, taken piece by piece from any thread, one at a time. `next` gives None at the end.
 
-    def __init__(self, pieces: Iterator[str | ChatReply], forward: Mapping[str, str]) -> None:
-        self._pieces, self._forward, self._lock = pieces, forward, threading.Lock()
+    `start()` begins it, at the first `next` and in that thread.
+    """
+
+    def __init__(self, start: Callable[[], Iterator[str | ChatReply]], forward: Mapping[str, str]) -> None:
+        self._start, self._forward, self._lock = start, forward, threading.Lock()
+        self._pieces: Iterator[str | ChatReply] | None = None
 
     def next(self) -> str | ChatReply | None:
         with self._lock:
-            return with_headers(self._forward, lambda: next(self._pieces, None))
+            return with_headers(self._forward, self._take)
+
+    def _take(self) -> str | ChatReply | None:
+        if self._pieces is None:
+            self._pieces = iter(self._start())
+        return next(self._pieces, None)
 
     def close(self) -> None:
         """Ends the model's work: the client has gone, or has all of it."""

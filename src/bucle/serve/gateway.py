@@ -116,9 +116,8 @@ class Gateway:
 
     async def _stream(self, call: Call, route: Route, asked: wire.ChatRequest) -> Response:
         assert route.chat is not None  # noqa: S101
-        pump = Pump(iter(route.chat.stream(asked.messages, max_tokens=asked.max_tokens,
-                                           temperature=asked.temperature, stop=asked.stop, seed=asked.seed)),
-                    call.forward)
+        pump = Pump(partial(route.chat.stream, asked.messages, max_tokens=asked.max_tokens,
+                            temperature=asked.temperature, stop=asked.stop, seed=asked.seed), call.forward)
         turns = await self._turn(call)
         started = time.perf_counter()
         try:
@@ -132,18 +131,17 @@ class Gateway:
 
     async def _pieces(self, call: Call, pump: Pump, piece: str | ChatReply | None, started: float,
                       include_usage: bool) -> AsyncIterator[bytes]:
-        head, parts = call.head(), list[str]()
+        head = call.head()
         yield replies.event(replies.chunk(head, {"role": "assistant", "content": ""}))
         try:
             while isinstance(piece, str):
-                parts.append(replies.clean(piece))
-                call.output = "".join(parts)
-                yield replies.event(replies.chunk(head, {"content": parts[-1]}))
+                call.parts.append(replies.clean(piece))
+                yield replies.event(replies.chunk(head, {"content": call.parts[-1]}))
                 piece = await self._in_pool(pump.next)
             if piece is None:
                 raise ModelUnavailable("the model's stream ended before its reply did")
             call.span("engine", started)
-            call.usage = piece.usage
+            call.output, call.usage = "".join(call.parts), piece.usage
             await self._guard(call, call.output, call.after)
             call.finish()
             yield replies.event(replies.chunk(head, {}, piece.finish, bucle=call.extra()))
@@ -217,8 +215,7 @@ class Gateway:
         return JSONResponse({"status": "ok"})
 
     async def readiness(self, request: Request) -> Response:
-        return JSONResponse({"ready": self.ready, "release": self._release, "models": sorted(self.routes)},
-                            status_code=200 if self.ready else 503)
+        return JSONResponse({"ready": self.ready}, status_code=200 if self.ready else 503)
 
     async def prometheus(self, request: Request) -> Response:
         return Response(self.metrics.text(), media_type="text/plain; version=0.0.4")

@@ -13,7 +13,7 @@ from typing import Any
 
 from bucle.core.ports import Guard, Verdict
 
-__all__ = ["PersonalDataGuard", "ScoreGuard", "inspect", "summary"]
+__all__ = ["InjectionGuard", "PersonalDataGuard", "ScoreGuard", "inspect", "summary"]
 
 log = logging.getLogger("bucle.serve")
 
@@ -30,6 +30,25 @@ class ScoreGuard:
         score = min(1.0, max(0.0, float(self._scorer(text))))
         flagged = score >= self._threshold
         return Verdict(self.name, flagged, score, (self._kind,) if flagged else (), _ms(started))
+
+
+class InjectionGuard:
+    """Flags a text that reads like an attempt to take the model over, with the kinds of phrasing found.
+
+    `scorer(text)` gives a score in [0, 1] and those kinds; by default `suspicion` of `bucle.monitor.injection`.
+    """
+
+    name = "injection"
+
+    def __init__(self, scorer: Callable[[str], tuple[float, Sequence[str]]] | None = None,
+                 threshold: float = 0.5) -> None:
+        self._scorer, self._threshold = scorer or _suspicion, threshold
+
+    def check(self, text: str) -> Verdict:
+        started = time.perf_counter()
+        score, kinds = self._scorer(text)
+        flagged = score >= self._threshold
+        return Verdict(self.name, flagged, score, ("injection", *kinds) if flagged else (), _ms(started))
 
 
 class PersonalDataGuard:
@@ -73,6 +92,12 @@ def summary(before: Sequence[Verdict], after: Sequence[Verdict]) -> dict[str, An
         "verdicts": [{"on": on, "guard": v.guard, "flagged": v.flagged, "score": round(v.score, 4),
                       "kinds": list(v.kinds), "ms": round(v.ms, 3)} for on, v in both],
     }
+
+
+def _suspicion(text: str) -> tuple[float, Sequence[str]]:
+    from bucle.monitor.injection import suspicion
+
+    return suspicion(text)
 
 
 def _personal_kinds(text: str) -> list[str]:
