@@ -14,7 +14,7 @@ from bucle.core.records import Block, Document, Example
 from bucle.data.chunk import chunk_documents
 from bucle.data.clean import CleanPolicy, clean_documents
 from bucle.data.explore import explore_documents, explore_examples
-from bucle.data.language import detect
+from bucle.data.language import detect, detect_all
 from bucle.data.parse import QuarantinedFile
 from bucle.data.split import Split, split
 from bucle.data.tables import read_examples
@@ -56,6 +56,22 @@ def document(path: str, *blocks: Block | str, language: str = "es") -> Document:
 )
 def test_language(text: str, code: str) -> None:
     assert detect(text) == code
+
+
+@pytest.mark.skipif(not INTENTS.is_dir(), reason=f"{INTENTS} is absent: real intents cannot be tried")
+def test_a_collection_tells_the_language_of_its_short_texts() -> None:
+    spanish = [example.input for example in read_examples(INTENTS / "eval.tsv", "classify")[0]]
+    english = [
+        "set an alarm for tomorrow at seven",
+        "cancel all my alarms",
+        "will it rain in Boston today",
+        "show my reminders",
+    ] * 10
+    found = detect_all([*spanish, *english])
+    alone = [detect(text) for text in spanish]
+    assert found[: len(spanish)].count("es") / len(spanish) > 0.98 > alone.count("es") / len(spanish)
+    assert found[len(spanish) :] == ["en"] * 40
+    assert detect_all([]) == []
 
 
 def test_cleaning_removes_what_it_says_and_keeps_the_longest_copy() -> None:

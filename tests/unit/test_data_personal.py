@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 
 import pytest
 
@@ -166,6 +167,24 @@ def test_policy_masks_hashes_keeps_and_drops() -> None:
     assert again != other
     assert [text[one.start : one.end] == one.text for one in findings] == [True] * 4
     assert "12345678Z" not in repr(findings)
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        "1 " * 200_000,
+        "ana@example.com " * 20_000,
+        "612345678 " * 20_000,
+        "a@" * 100_000,
+        "-----BEGIN PRIVATE KEY-----" * 5_000,
+        "eyJaaaaaaaaaaa." * 10_000,
+        "ES91 " * 50_000,
+    ],
+)
+def test_no_text_takes_long(hostile: str) -> None:
+    began = time.process_time()
+    find(hostile)
+    assert time.process_time() - began < 5  # under 1 s where nothing else runs
 
 
 def test_findings_do_not_overlap_and_an_iban_hides_what_is_in_it() -> None:

@@ -103,6 +103,14 @@ def test_few_rows_still_give_three_sides(seed: int) -> None:
     assert min(len(done.train), len(done.validation), len(done.test)) >= 1
 
 
+@pytest.mark.parametrize("count", [8, 200])
+def test_answers_are_no_labels(count: int) -> None:
+    data = [example.model_copy(update={"target": f"respuesta {n}"}) for n, example in enumerate(rows(count))]
+    done = split(data, keep_labels=False)
+    assert done.moved == []
+    assert min(len(done.test), len(done.validation)) >= max(1, count // 20)
+
+
 def test_impossible_shares_and_repeated_ids_are_refused() -> None:
     with pytest.raises(BadInput):
         split(rows(10), test=0.7, validation=0.3)

@@ -11,7 +11,7 @@ from typing import Any
 
 from bucle.core.records import Document, Example
 from bucle.data.clean import Removal
-from bucle.data.language import detect
+from bucle.data.language import detect_all
 from bucle.data.parse import QuarantinedFile
 from bucle.data.personal import find
 from bucle.data.similar import exact_duplicates, near_duplicates
@@ -44,7 +44,9 @@ def explore_examples(
         "rows": len(examples),
         "words": _quantiles([len(text.split()) for text in inputs]),
         "characters": _quantiles([len(text) for text in inputs]),
-        "languages": _ranked(Counter(example.language or detect(example.input) for example in examples)),
+        "languages": _ranked(
+            Counter(example.language or found for example, found in zip(examples, detect_all(inputs), strict=True))
+        ),
         "labels": {
             label: {"count": count, "share": round(count / len(examples), 4)} for label, count in labels.most_common()
         }

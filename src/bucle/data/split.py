@@ -58,13 +58,14 @@ def split(
     seed: int = 0,
     near_duplicate_threshold: float = 0.85,
     by_group: bool = True,
+    keep_labels: bool = True,
     previous: Mapping[str, Side] | None = None,
 ) -> Split:
     """Splits `examples`; `test` and `validation` are shares of the rows, met approximately.
 
     A row in `previous` keeps its side always, and what is nearly the same as it, or of its group, joins it.
-    Every label that has a row has one in training (unless `previous` holds all of its rows elsewhere). Where
-    three groups or more exist no side stays empty. Raises BadInput for impossible shares or repeated ids.
+    With `keep_labels` every label that has a row has one in training (unless `previous` holds all of its rows elsewhere);
+    give False where targets are answers, which are no labels. Where three groups or more exist no side stays empty. Raises BadInput for impossible shares or repeated ids.
     """
     if not (0 <= test < 1 and 0 <= validation < 1 and test + validation < 1):
         raise BadInput(
@@ -93,8 +94,9 @@ def split(
         for index in members
         if index not in excluded
     }
-    moved = _keep_labels_in_train(examples, groups, row_side, fixed)
-    _fill_empty_sides(examples, groups, row_side, fixed, {"test": test, "validation": validation})
+    labels = [example.target if keep_labels else None for example in examples]
+    moved = _keep_labels_in_train(examples, labels, groups, row_side, fixed)
+    _fill_empty_sides(examples, groups, row_side, fixed, {"test": test, "validation": validation}, labels)
     named: dict[str, list[str]] = {"train": [], "validation": [], "test": []}
     for index, example in enumerate(examples):
         if index in row_side:
@@ -158,29 +160,31 @@ def _keep_labels_in_train(
 ) -> set[int]:
     """Moves, for each label with no row in training, its smallest free group there; changes `row_side`."""
     moved: set[int] = set()
-    trained = {examples[index].target for index, side in row_side.items() if side == "train"}
+    trained = {labels[index] for index, side in row_side.items() if side == "train"}
     free = sorted(
         (len(members), examples[members[0]].id, number) for number, members in enumerate(groups) if number not in fixed
     )
-    for label in sorted({str(example.target) for example in examples if example.target is not None}):
+    for label in sorted({label for label in labels if label is not None}):
         if label in trained:
             continue
         for _, _, number in free:
             members = [index for index in groups[number] if index in row_side]
-            if any(examples[index].target == label for index in members):
+            if any(labels[index] == label for index in members):
                 row_side.update(dict.fromkeys(members, "train"))
                 moved |= set(members)
-                trained |= {examples[index].target for index in members}
+                trained |= {labels[index] for index in members}
                 break
     return moved
 
 
 def _fill_empty_sides(
     examples: Sequence[Example],
+    labels: Sequence[str | None],
     groups: Sequence[Sequence[int]],
     row_side: dict[int, Side],
     fixed: set[int],
     shares: Mapping[str, float],
+    labels: Sequence[str | None],
 ) -> None:
     """Gives a held-out side that few rows left empty the smallest training group no label depends on."""
     for side in ("test", "validation"):
@@ -190,8 +194,8 @@ def _fill_empty_sides(
             (members for number, members in enumerate(groups) if number not in fixed),
             key=lambda members: (len(members), examples[members[0]].id),
         ):
-            train = Counter(examples[index].target for index, at in row_side.items() if at == "train")
-            lost = Counter(examples[index].target for index in members)
+            train = Counter(labels[index] for index, at in row_side.items() if at == "train")
+            lost = Counter(labels[index] for index in members)
             if all(row_side.get(index) == "train" for index in members) and all(
                 train[label] > count for label, count in lost.items()
             ):

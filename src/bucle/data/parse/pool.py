@@ -157,7 +157,7 @@ class _Worker:
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [home, environment.get("PYTHONPATH", "")]))
         environment.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1", PYTHONIOENCODING="utf-8")
         # -P: a file named like a module in the folder the user stands in must not be imported.
-        command = [sys.executable, "-P", "-m", "bucle.data.parse.worker", str(self._memory_mb)]
+        command = [sys.executable, "-P", "-m", "bucle.data.parse.worker", str(self._memory_mb), str(self._timeout_s)]
         return subprocess.Popen(  # noqa: S603  # a fixed command, no shell
             command,
             stdin=subprocess.PIPE,

@@ -7,9 +7,11 @@ nothing in the parent. Started by bucle.data.parse.pool with a scrubbed environm
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 from bucle.core.errors import Quarantined
@@ -20,7 +22,9 @@ def main() -> None:
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever a library prints must not be taken for a reply
     limit_memory(int(sys.argv[1]))
+    seconds = float(sys.argv[2])
     for line in sys.stdin:
+        limit_time(seconds)
         request = json.loads(line)
         try:
             document = parse_file(
@@ -51,6 +55,15 @@ def limit_memory(megabytes: int) -> None:
         return
     resource.setrlimit(resource.RLIMIT_AS, (megabytes * 2**20, megabytes * 2**20))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def limit_time(seconds: float) -> None:
+    """Ends this process should it compute for well over `seconds` from now: its parent may have been killed."""
+    with contextlib.suppress(ImportError):
+        import resource
+
+        used = time.process_time()
+        resource.setrlimit(resource.RLIMIT_CPU, (int(used + 2 * seconds) + 2, resource.RLIM_INFINITY))
 
 
 if __name__ == "__main__":
