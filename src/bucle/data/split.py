@@ -64,8 +64,9 @@ def split(
     """Splits `examples`; `test` and `validation` are shares of the rows, met approximately.
 
     A row in `previous` keeps its side always, and what is nearly the same as it, or of its group, joins it.
-    With `keep_labels` every label that has a row has one in training (unless `previous` holds all of its rows elsewhere);
-    give False where targets are answers, which are no labels. Where three groups or more exist no side stays empty. Raises BadInput for impossible shares or repeated ids.
+    With `keep_labels` every label that has a row has one in training (unless `previous` holds all of its rows
+    elsewhere); give False where targets are answers, which are no labels. Where three groups or more exist no
+    side stays empty. Raises BadInput for impossible shares or repeated ids.
     """
     if not (0 <= test < 1 and 0 <= validation < 1 and test + validation < 1):
         raise BadInput(
@@ -156,7 +157,11 @@ def _side(key: str, seed: int, test: float, validation: float) -> Side:
 
 
 def _keep_labels_in_train(
-    examples: Sequence[Example], groups: Sequence[Sequence[int]], row_side: dict[int, Side], fixed: set[int]
+    examples: Sequence[Example],
+    labels: Sequence[str | None],
+    groups: Sequence[Sequence[int]],
+    row_side: dict[int, Side],
+    fixed: set[int],
 ) -> set[int]:
     """Moves, for each label with no row in training, its smallest free group there; changes `row_side`."""
     moved: set[int] = set()
@@ -179,7 +184,6 @@ def _keep_labels_in_train(
 
 def _fill_empty_sides(
     examples: Sequence[Example],
-    labels: Sequence[str | None],
     groups: Sequence[Sequence[int]],
     row_side: dict[int, Side],
     fixed: set[int],
