@@ -21,7 +21,7 @@ from bucle.core.ports import ChatReply, Message
 from bucle.core.records import Prediction, Usage
 from bucle.ledger.store import Ledger
 from bucle.ledger.traces import TraceStore
-from bucle.models.remote import RateLimited
+from bucle.models.remote import OpenAIChat, RateLimited
 from bucle.serve.access import is_loopback, keys_from_environment
 from bucle.serve.app import create_app
 from bucle.serve.guard import InjectionGuard, PersonalDataGuard, ScoreGuard, inspect, summary
@@ -231,16 +231,24 @@ def test_the_injection_guard_scores_with_the_monitor() -> None:
     assert (calm.flagged, calm.kinds) == (False, ())
 
 
-def test_requests_are_served_while_an_engine_works() -> None:
-    app = create_app({"slow": Route("slow", "classify", predictor=Slow())}, writer=None, api_keys=())
-    with BackgroundServer(app) as server:
-        busy = threading.Thread(target=httpx.post, args=(server.url + "/v1/chat/completions",),
-                                kwargs={"json": ask("slow", "1")})
-        busy.start()
-        started = time.monotonic()
-        assert httpx.get(server.url + "/healthz").status_code == 200
-        assert time.monotonic() - started < 0.8
-        busy.join()
+def test_one_slow_route_does_not_hold_the_others_up() -> None:
+    upstream = create_upstream()
+    with BackgroundServer(upstream) as peer:
+        far = OpenAIChat("far", peer.url + "/v1", "draft", api_key_env="")
+        routes = {"far": Route("far", "chat", chat=far), "slow": Route("slow", "classify", predictor=Slow())}
+        app = create_app(routes, writer=None, api_keys=(), replay=True, guards=[InjectionGuard()],
+                         limits=Limits(threads=2))
+        with BackgroundServer(app) as server, ThreadPoolExecutor(4) as pool:
+            url = server.url + "/v1/chat/completions"
+            held = [pool.submit(httpx.post, url, json=ask("far"), headers={"x-upstream-ms": "1500"})
+                    for _ in range(4)]
+            time.sleep(0.2)
+            started = time.monotonic()
+            assert httpx.get(server.url + "/healthz").status_code == 200
+            assert httpx.post(url, json=ask("slow", "0")).status_code == 200
+            assert time.monotonic() - started < 1
+            assert [h.result().status_code for h in held] == [200] * 4
+        far.close()
 
 
 class Endless:

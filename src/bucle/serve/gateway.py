@@ -47,6 +47,7 @@ class Gateway:
         self._active, self.ready, self._started = 0, False, int(time.time())
         self.metrics = Metrics(traces, lambda: self._active)
         self._pool = ThreadPoolExecutor(limits.threads, thread_name_prefix="bucle-chat")
+        self._guard_pool = ThreadPoolExecutor(2, thread_name_prefix="bucle-guard")  # a slow model holds no guard up
         self._turns = {n: asyncio.Semaphore(getattr(r.chat or r.embedder, "max_parallel", 1))
                        for n, r in routes.items() if r.predictor is None}
         self._batchers = {n: Batcher(r.predictor, n) for n, r in routes.items() if r.predictor is not None}
@@ -56,7 +57,8 @@ class Gateway:
         self.ready = False
         for batcher in self._batchers.values():
             batcher.close()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pool, self._guard_pool):
+            pool.shutdown(wait=False, cancel_futures=True)
         if not self.traces.close():
             log.error("not every trace could be written before the end")
 
@@ -271,7 +273,8 @@ class Gateway:
     async def _guard(self, call: Call, text: str, verdicts: list[Any]) -> None:
         if self._guards and text:
             started = time.perf_counter()
-            verdicts += await self._in_pool(partial(inspect, self._guards, text))
+            checking = self._submit(partial(inspect, self._guards, text), pool=self._guard_pool)
+            verdicts += await asyncio.wait_for(asyncio.shield(checking), self.limits.timeout_s)
             call.span("guard", started, on="input" if verdicts is call.before else "output")
 
     async def _turn(self, call: Call) -> asyncio.Semaphore:
@@ -285,14 +288,15 @@ class Gateway:
         """`work()` from a thread, for at most `timeout_s`; one that is late keeps its turn until it has ended."""
         return await asyncio.wait_for(asyncio.shield(self._submit(work, turns)), self.limits.timeout_s)
 
-    def _submit(self, work: Callable[[], T], turns: asyncio.Semaphore | None = None) -> asyncio.Future[T]:
+    def _submit(self, work: Callable[[], T], turns: asyncio.Semaphore | None = None,
+                pool: ThreadPoolExecutor | None = None) -> asyncio.Future[T]:
         def ended(future: asyncio.Future[T]) -> None:
             if turns is not None:
                 turns.release()
             if not future.cancelled():
                 future.exception()  # looked at, so that a late failure is not reported as forgotten
 
-        future = asyncio.get_running_loop().run_in_executor(self._pool, work)
+        future = asyncio.get_running_loop().run_in_executor(pool or self._pool, work)
         future.add_done_callback(ended)
         return future
 
