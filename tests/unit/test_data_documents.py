@@ -103,6 +103,23 @@ def test_cleaning_removes_what_it_says_and_keeps_the_longest_copy() -> None:
     ]
 
 
+def test_of_versions_the_current_one_stays_and_a_variant_with_its_own_terms_too() -> None:
+    for first, second, kept in [
+        (
+            document("luz-2025.pdf", BASE + " Precio 0,197 y algo más."),
+            document("luz-2026.pdf", BASE + " Precio 0,189."),
+            "luz-2026.pdf",
+        ),
+        (document("wifi-2025 (versión anterior).md", BASE + " Versión 3."), document("wifi.md", BASE), "wifi.md"),
+    ]:
+        for pair in ([first, second], [second, first]):
+            result = clean_documents(pair)
+            assert [one.path for one in result.documents] == [kept]
+            assert "older version" in result.removed[0].detail
+    variants = [document("baja.md", BASE + " En 15 días."), document("baja-canarias.md", BASE + " En 30 días hábiles.")]
+    assert clean_documents(variants).documents == variants
+
+
 def test_an_exact_copy_is_called_so() -> None:
     result = clean_documents([document("a.md", BASE), document("b.md", BASE)])
     assert [(one.path, one.reason) for one in result.removed] == [("b.md", "exact-duplicate")]

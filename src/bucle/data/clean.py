@@ -4,6 +4,7 @@ for.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,11 @@ __all__ = [
     "exact_duplicates",
     "near_duplicates",
 ]
+
+_SUPERSEDED = re.compile(
+    r"sin vigencia|versi[oó]n anterior|obsolet|derogad|no vigente|caducad|superseded|outdated|deprecated|old version",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -70,8 +76,12 @@ class CleanResult:
 
 
 def clean_documents(documents: Sequence[Document], policy: CleanPolicy | None = None) -> CleanResult:
-    """Cleans by `policy`. Of near duplicates the longest stays (then the first): it holds what the others
-    say.
+    """Cleans by `policy`.
+
+    Of documents nearly the same the current one stays: not marked as superseded (`sin vigencia`, `old
+    version`), of the latest year in its name, then the longest, then the first. Another is removed where it
+    is an exact copy, an older version, or states no number the one that stays does not: a variant with its
+    own prices or terms is kept.
     """
     policy = policy or CleanPolicy()
     removed: dict[str, Removal] = {}
@@ -86,17 +96,20 @@ def clean_documents(documents: Sequence[Document], policy: CleanPolicy | None = 
     texts = [document.text for document in left]
     exact = {index: group for group in exact_duplicates(texts) for index in group}
     for group in near_duplicates(texts, policy.near_duplicate):
-        kept = max(group, key=lambda index: (len(texts[index]), -index))
+        kept = max(group, key=lambda index: (*_standing(left[index]), len(texts[index]), -index))
         for index in group:
-            if index != kept:
-                same = kept in exact.get(index, ())
-                alike = 1.0 if same else similarity(texts[index], texts[kept])
-                removed[left[index].id] = Removal(
-                    left[index].id,
-                    left[index].path,
-                    "exact-duplicate" if same else "near-duplicate",
-                    f"{alike:.0%} the same as {left[kept].path}",
-                )
+            document, alike = left[index], similarity(texts[index], texts[kept])
+            if index == kept or alike < policy.near_duplicate:
+                continue
+            if kept in exact.get(index, ()):
+                reason, detail = "exact-duplicate", f"the same as {left[kept].path}"
+            elif _is_older(document, left[kept]):
+                reason, detail = "near-duplicate", f"an older version of {left[kept].path}, {alike:.0%} the same"
+            elif _numbers(texts[index]) <= _numbers(texts[kept]):
+                reason, detail = "near-duplicate", f"{alike:.0%} the same as {left[kept].path}"
+            else:
+                continue
+            removed[document.id] = Removal(document.id, document.path, reason, detail)
     cleaned, counts = [], []
     for document in left:
         if document.id not in removed:
@@ -113,6 +126,29 @@ def clean_documents(documents: Sequence[Document], policy: CleanPolicy | None = 
                 for kind, count in sorted(found.items())
             ]
     return CleanResult(cleaned, [removed[document.id] for document in documents if document.id in removed], counts)
+
+
+def _standing(document: Document) -> tuple[bool, int]:
+    """What makes one of several versions the current one: not said to be superseded, and the latest year it
+    is named by.
+    """
+    name = f"{document.path} {document.title}"
+    years = [int(year) for year in re.findall(r"(?<!\d)(?:19|20)\d\d(?!\d)", name)]
+    return not _SUPERSEDED.search(name), max(years, default=0)
+
+
+def _is_older(document: Document, kept: Document) -> bool:
+    """Whether `kept` takes the place of `document`: that is marked as superseded, or of an earlier year by
+    the same name.
+    """
+    mine, theirs = _standing(document), _standing(kept)
+    same_name = re.sub(r"\d+", "", document.path) == re.sub(r"\d+", "", kept.path)
+    return (theirs[0] and not mine[0]) or (same_name and mine[1] < theirs[1])
+
+
+def _numbers(text: str) -> set[str]:
+    """The numbers a text states: copies that differ in one (a price, a term) are not the same document."""
+    return set(re.findall(r"\d+(?:[.,]\d+)*", text))
 
 
 def _treat(document: Document, policy: CleanPolicy) -> tuple[Document, Counter[str]]:
