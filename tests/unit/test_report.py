@@ -201,7 +201,7 @@ def test_locales_have_the_same_keys_and_placeholders() -> None:
 def test_every_key_used_exists_and_every_key_is_used() -> None:
     keys = json.loads((LOCALES / "es.json").read_text(encoding="utf-8")).keys()
     source = "".join(path.read_text(encoding="utf-8") for path in [*HERE.rglob("*.html"), *HERE.glob("*.py")])
-    used = set(re.findall(r"""\bt\(["']([\w.]+)["'][,)]""", source)) | set(
+    used = set(re.findall(r"""\bt\(\s*["']([\w.]+)["'][,)]""", source)) | set(
         re.findall(r"'(answer\.tone\.\w+)'", source)
     )
     built = set(re.findall(r"""\bt\(f?["']([\w]+\.)(?:['"] ~|\{)""", source)) | {"answer.tone.", "plot."}

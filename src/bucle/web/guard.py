@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 __all__ = ["HEADERS", "host_allowed"]
+
+HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{1,5})?")
+"""A name, an IPv4 address or a bracketed IPv6 address, then perhaps a port."""
 
 HEADERS = {
     "content-security-policy": (
@@ -25,11 +29,10 @@ def host_allowed(header: str, hosts: Sequence[str] = ()) -> bool:
 
     A page elsewhere that points its own name at 127.0.0.1 (DNS rebinding) sends that name, and is refused.
     """
-    name = header.strip().lower()
-    if name.startswith("["):
-        name = name.partition("]")[0] + "]"
-    elif name.count(":") == 1:
-        name = name.partition(":")[0]
+    match = HOST.fullmatch(header.strip().lower())
+    if match is None:
+        return False
+    name = match[1]
     if name in {"localhost", "[::1]", "127.0.0.1"}:
         return True
     return name in {host.strip().lower() for host in hosts}

@@ -27,12 +27,15 @@ def sample() -> dict[str, Any]:
         "steps": [{"name": stage, "stage": stage, "status": status} for stage, status in
                   zip(stages, statuses, strict=True)],
         "models": [{"name": "sample", "loss_curve": [[i, 4 / (i + 1) + 1] for i in range(20)]}],
-        "comparisons": [{"task": "sample", "kind": "classify", "metric": "accuracy", "n_test": 0, "candidates": candidates,
+        "comparisons": [{"task": "sample", "kind": "classify", "metric": "accuracy", "n_test": 0,
+                         "candidates": candidates,
                          "recommended": "sample A", "pareto": ["sample A", "sample E", "sample C"],
-                         "confusion": {"labels": ["one", "two", "three"], "matrix": [[8, 1, 0], [2, 7, 0], [0, 1, 9]]}}],
+                         "confusion": {"labels": ["one", "two", "three"],
+                                       "matrix": [[8, 1, 0], [2, 7, 0], [0, 1, 9]]}}],
         "monitor": {"windows": windows, "alerts": [
             {"rule": "sample", "kind": "latency", "route": "sample-b", "start": "2026-01-07T00:00:00+00:00",
-             "end": "2026-01-10T00:00:00+00:00", "value": 50.0, "threshold": 40.0, "message": "sample", "next": "bucle monitor"}]},
+             "end": "2026-01-10T00:00:00+00:00", "value": 50.0, "threshold": 40.0, "message": "sample",
+             "next": "bucle monitor"}]},
         "feedback": {"dataset": {"by_label": {"one": {"v1": 20, "v2": 24}, "two": {"v1": 12, "v2": 12},
                                               "three": {"v1": 0, "v2": 9}}}},
         "gain": {"diff": {"value": 0.08, "low": 0.05, "high": 0.11}, "slices": [

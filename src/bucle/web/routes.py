@@ -30,7 +30,8 @@ STATIC = {name: folder / path for name, folder, path in (
     ("page.js", REPORT_STATIC, "page.js"), ("studio.css", HERE / "static", "studio.css"),
     ("studio.js", HERE / "static", "studio.js"), ("playground.js", HERE / "static", "playground.js"),
     ("charts.js", HERE / "static", "charts.js"), ("htmx.min.js", HERE / "static", "vendor/htmx.min.js"),
-    ("uplot.min.js", HERE / "static", "vendor/uplot.min.js"), ("uplot.min.css", HERE / "static", "vendor/uplot.min.css"))}
+    ("uplot.min.js", HERE / "static", "vendor/uplot.min.js"),
+    ("uplot.min.css", HERE / "static", "vendor/uplot.min.css"))}
 """Every file that is served, by name: nothing else on the disk can be asked for."""
 
 MEDIA = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8"}
@@ -83,7 +84,8 @@ def router(source: StudioSource, hosts: Sequence[str]) -> APIRouter:
         for name, value in kept.items():
             if len(value) > TEXT[name]:
                 raise BadInput(f"{name} is longer than {TEXT[name]} characters", "use a shorter filter")
-        found = list(source.traces(**{name: value or None for name, value in kept.items()}, limit=limit + 1))  # type: ignore[arg-type]
+        found = list(source.traces(kept["route"] or None, kept["user"] or None, kept["query"] or None, limit + 1,
+                                   kept["before"] or None))
         return {"traces": found[:limit], "more": len(found) > limit, "asked": kept}
 
     @routes.get("/")

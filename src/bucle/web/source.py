@@ -28,7 +28,7 @@ class StudioSource(Protocol):
         ...
 
     def why(self, id: str) -> Sequence[Mapping[str, Any]]:
-        """The chain behind one trace, as `bucle.loop.report.model.Link` has it: id, kind, title, detail, depth, role."""
+        """The chain behind one trace: id, kind, title, detail, depth, role (`bucle.loop.report.model.Link`)."""
         ...
 
     def models(self) -> Sequence[str]:

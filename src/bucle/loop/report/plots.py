@@ -148,7 +148,8 @@ def _y_title(axes: Any, label: Both, ink: dict[str, str]) -> None:
 
 def _ranks(axes: Any, dots: Sequence[tuple[float, float, int]], ink: dict[str, str]) -> None:
     """Each dot's number at the first place around it that covers no dot and no other number."""
-    at = {rank: axes.transData.transform((x, y)) for x, y, rank in dots}
+    scale = 72 / axes.figure.dpi  # pixels to points, in which the offsets are
+    at = {rank: axes.transData.transform((x, y)) * scale for x, y, rank in dots}
     taken = [tuple(place) for place in at.values()]
     for x, y, rank in dots:
         px, py = at[rank]

@@ -136,6 +136,6 @@ def render_report(story: Mapping[str, Any], *, language: str = "es") -> str:
         figures=figures(read, t),
         language=language,
         policy=policy,
-        style=Markup(style),
-        script=Markup(script),
-    )  # noqa: S704  (our own files)
+        style=Markup(style),  # noqa: S704  (our own file)
+        script=Markup(script),  # noqa: S704  (our own file)
+    )
