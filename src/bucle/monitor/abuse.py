@@ -61,7 +61,8 @@ def abusers(traces: Sequence[Trace], *, min_suspicious: int = 5, min_share: floa
         flagged = bursting or (len(scored) >= min_suspicious and len(scored) >= min_share * len(own))
         if scored or bursting:
             ids = [name for _, name in sorted(scored)] or [trace.id for trace in own]
-            found.append(Abuse(user, len(scored), len(own), burst, flagged, dict(sorted(reasons.items())), tuple(ids)))
+            counts = dict(sorted(reasons.items()))
+            found.append(Abuse(user, len(scored), len(own), burst, flagged, counts, tuple(ids)))
     return sorted(found, key=lambda one: (not one.flagged, -one.suspicious, one.user))
 
 

@@ -27,14 +27,15 @@ Rule = Literal["drift", "abuse", "latency", "errors", "cost"]
 
 class MonitorRules(BaseModel):
     """When to raise an alert. Times are of events. `window` is for latency, errors and cost; `long_window`
-    for drift and abuse, which need more traffic; `reference_days` is how far back usual goes."""
+    for drift and abuse, which need more traffic; `reference_days` is how far back usual goes; `alarm_rate`
+    is the chance of a false drift alarm in one long window, shared by the routes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     window: timedelta = Field(default=timedelta(days=1), gt=timedelta(0))
     long_window: timedelta = Field(default=timedelta(days=7), gt=timedelta(0))
     reference_days: int = Field(default=14, ge=1, le=366)
-    alarm_rate: float = Field(default=0.01, gt=0, lt=0.5)
+    alarm_rate: float = Field(default=0.005, gt=0, lt=0.5)
     min_drift_requests: int = Field(default=50, ge=20)
     p95_ms: float | None = Field(default=None, gt=0)
     latency_ratio: float = Field(default=2.0, gt=1)
@@ -83,6 +84,11 @@ class _Running:
         run = self.going.get((kind, route, ""))
         return run[0].window.start if run else None
 
+    def past(self, kind: Rule, route: str) -> list[tuple[datetime, datetime]]:
+        """From when to when each closed alert of the kind went on."""
+        return [(run[0].window.start, run[-1].window.end) for run in self.closed
+                if (run[0].kind, run[0].window.route) == (kind, route)]
+
 
 class _History:
     """The traces of each route in order of time, to look back from a moment."""
@@ -95,11 +101,16 @@ class _History:
             times.append(event_time(trace))
             own.append(trace)
 
-    def before(self, window: Window, opened: datetime | None) -> list[Trace]:
-        """The `days` before the window, or before the alert `opened` while it is younger than that."""
+    def before(self, window: Window, kind: Rule, running: _Running) -> list[Trace]:
+        """What is usual for the rule: the `days` before the window, or before its alert opened while that is younger
+        than this, without the stretches of earlier alerts that passed."""
+        opened = running.since(kind, window.route)
         until = opened if opened is not None and window.start - opened < self.days else window.start
+        passed = [span for span in running.past(kind, window.route) if span[1] - span[0] < self.days]
         times, own = self.routes[window.route]
-        return own[bisect_left(times, until - self.days):bisect_left(times, until)]
+        first, last = bisect_left(times, until - self.days), bisect_left(times, until)
+        return [trace for at, trace in zip(times[first:last], own[first:last], strict=True)
+                if not any(start <= at < end for start, end in passed)]
 
 
 def watch(traces: Iterable[Trace], feedback: Iterable[Feedback] = (), rules: MonitorRules | None = None, *,
@@ -132,8 +143,9 @@ def watch(traces: Iterable[Trace], feedback: Iterable[Feedback] = (), rules: Mon
         _watch_service(window, history, running, rules, waiting)
         if report is not None:
             report(done, len(short) + len(long), window.route)
+    alarm_rate = rules.alarm_rate / len(history.routes)
     for done, window in enumerate(long, len(short) + 1):
-        _watch_drift(window, history, hostile, running, rules, seed, embed)
+        _watch_drift(window, history, hostile, running, rules, alarm_rate, seed, embed)
         if report is not None:
             report(done, len(short) + len(long), window.route)
     if rules.budget_usd_per_day is not None:
@@ -153,11 +165,11 @@ def _watch_service(window: Window, history: _History, running: _Running, rules: 
         waiting[window.route] = window
         return
     slow = service.latency(
-        window.traces, history.before(window, running.since("latency", window.route)), p95_ms=rules.p95_ms,
+        window.traces, history.before(window, "latency", running), p95_ms=rules.p95_ms,
         ratio=rules.latency_ratio, min_count=rules.min_latency_requests, alarm_rate=rules.alarm_rate)
     failing = service.errors(
-        window.traces, history.before(window, running.since("errors", window.route)), max_rate=rules.max_error_rate,
-        min_errors=rules.min_errors, alarm_rate=rules.alarm_rate)
+        window.traces, history.before(window, "errors", running),
+        max_rate=rules.max_error_rate, min_errors=rules.min_errors, alarm_rate=rules.alarm_rate)
     _service_found("latency", window, slow, running)
     _service_found("errors", window, failing, running)
 
@@ -201,23 +213,23 @@ def _watch_abuse(window: Window, running: _Running, rules: MonitorRules) -> set[
 
 
 def _watch_drift(window: Window, history: _History, hostile: set[tuple[str, str]], running: _Running,
-                 rules: MonitorRules, seed: int, embed: Embedder | None) -> None:
+                 rules: MonitorRules, alarm_rate: float, seed: int, embed: Embedder | None) -> None:
     days = {event_time(trace).weekday() for trace in window.traces}
-    before = [trace for trace in history.before(window, running.since("drift", window.route))
+    before = [trace for trace in history.before(window, "drift", running)
               if event_time(trace).weekday() in days and (trace.route, trace.user) not in hostile]
     now = [trace for trace in window.traces if (trace.route, trace.user) not in hostile]
     if min(len(before), len(now)) < rules.min_drift_requests:
         return
-    found = drift(before, now, alarm_rate=rules.alarm_rate, seed=seed, embed=embed)
+    found = drift(before, now, alarm_rate=alarm_rate, seed=seed, embed=embed)
     if not found.alarm:
         running.clean("drift", window.route)
         return
     about = "; ".join(", ".join(one["terms"][:3]) for one in found.clusters[:2])
     message = f"{found.score:.0%} of {found.n_window} messages are unlike the {found.n_reference} before"
     ids = [name for one in found.clusters for name in one["traces"]][:5] or [trace.id for trace in now[:5]]
-    running.found(_Found("drift", window, found.p, rules.alarm_rate, found.score,
-                         f"{message}; new: {about}" if about else f"{message} ({found.kind})", ids, found.to_dict(),
-                         "bucle feedback"))
+    running.found(_Found("drift", window, found.p, alarm_rate, found.score,
+                         f"{message}; new: {about}" if about else f"{message} ({found.kind})", ids,
+                         found.to_dict(), "bucle feedback"))
 
 
 def _alert(run: Sequence[_Found], going: bool, feedback: Sequence[Feedback]) -> Alert:
@@ -228,6 +240,6 @@ def _alert(run: Sequence[_Found], going: bool, feedback: Sequence[Feedback]) -> 
               "summary": summary(worst.window, feedback)}
     return Alert(
         id=content_id("alert", named), rule=worst.kind, kind=worst.kind, route=route, start=first,
-        end=run[-1].window.end.isoformat(), value=worst.value, threshold=worst.threshold, message=worst.message,
-        examples=tuple(worst.traces), detail=detail, next=worst.next,
+        end=run[-1].window.end.isoformat(), value=worst.value, threshold=worst.threshold,
+        message=worst.message, examples=tuple(worst.traces), detail=detail, next=worst.next,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,8 +17,12 @@ __all__ = ["Drift", "drift"]
 
 NEIGHBOURS = 10
 MOST = 1500  # traces a side: bounds the similarity matrix to some 40 MB
+BATCH = 500  # relabellings at once
+HOPELESS = 10  # times the alarm rate: a p above it after two batches needs no more of them
 MOST_CHARACTERS = 2000
 MOST_OUTPUTS = 60  # more distinct outputs than this are answers, not labels
+WORDS: Mapping[str, Any] = {"token_pattern": r"(?u)\b[^\W\d_]{2,}\b", "max_features": 20_000}
+Statistic = Callable[[Any], Any]  # 0/1 labels `[messages, relabellings]` to one number a relabelling
 WEIGHTS = {"inputs": 0.5, "labels": 0.2, "words": 0.2, "confidence": 0.1}
 """How the alarm rate is shared out (weighted Bonferroni): new inputs are what retraining can mend."""
 
@@ -74,30 +78,37 @@ def drift(reference: Sequence[Trace], window: Sequence[Trace], *, alarm_rate: fl
     order = rng.permutation(len(both))  # so that ties between equal texts favour neither side
     pooled = [both[place] for place in order]
     is_new = (order >= len(old)).astype(np.float32)
-    draws = min(9999, max(999, math.ceil(20 / alarm_rate) - 1))
-    labels = np.empty((len(both), draws + 1), np.float32)
-    labels[:, 0] = is_new
-    for draw in range(1, draws + 1):
-        labels[:, draw] = rng.permutation(is_new)
     texts = [trace.input[:MOST_CHARACTERS] for trace in pooled]
-    shares = _neighbour_shares(texts, labels, embed)
     base = len(new) / len(both)
-    found: dict[str, float] = {"inputs": _p((np.clip(shares - base, 0, None) ** 2 * labels).sum(axis=0))}
-    found |= _labels_test([trace.output for trace in pooled], labels)
-    found |= _words_test(texts, labels)
-    found |= _confidence_test([trace.score for trace in pooled], labels)
-    total = sum(WEIGHTS[name] for name in found)
-    weighted = {name: p * total / WEIGHTS[name] for name, p in found.items()}
+    graph = _neighbours(texts, embed)
+    tests: dict[str, Statistic] = {"inputs": lambda labels: _excess(graph @ labels, labels, base)}
+    tests |= _labels_test([trace.output for trace in pooled], len(new))
+    tests |= _words_test(texts, len(new))
+    tests |= _confidence_test([trace.score for trace in pooled])
+    real = is_new[:, None]
+    seen = {name: float(test(real)[0]) for name, test in tests.items()}
+    strange = (graph @ is_new >= (1 + base) / 2) * is_new > 0
+    draws = min(9999, max(999, math.ceil(20 / alarm_rate) - 1))
+    beyond, by_chance, done = dict.fromkeys(tests, 1), 0.0, 0
+    total = sum(WEIGHTS[name] for name in tests)
+    weighted = dict.fromkeys(tests, 0.0)
+    while done < draws and (done < 2 * BATCH or min(weighted.values()) <= HOPELESS * alarm_rate):
+        size = min(BATCH, draws - done)
+        labels = rng.permuted(np.repeat(real.T.astype(np.int8), size, axis=0), axis=1).T.astype(np.float32)
+        for name, test in tests.items():
+            beyond[name] += int((test(labels) >= seen[name] - 1e-6 * abs(seen[name])).sum())
+        by_chance += float(((graph @ labels >= (1 + base) / 2) * labels).sum())
+        done += size
+        found = {name: count / (done + 1) for name, count in beyond.items()}
+        weighted = {name: value * total / WEIGHTS[name] for name, value in found.items()}
     kind = min(weighted, key=lambda name: (weighted[name], name))
     p = min(1.0, weighted[kind])
-    strange = (shares >= (1 + base) / 2) * labels
-    counts = strange.sum(axis=0) / len(new)
-    score = float(max(0.0, counts[0] - counts[1:].mean()))
+    score = max(0.0, (float(strange.sum()) - by_chance / done) / len(new))
     changed: list[dict[str, Any]] = []
     clusters: list[dict[str, Any]] = []
     if p <= alarm_rate:
         changed = [_told(name, found[name], old, new) for name in found if weighted[name] <= alarm_rate]
-        picked = [pooled[place] for place in np.flatnonzero(strange[:, 0])]
+        picked = [pooled[place] for place in np.flatnonzero(strange)]
         clusters = clusters_of(picked, old, seed=seed)
     return Drift(score, p, p <= alarm_rate, kind if p <= alarm_rate else "none", changed, clusters,
                  {name: float(value) for name, value in found.items()}, len(old), len(new))
@@ -118,20 +129,19 @@ def _thinned(traces: Sequence[Trace], rng: Any) -> list[Trace]:
     return kept
 
 
-def _p(statistics: Any) -> float:
-    """Share of relabellings, the real one included, whose statistic is at least the real one's."""
-    return float((statistics >= statistics[0] - 1e-6 * abs(statistics[0])).mean())
+def _excess(shares: Any, labels: Any, base: float) -> Any:
+    """Sum over the window's messages of the squared excess of such messages around them: `[relabellings]`."""
+    return ((shares - base).clip(0) ** 2 * labels).sum(axis=0)
 
 
-def _neighbour_shares(texts: Sequence[str], labels: Any, embed: Embedder | None) -> Any:
-    """For each message and relabelling the share of window messages among its nearest: `[messages, draws +
-    1]`."""
+def _neighbours(texts: Sequence[str], embed: Embedder | None) -> Any:
+    """Sparse `[messages, messages]`: a row's nearest others, each with the same weight, summing to 1."""
     import numpy as np
     from scipy.sparse import csr_matrix, hstack
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     options: dict[str, Any] = {"sublinear_tf": True, "strip_accents": "unicode", "dtype": np.float32}
-    words = TfidfVectorizer(token_pattern=r"(?u)\b\w+\b", **options)
+    words = TfidfVectorizer(**options | {"token_pattern": r"(?u)\b\w+\b"})
     letters = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 4), **options)
     blocks = []
     for vectorizer in (words, letters):
@@ -151,45 +161,45 @@ def _neighbour_shares(texts: Sequence[str], labels: Any, embed: Embedder | None)
     nearest = min(NEIGHBOURS, count - 1)
     places = np.argpartition(-similar, nearest - 1, axis=1)[:, :nearest]
     rows = np.repeat(np.arange(count), nearest)
-    graph = csr_matrix((np.full(count * nearest, 1 / nearest, np.float32), (rows, places.ravel())), (count, count))
-    return graph @ labels
+    weights = np.full(count * nearest, 1 / nearest, np.float32)
+    return csr_matrix((weights, (rows, places.ravel())), (count, count))
 
 
-def _labels_test(outputs: Sequence[str], labels: Any) -> dict[str, float]:
+def _labels_test(outputs: Sequence[str], new: int) -> dict[str, Statistic]:
     import numpy as np
+    from scipy.sparse import csr_matrix
 
     names, place = np.unique(np.asarray(outputs, dtype=str), return_inverse=True)
     if not 2 <= len(names) <= min(MOST_OUTPUTS, len(outputs) // 5):
         return {}
-    seen = np.stack([labels[place == index].sum(axis=0) for index in range(len(names))])
-    expected = (np.bincount(place) / len(outputs) * labels[:, 0].sum())[:, None]
-    return {"labels": _p(((seen - expected) ** 2 / expected).sum(axis=0))}
+    member = csr_matrix((np.ones(len(place), np.float32), (place, np.arange(len(place)))))
+    expected = (np.bincount(place) * new / len(outputs))[:, None]
+    return {"labels": lambda labels: ((member @ labels - expected) ** 2 / expected).sum(axis=0)}
 
 
-def _words_test(texts: Sequence[str], labels: Any) -> dict[str, float]:
+def _words_test(texts: Sequence[str], new: int) -> dict[str, Statistic]:
+    import numpy as np
     from sklearn.feature_extraction.text import CountVectorizer
 
+    vectorizer = CountVectorizer(binary=True, strip_accents="unicode", min_df=2, dtype=np.float32, **WORDS)
     try:
-        counts = CountVectorizer(binary=True, strip_accents="unicode", min_df=2, dtype=labels.dtype,
-                                 max_features=20_000, token_pattern=r"(?u)\b[^\W\d_]{2,}\b").fit_transform(texts)
-    except ValueError:
+        counts = vectorizer.fit_transform(texts).T.tocsr()
+    except ValueError:  # no word is used twice
         return {}
-    total = counts.sum(axis=0).A1 if hasattr(counts.sum(axis=0), "A1") else counts.sum(axis=0)
-    rare = total <= labels[:, 0].sum()
-    inside = counts.T.tocsr()[rare] @ labels
-    frequency = total[rare][:, None]
-    return {"words": _p(((inside >= frequency) * frequency).sum(axis=0))}
+    total = np.asarray(counts.sum(axis=1)).ravel()
+    counts, frequency = counts[total <= new], total[total <= new][:, None]
+    return {"words": lambda labels: ((counts @ labels >= frequency) * frequency).sum(axis=0)}
 
 
-def _confidence_test(scores: Sequence[float | None], labels: Any) -> dict[str, float]:
+def _confidence_test(scores: Sequence[float | None]) -> dict[str, Statistic]:
     import numpy as np
 
-    there = np.array([score is not None and math.isfinite(score) for score in scores])
-    if there.sum() < 0.9 * len(scores):
+    values = np.array([math.nan if score is None else score for score in scores], np.float32)
+    there = np.isfinite(values)
+    if there.mean() < 0.9:
         return {}
-    values = np.array([score if ok else 0.0 for score, ok in zip(scores, there, strict=True)], np.float32)
-    count = np.maximum((labels * there[:, None]).sum(axis=0), 1)
-    return {"confidence": _p(1 - (values * there) @ labels / count)}
+    doubt = np.where(there, 1 - values, 0).astype(np.float32)
+    return {"confidence": lambda labels: doubt @ labels / (there.astype(np.float32) @ labels).clip(1)}
 
 
 def _told(name: str, p: float, old: Sequence[Trace], new: Sequence[Trace]) -> dict[str, Any]:
@@ -198,8 +208,8 @@ def _told(name: str, p: float, old: Sequence[Trace], new: Sequence[Trace]) -> di
         before, after = Counter(one.output for one in old), Counter(one.output for one in new)
         rises = {label: after[label] / len(new) - before[label] / len(old) for label in before | after}
         top = sorted(rises, key=lambda label: (-abs(rises[label]), label))[:3]
-        told["labels"] = [{"label": label, "before": before[label] / len(old), "after": after[label] / len(new)}
-                          for label in top]
+        told["labels"] = [
+            {"label": label, "before": before[label] / len(old), "after": after[label] / len(new)} for label in top]
     if name == "confidence":
         for side, traces in (("before", old), ("after", new)):
             values = [one.score for one in traces if one.score is not None]

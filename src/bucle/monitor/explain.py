@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bucle.core.records import Trace
 
 __all__ = ["clusters_of"]
 
+WORDS: Mapping[str, Any] = {"token_pattern": r"(?u)\b[^\W\d_]{2,}\b"}
 MOST_CLUSTERS = 4
 SMALLEST = 5
 MOST_CHARACTERS = 2000
 
 
-def clusters_of(strange: Sequence[Trace], reference: Sequence[Trace], *, seed: int = 0) -> list[dict[str, Any]]:
+def clusters_of(strange: Sequence[Trace], reference: Sequence[Trace], *,
+                seed: int = 0) -> list[dict[str, Any]]:
     """Groups of `strange` messages, largest first, by k-means on TF-IDF with the number of groups of best
     silhouette.
 
@@ -31,7 +33,7 @@ def clusters_of(strange: Sequence[Trace], reference: Sequence[Trace], *, seed: i
     if len(strange) < SMALLEST:
         return []
     texts = [trace.input[:MOST_CHARACTERS] for trace in strange]
-    vectorizer = TfidfVectorizer(strip_accents="unicode", sublinear_tf=True, token_pattern=r"(?u)\b[^\W\d_]{2,}\b")
+    vectorizer = TfidfVectorizer(strip_accents="unicode", sublinear_tf=True, **WORDS)
     try:
         vectorizer.fit([*texts, *(trace.input[:MOST_CHARACTERS] for trace in reference)])
     except ValueError:  # no words
@@ -60,11 +62,12 @@ def clusters_of(strange: Sequence[Trace], reference: Sequence[Trace], *, seed: i
     return sorted(found, key=lambda one: (-one["size"], one["label"]))
 
 
-def _terms(messages: Sequence[Sequence[str]], common: Counter[str], reference: int, most: int = 6) -> list[str]:
+def _terms(messages: Sequence[Sequence[str]], common: Counter[str], reference: int,
+           most: int = 6) -> list[str]:
     """Words by their share here times the log of how much commoner they are here than in the reference."""
     here = Counter(word for words in messages for word in set(words))
     weight = {
-        word: count / len(messages) * math.log((count / len(messages)) / ((common[word] + 0.5) / (reference + 1)))
-        for word, count in here.items() if count >= 2
+        word: share * math.log(share / ((common[word] + 0.5) / (reference + 1)))
+        for word, count in here.items() if count >= 2 and (share := count / len(messages))
     }
     return [word for word in sorted(weight, key=lambda one: (-weight[one], one)) if weight[word] > 0][:most]

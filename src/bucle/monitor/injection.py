@@ -15,63 +15,100 @@ SUSPICIOUS = 0.5
 
 _LONGEST = 8000
 _ORDERS = (r"instructions?|prompts?|rules?|guidelines?|directions?|policies|restrictions?|training|"
-           r"instruccion(?:es)?|ordenes|reglas?|normas|directrices|indicaciones|restricciones|politicas|filtros")
-_DROP = (r"ignore|disregard|forget|bypass|override|skip|ignora(?:d|s)?|ignore(?:n)?|olvida(?:te|d)?|omite|descarta|"
+           r"instruccion(?:es)?|ordenes|reglas?|normas|directrices|indicaciones|restricciones|politicas|"
+           r"filtros")
+_DROP = (r"ignore|disregard|forget|bypass|override|skip|ignora(?:d|s)?|ignore(?:n)?|olvida(?:te|d)?|omite|"
+         r"descarta|"
          r"desobedece|saltate|anula|haz caso omiso|no (?:hagas|prestes) (?:caso|atencion)|no sigas")
-_TELL = (r"reveal|show|print|repeat|output|display|tell|give|leak|dump|list|write|what (?:is|are|were)|revela|"
-         r"muestra(?:me)?|ensename|ensena|imprime|repite|dime|dame|escribe|lista|vuelca|copia|traduce|resume|lee(?:me)?|translate|summari[sz]e|cual(?:es)? (?:es|son|fue)|"
+_TELL = (r"reveal|show|print|repeat|output|display|tell|give|leak|dump|list|write|what (?:is|are|were)|"
+         r"revela|"
+         r"muestra(?:me)?|ensename|ensena|imprime|repite|dime|dame|escribe|lista|vuelca|copia|traduce|"
+         r"resume|lee(?:me)?|translate|summari[sz]e|cual(?:es)? (?:es|son|fue)|"
          r"que (?:dice|dicen|pone)")
-_SECRET = (r"system prompt|system message|hidden prompt|initial prompt|developer message|api ?keys?|source code|"
-           r"(?:prompt|mensaje|instrucciones) (?:del?|de tu) sistema|prompt (?:oculto|inicial|interno|secreto)|"
-           r"instrucciones (?:internas|ocultas|iniciales|secretas|originales|confidenciales|de configuracion)|"
-           r"(?:internal|hidden|initial|secret|original|confidential) instructions|claves? (?:(?:de )?api|internas?)|"
-           r"(?:your|tus?) (?:instructions|prompt|rules|guidelines|instrucciones|reglas|directrices|configuracion)(?! (?:de|para|for|sobre|del) (?!sistema))")
+_INSIDE = (r"system prompt|system message|hidden prompt|initial prompt|developer message|api ?keys?|"
+           r"source code|"
+           r"(?:prompt|mensaje|instrucciones) (?:del?|de tu) sistema|prompt (?:oculto|inicial|interno|"
+           r"secreto)|"
+           r"instrucciones (?:internas|ocultas|iniciales|secretas|originales|confidenciales|"
+           r"de configuracion)|"
+           r"(?:internal|hidden|initial|secret|original|confidential) instructions|claves? (?:(?:de )?api|"
+           r"internas?)|"
+           r"(?:your|tus?) (?:instructions|prompt|rules|guidelines|instrucciones|reglas|directrices|"
+           r"configuracion)(?! (?:de|para|for|sobre|del) (?!sistema))")
 _OTHERS = (r"(?:todos? los|otros?|otras?|los demas|del resto de|all (?:the )?|other|another|every) ?"
            r"(?:clientes?|usuari[oa]s?|personas|customers?|users?|people)")
 _PATTERNS: Sequence[tuple[str, float, str]] = (
-    ("override", 0.8, rf"\b(?:{_DROP})\b(?: \S+){{0,3}} (?:all|any|every|previous|prior|above|your|system|earlier|following|"
+    ("override", 0.8, rf"\b(?:{_DROP})\b(?: \S+){{0,3}} (?:all|any|every|previous|prior|above|your|system|"
+                      rf"earlier|following|"
                       rf"todas?|tod[oa]s? las|las|los|tus?|cualquier)\b(?: \S+){{0,4}} (?:{_ORDERS})\b"),
-    ("override", 0.8, rf"\b(?:{_DROP})\b (?:absolutely )?(?:everything|todo|all|cuanto)\b.{{0,20}}\b(?:you|above|before|told|"
+    ("override", 0.8, rf"\b(?:{_DROP})\b (?:absolutely )?(?:everything|todo|all|cuanto)\b.{{0,20}}\b(?:you|"
+                      rf"above|before|told|"
                       r"learned|te (?:han|hayan|dijeron|ensenaron)|anterior|lo de arriba|aprend|sabes|eres)"),
-    ("override", 0.6, r"\bstop everything\b|\b(?:deja|para) todo(?: lo que (?:estas|estes) haciendo)?[ ,!]+(?:ya |ahora )?"
+    ("override", 0.6, r"\bstop everything\b|\b(?:deja|para) todo(?: lo que (?:estas|"
+                      r"estes) haciendo)?[ ,!]+(?:ya |ahora )?"
                       r"(?:y )?(?:solo |unicamente )?(?:di|imprime|escribe|responde)\b"),
-    ("override", 0.8, r"\b(?:new|updated|nuevas?) (?:system )?(?:instructions?|instrucciones|ordenes)(?: \w+)? ?:"),
-    ("persona", 0.6, r"\b(?:jailbreak|jailbroken|do anything now|dan mode|developer mode|god mode|sudo mode|modo (?:dan|dios|"
+    ("override", 0.8, r"\b(?:new|updated|nuevas?) (?:system )?(?:instructions?|instrucciones|"
+                      r"ordenes)(?: \w+)? ?:"),
+    ("persona", 0.6, r"\b(?:jailbreak|jailbroken|do anything now|dan mode|developer mode|god mode|"
+                     r"sudo mode|modo (?:dan|dios|"
                      r"desarrollador|sin (?:restricciones|filtros|limites|censura)))\b"),
-    ("persona", 0.6, r"\b(?:act as|pretend|you are (?:now|going to)|immerse yourself|play the role|from now on|roleplay|"
-                     r"actua como|finge|eres ahora|ahora eres|haz de cuenta|comportate como|a partir de ahora|imagina que eres|"
-                     r"simula)\b.{0,160}\b(?:dan|unrestricted|uncensored|unfiltered|evil|no (?:rules|filters|restrictions|"
-                     r"limits)|without (?:any )?(?:rules|filters|restrictions|limits)|free from|broken (?:free|the)|another ai|"
-                     r"other artificial|hacker|root|admin(?:istrador)?|sin (?:ninguna? )?(?:reglas|filtros|restriccion(?:es)?|"
-                     r"limites(?! de)|censura|normas)|otra ia|malvad[oa]|no (?:tienes|tiene) (?:reglas|filtros|restricciones|limites))\b"),
-    ("persona", 0.4, r"\b(?:stay in character|broken free|openai'?s? (?:content )?polic\w+|content policy|no ethical|"
-                     r"as an ai (?:language )?model|your new (?:role|identity)|tu nuev[oa] (?:rol|identidad|personalidad))\b"),
+    ("persona", 0.6, r"\b(?:act as|pretend|you are (?:now|going to)|immerse yourself|play the role|"
+                     r"from now on|roleplay|"
+                     r"actua como|finge|eres ahora|ahora eres|haz de cuenta|comportate como|"
+                     r"a partir de ahora|imagina que eres|"
+                     r"simula)\b.{0,160}\b(?:dan|unrestricted|uncensored|unfiltered|evil|no (?:rules|"
+                     r"filters|restrictions|"
+                     r"limits)|without (?:any )?(?:rules|filters|restrictions|limits)|free from|"
+                     r"broken (?:free|the)|another ai|"
+                     r"other artificial|hacker|root|admin(?:istrador)?|sin (?:ninguna? )?(?:reglas|filtros|"
+                     r"restriccion(?:es)?|"
+                     r"limites(?! de)|censura|normas)|otra ia|malvad[oa]|no (?:tienes|tiene) (?:reglas|"
+                     r"filtros|restricciones|limites))\b"),
+    ("persona", 0.4, r"\b(?:stay in character|broken free|openai'?s? (?:content )?polic\w+|content policy|"
+                     r"no ethical|"
+                     r"as an ai (?:language )?model|your new (?:role|identity)|tu nuev[oa] (?:rol|"
+                     r"identidad|personalidad))\b"),
     ("persona", 0.4, r"\bpretend(?:ing)? to be\b.{0,120}\b(?:ai|chatgpt|model|mode|norms)\b"),
-    ("leak", 0.6, rf"\b(?:{_TELL})\b.{{0,60}}\b(?:{_SECRET})"),
-    ("leak", 0.6, rf"\b(?:{_TELL})\b.{{0,60}}\b(?:passwords?|contrasenas?|credenciales|credentials|datos|tarjetas?|"
-                  rf"card numbers?|personal data|records?|facturas|telefonos|iban|dni|addresses|direcciones|emails?|correos)\b"
+    ("leak", 0.6, rf"\b(?:{_TELL})\b.{{0,60}}\b(?:{_INSIDE})"),
+    ("leak", 0.6, rf"\b(?:{_TELL})\b.{{0,60}}\b(?:passwords?|contrasenas?|credenciales|credentials|datos|"
+                  rf"tarjetas?|"
+                  rf"card numbers?|personal data|records?|facturas|telefonos|iban|dni|addresses|"
+                  rf"direcciones|emails?|correos)\b"
                   rf".{{0,30}}\b{_OTHERS}\b"),
-    ("leak", 0.6, r"\b(?:listado|lista|base de datos|list|dump|database) (?:de|of) (?:l[oa]s |all |the |your |tod[oa]s l[oa]s )?"
+    ("leak", 0.6, r"\b(?:listado|lista|base de datos|list|dump|database) (?:de|of) (?:l[oa]s |all |the |"
+                  r"your |tod[oa]s l[oa]s )?"
                   r"(?:clientes|usuarios|customers|users)\b"),
-    ("leak", 0.6, r"\b(?:contrasena|password|credenciales|credentials)\b.{0,20}\b(?:del? |of (?:the )?|for (?:the )?)"
-                  r"(?:admin\w*|root|sistema|system|servidor|server|base de datos|database|empleados|staff)\b"),
-    ("hijack", 0.5, r"\b(?:just|only|solo|unicamente|simplemente|exactamente) (?:print|say|output|reply|imprime|di|escribe|"
+    ("leak", 0.6, r"\b(?:contrasena|password|credenciales|credentials)\b.{0,20}\b(?:del? |of (?:the )?|"
+                  r"for (?:the )?)"
+                  r"(?:admin\w*|root|sistema|system|servidor|server|base de datos|database|empleados|"
+                  r"staff)\b"),
+    ("hijack", 0.5, r"\b(?:just|only|solo|unicamente|simplemente|exactamente) (?:print|say|output|reply|"
+                    r"imprime|di|escribe|"
                     r"repite|contesta|responde)\b.{0,20}[\"“'«]"),
-    ("override", 0.6, r"\b(?:desactiva|apaga|quita(?:te)?|elimina|disable|turn off|remove)\b(?: \S+){0,2} (?:tus?|your|los|the)"
-                      r" (?:\w+ )?(?:filtros?|filters?|restricciones|restrictions|safety|seguridad|guardrails|censura)\b"),
+    ("override", 0.6, r"\b(?:desactiva|apaga|quita(?:te)?|elimina|disable|turn off|"
+                      r"remove)\b(?: \S+){0,2} (?:tus?|your|los|the)"
+                      r" (?:\w+ )?(?:filtros?|filters?|restricciones|restrictions|safety|seguridad|"
+                      r"guardrails|censura)\b"),
     ("override", 0.6, r"\b(?:system|admin|sistema) override\b"),
-    ("smuggle", 0.8, r"<\|?(?:im_start|im_end|system|endoftext|begin_of_text)\|?>|\[/?inst\]|<</?sys>>|</?system>|"
-                     r"^\s*(?:system|sistema) ?:|#{2,} ?(?:system|instruction|sistema|instruccion)|!\[[^\]]{0,80}\]\(https?:"),
-    ("smuggle", 0.7, r"\b(?:decode|decodifica|descifra|ejecuta|execute|run)\b.{0,40}\b(?:base64|rot13|hex|shell|bash|sql)\b|"
+    ("smuggle", 0.8, r"<\|?(?:im_start|im_end|system|endoftext|begin_of_text)\|?>|\[/?inst\]|<</?sys>>|"
+                     r"</?system>|"
+                     r"^\s*(?:system|sistema) ?:|#{2,} ?(?:system|instruction|sistema|instruccion)|"
+                     r"!\[[^\]]{0,80}\]\(https?:"),
+    ("smuggle", 0.7, r"\b(?:decode|decodifica|descifra|ejecuta|execute|run)\b.{0,40}\b(?:base64|rot13|hex|"
+                     r"shell|bash|sql)\b|"
                      r"\bor 1 ?= ?1\b|\bdrop table\b|\bunion select\b|<script\b|/etc/passwd|\brm -rf\b|"
                      r"\{\{.{0,60}\}\}|\$\{jndi:"),
-    ("threat", 0.5, r"\b(?:te|os|los) voy a (?:matar|quemar|rajar|reventar|partir la)|\bhij[oa]s? de (?:la gran )?puta\b|"
-                    r"\b(?:muerete|pudrete)\b|\bojala (?:te|os) (?:muer|pudr)\w+|\b(?:kill yourself|i(?:'ll| will) kill you|fuck you|i will find you)\b"),
+    ("threat", 0.5, r"\b(?:te|os|los) voy a (?:matar|quemar|rajar|reventar|partir la)|"
+                    r"\bhij[oa]s? de (?:la gran )?puta\b|"
+                    r"\b(?:muerete|pudrete)\b|\bojala (?:te|os) (?:muer|pudr)\w+|\b(?:kill yourself|"
+                    r"i(?:'ll| will) kill you|fuck you|i will find you)\b"),
 )
 # A person who speaks of an earlier message of their own, or of a paper in their hand, is no attacker.
 _OWN = (
-    rf"\b(?:{_DROP})\b(?: \S+){{0,4}} (?:mi|mis|my|el|lo|del?) (?:\w+ )?(?:mensajes?|correos?|emails?|messages?|consultas?|"
-    r"preguntas?|reclamacion|solicitud|peticion|instrucciones|indicaciones|que (?:te|os|le) (?:dije|puse|escribi|mande|envie)|i (?:sent|wrote|said))\b"
+    rf"\b(?:{_DROP})\b(?: \S+){{0,4}} (?:mi|mis|my|el|lo|del?) (?:\w+ )?(?:mensajes?|correos?|emails?|"
+    rf"messages?|consultas?|"
+    r"preguntas?|reclamacion|solicitud|peticion|instrucciones|indicaciones|que (?:te|os|le) (?:dije|puse|"
+    r"escribi|mande|envie)|i (?:sent|wrote|said))\b"
     r"|\b(?:que (?:te|os|le|les) (?:di|dije|puse|mande|envie)|i (?:gave|sent|told) you)\b"
     r"|\b(?:router|manual|tecnico|carta|folleto|contador|lavadora|caldera|installer|leaflet)\b"
 )

@@ -24,8 +24,8 @@ class Finding:
     traces: tuple[str, ...]
 
 
-def latency(window: Sequence[Trace], reference: Sequence[Trace], *, p95_ms: float | None = None, ratio: float = 2.0,
-            min_count: int = 20, alarm_rate: float = 0.01) -> Finding | None:
+def latency(window: Sequence[Trace], reference: Sequence[Trace], *, p95_ms: float | None = None,
+            ratio: float = 2.0, min_count: int = 20, alarm_rate: float = 0.01) -> Finding | None:
     """The window's p95 latency past the objective `p95_ms`, or, without one, past `ratio` times the
     reference's p95.
 
@@ -46,13 +46,15 @@ def latency(window: Sequence[Trace], reference: Sequence[Trace], *, p95_ms: floa
     p = float(binomtest(int((ms > usual).sum()), len(ms), TAIL, alternative="greater").pvalue)
     if measured <= limit or p > alarm_rate or usual <= 0:
         return None
-    against = f"the objective {limit:.0f} ms" if p95_ms is not None else f"{measured / usual:.1f} times the usual"
+    times = f"{measured / usual:.1f} times the "
+    against = times + (f"usual {usual:.0f} ms" if p95_ms is None else f"objective of {p95_ms:.0f} ms")
     slow = sorted(window, key=lambda trace: (-trace.ms, trace.id))[:5]
-    return Finding(measured, limit, p, f"p95 latency {measured:.0f} ms, {against}", tuple(trace.id for trace in slow))
+    return Finding(measured, limit, p, f"p95 latency {measured:.0f} ms, {against}",
+                   tuple(trace.id for trace in slow))
 
 
-def errors(window: Sequence[Trace], reference: Sequence[Trace], *, max_rate: float = 0.05, min_errors: int = 5,
-           alarm_rate: float = 0.01) -> Finding | None:
+def errors(window: Sequence[Trace], reference: Sequence[Trace], *, max_rate: float = 0.05,
+           min_errors: int = 5, alarm_rate: float = 0.01) -> Finding | None:
     """The share of failed requests above `max_rate` or the reference's own rate, whichever is higher, with
     at least `min_errors` failures and a one-sided binomial test at `alarm_rate`. None when all is well."""
     from scipy.stats import binomtest

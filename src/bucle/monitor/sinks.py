@@ -25,10 +25,11 @@ class WebhookSink:
 
         try:
             body = json.dumps(dict(alert), ensure_ascii=False, default=str)
-            answer = httpx.post(self.url, content=body.encode(), timeout=self.timeout_s, follow_redirects=False,
-                                headers={"content-type": "application/json"})
+            answer = httpx.post(self.url, content=body.encode(), headers={"content-type": "application/json"},
+                                timeout=self.timeout_s, follow_redirects=False)
         except Exception as error:  # a sink must not stop the watch, whatever is wrong with an address
-            logging.getLogger("bucle.monitor").warning("alert not delivered by %s: %s", self.name, type(error).__name__)
+            logging.getLogger("bucle.monitor").warning(
+                "alert not delivered by %s: %s", self.name, type(error).__name__)
             return False
         return answer.is_success
 

@@ -80,7 +80,8 @@ def summary(window: Window, feedback: Iterable[Feedback] = ()) -> dict[str, Any]
     rated: dict[str, Any] = {"count": len(ratings), "positive": None, "low": None, "high": None}
     if ratings:
         bounds = binomtest(ratings.count(1), len(ratings)).proportion_ci(method="wilson")
-        rated |= {"positive": ratings.count(1) / len(ratings), "low": float(bounds.low), "high": float(bounds.high)}
+        rated |= {"positive": ratings.count(1) / len(ratings)}
+        rated |= {"low": float(bounds.low), "high": float(bounds.high)}
     return {
         "route": window.route, "start": window.start.isoformat(), "end": window.end.isoformat(),
         "requests": len(window.traces), "users": len({trace.user for trace in window.traces if trace.user}),
