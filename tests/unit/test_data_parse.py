@@ -66,6 +66,33 @@ def test_pdf_table_becomes_a_markdown_table(tmp_path: Path) -> None:
     assert [table.text.split("\n")[2] for table in tables] == ["| Luz 24 | 0,14 | 3,45 |"]
 
 
+def test_pdf_headings_in_bold_cells_of_two_lines_and_footers(tmp_path: Path) -> None:
+    def draw(canvas: object) -> None:
+        for page in (1, 2):
+            canvas.setFont("Helvetica", 8)
+            canvas.drawString(60, 20, f"Voltaria - condiciones - {page}")
+            canvas.setFont("Helvetica-Bold", 10)
+            canvas.drawString(60, 780, f"Apartado {'uno' if page == 1 else 'dos'}")
+            canvas.setFont("Helvetica", 10)
+            canvas.drawString(60, 760, "Texto corriente del apartado, que sigue bajo el mismo.")
+            rows = [
+                ("Periodo", "Precio", "Cuando"),
+                ("Punta", "0,19", "de 10 a 14"),
+                ("", "", "y de 18 a 22"),
+                ("Valle", "0,09", "noches"),
+            ]
+            for at, row in enumerate(rows):
+                for column, cell in enumerate(row):
+                    canvas.drawString(60 + 150 * column, 720 - 12 * at, cell)
+            canvas.showPage()
+
+    document = parse(tmp_path, "n.pdf", pdf_bytes(draw))
+    assert [block.text for block in document.blocks if block.kind == "heading"] == ["Apartado uno", "Apartado dos"]
+    tables = [block.text.split("\n")[2:] for block in document.blocks if block.kind == "table"]
+    assert tables == [["| Punta | 0,19 | de 10 a 14 y de 18 a 22 |", "| Valle | 0,09 | noches |"]] * 2
+    assert "Voltaria" not in document.text
+
+
 def test_pdf_with_a_password_opens_with_it_only(tmp_path: Path) -> None:
     from reportlab.lib.pdfencrypt import StandardEncryption
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import statistics
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ __all__ = ["read"]
 MAX_PAGES = 2_000
 MAX_PAGE_CHARS = 100_000
 _PASSWORD_ERROR = 4  # FPDF_ERR_PASSWORD
+_BOLD = re.compile(rb"bold|black|heavy|demi", re.IGNORECASE)
 _ITEM = re.compile(r"[-–•·*▪●○■□►➢✓✔]|\(?\d{1,2}[.)](?= |$)|[a-z]\)(?= |$)")
 
 
@@ -31,6 +33,8 @@ class _Run:
     bottom: float
     right: float
     top: float
+    size: float = 0.0  # the font's height, whatever letters are used
+    bold: bool = False
 
     @property
     def height(self) -> float:
@@ -58,19 +62,42 @@ def read(raw: Raw) -> tuple[str, list[Block]]:
         if len(pdf) > MAX_PAGES:
             raise Quarantined("too-large", f"The PDF has {len(pdf):,} pages; {MAX_PAGES:,} are read at most.")
         title = str(pdf.get_metadata_dict().get("Title", ""))
-        blocks: list[Block] = []
+        pages: list[tuple[list[_Run], float, float]] = []
         for number in range(len(pdf)):
             try:
                 page = pdf[number]
-                runs, width = _runs(page), page.get_width()
+                pages.append((_runs(page), page.get_width(), page.get_height()))
             except pypdfium2.PdfiumError:
-                continue  # one damaged page; the others are still worth having
-            blocks += _page_blocks(runs, width, f"page {number + 1}")
+                pages.append(([], 1.0, 1.0))  # one damaged page; the others are still worth having
     finally:
         pdf.close()
+    repeated = _margin_lines(pages)
+    blocks: list[Block] = []
+    for number, (runs, width, height) in enumerate(pages, 1):
+        kept = [run for run in runs if not (_in_margin(run, height) and _numberless(run.text) in repeated)]
+        blocks += _page_blocks(kept, width, f"page {number}")
     if not blocks:
         raise Quarantined("empty", "The PDF holds no text (pictures of pages need OCR first).")
     return tidy(title), blocks
+
+
+def _in_margin(run: _Run, height: float) -> bool:
+    return run.top < 0.08 * height or run.bottom > 0.92 * height
+
+
+def _numberless(text: str) -> str:
+    return re.sub(r"\d+", "#", text)
+
+
+def _margin_lines(pages: list[tuple[list[_Run], float, float]]) -> set[str]:
+    """What stands in the margins of two pages or more but for its numbers, and page numbers: no part of the text."""
+    counts = Counter(
+        text for runs, _, height in pages for text in {_numberless(run.text) for run in runs if _in_margin(run, height)}
+    )
+    numbers = {
+        text for text in counts if re.fullmatch(r"\W*(p[aá]g(ina|e)?\W*)?#(\W*(de|of)?\W*#)?\W*", text, re.IGNORECASE)
+    }
+    return numbers | {text for text, count in counts.items() if count > 1}
 
 
 def _runs(page: Any) -> list[_Run]:
@@ -82,12 +109,14 @@ def _runs(page: Any) -> list[_Run]:
     runs: list[_Run] = []
     chars: list[str] = []
     box: list[float] = []
+    size, bold = 0.0, False
     values = [ctypes.c_double() for _ in range(4)]
+    font, flags = ctypes.create_string_buffer(200), ctypes.c_int()
 
     def close() -> None:
         text = "".join(chars).strip(" ")
         if text.strip():
-            runs.append(_Run(text, box[0], box[1], box[2], box[3]))
+            runs.append(_Run(text, box[0], box[1], box[2], box[3], size, bold))
         chars.clear()
         box.clear()
 
@@ -108,9 +137,14 @@ def _runs(page: Any) -> list[_Run]:
                 chars.append(char)
             continue
         if box:
-            size = max(box[3] - box[1], top - bottom, 4.0)
-            if left - box[2] > 1.5 * size or left < box[2] - 3 * size or bottom > box[3] or top < box[1]:
+            tall = max(box[3] - box[1], top - bottom, 4.0)
+            if left - box[2] > 1.5 * tall or left < box[2] - 3 * tall or bottom > box[3] or top < box[1]:
                 close()
+        if not box:
+            _, low, _, high = text_page.get_charbox(index, loose=True)
+            size = high - low
+            length = pdfium.FPDFText_GetFontInfo(text_page, index, font, len(font), ctypes.byref(flags))
+            bold = bool(length) and bool(_BOLD.search(font.value))
         chars.append(char)
         box[:] = (
             [min(box[0], left), min(box[1], bottom), max(box[2], right), max(box[3], top)]
@@ -125,9 +159,10 @@ def _page_blocks(runs: list[_Run], width: float, place: str) -> list[Block]:
     if not runs:
         return []
     body = statistics.median(run.height for run in runs)
+    size = statistics.median(run.size for run in runs)
     blocks: list[Block] = []
     for region in _cut(runs, width, body):
-        blocks += _region_blocks(region, body, place)
+        blocks += _region_blocks(region, body, size, place)
     return blocks
 
 
@@ -193,8 +228,9 @@ def _lines(runs: list[_Run]) -> list[list[_Run]]:
     return [sorted(line, key=lambda run: run.left) for line in lines]
 
 
-def _region_blocks(region: list[_Run], body: float, place: str) -> list[Block]:
+def _region_blocks(region: list[_Run], body: float, size: float, place: str) -> list[Block]:
     lines = _lines(region)
+    all_bold = sum(all(run.bold for run in line) for line in lines) > 0.5 * len(lines)
     blocks: list[Block] = []
     paragraph = ""
     before: _Run | None = None
@@ -207,17 +243,18 @@ def _region_blocks(region: list[_Run], body: float, place: str) -> list[Block]:
 
     at = 0
     while at < len(lines):
-        rows = _table_rows(lines, at)
+        rows, used = _table_rows(lines, at)
         if rows:
             close()
             blocks.append(Block(text=markdown_table(rows), place=place, kind="table"))
-            at += len(rows)
+            at += used
             before = None
             continue
         line, at = lines[at], at + 1
         text, first = " ".join(run.text for run in line), line[0]
-        tall = statistics.median(run.height for run in line) > 1.25 * body
-        if tall and len(text) < 120 and re.search(r"\w", text):
+        tall = statistics.median(run.size for run in line) > 1.15 * size
+        strong = not all_bold and all(run.bold for run in line) and not text.endswith((".", ",", ";", ":"))
+        if (tall or strong) and len(text) < 120 and re.search(r"[^\W\d_]{2}", text):
             close()
             blocks.append(Block(text=tidy(text), place=place, kind="heading"))
             before = None
@@ -233,20 +270,27 @@ def _region_blocks(region: list[_Run], body: float, place: str) -> list[Block]:
     return blocks
 
 
-def _table_rows(lines: list[list[_Run]], start: int) -> list[list[str]]:
-    """Rows of the table that begins at line `start`: three or more lines of as many cells, set one under
-    another.
+def _table_rows(lines: list[list[_Run]], start: int) -> tuple[list[list[str]], int]:
+    """Rows of the table that begins at line `start`, and the lines they take: three rows or more of as many cells.
+
+    A line with fewer cells, close under a row and flush with its columns, goes on with that row's cells.
     """
-    head = lines[start]
-    rows = [head]
-    if _ITEM.fullmatch(head[0].text):
-        return []  # a list, its marks set apart
-    while len(head) >= 2 and start + len(rows) < len(lines):
-        line = lines[start + len(rows)]
-        if len(line) != len(head) or not all(_aligned(a, b) for a, b in zip(rows[-1], line, strict=True)):
-            break
-        rows.append(line)
-    return [[run.text for run in row] for row in rows] if len(rows) >= 3 else []
+    head = above = lines[start]
+    if len(head) < 2 or _ITEM.fullmatch(head[0].text):
+        return [], 0  # marks set apart make a list
+    rows, used = [[run.text for run in head]], 1
+    for line in lines[start + 1 :]:
+        if len(line) == len(head) and all(_aligned(a, b) for a, b in zip(head, line, strict=True)):
+            rows.append([run.text for run in line])
+        else:
+            columns = [next((at for at, cell in enumerate(head) if abs(cell.left - run.left) < 3), 0) for run in line]
+            if not all(columns) or above[0].bottom - line[0].top > 1.2 * line[0].height:
+                break
+            for column, run in zip(columns, line, strict=True):
+                rows[-1][column] += f" {run.text}"
+        above = line
+        used += 1
+    return (rows, used) if len(rows) >= 3 else ([], 0)
 
 
 def _aligned(above: _Run, below: _Run) -> bool:
