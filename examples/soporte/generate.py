@@ -15,8 +15,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from _gen import formatos, mensajes, preferencias, registro  # noqa: E402
-from _gen.fuentes import Pregunta, lee_documentos, lee_sin_respuesta  # noqa: E402
+from _gen import formatos, mensajes, preferencias, registro
+from _gen.fuentes import Pregunta, lee_documentos, lee_sin_respuesta
 
 
 def _jsonl(ruta: Path, filas: Iterable[dict[str, Any]]) -> None:
@@ -59,11 +59,12 @@ def genera_datos(seed: int, salida: Path) -> None:
          "support": p.apoyo, "language": p.idioma} for k, p in enumerate(lista, 1)))
 
     rng = random.Random(f"{seed}-preferencias")
-    redactor.rng, redactor.enteros = rng, {}
+    redactor.rng = rng
     _jsonl(salida / "preferencias.jsonl", preferencias.pares(rng, redactor))
 
     rng = random.Random(f"{seed}-registro")
-    redactor.rng, redactor.enteros = rng, {k: list(v) for k, v in enteros_registro.items()}
+    redactor.rng = rng
+    redactor.usa(enteros_registro)
     verdad_previa = {e["id"]: e["verdadera"] for e in errores}
     previos = [(f["texto"], verdad_previa.get(f["id"], f["intencion"])) for f in filas]
     peticiones, verdades = registro.registro(rng, redactor, respondibles + sin_respuesta, previos)
@@ -80,7 +81,8 @@ def genera_documentos(salida: Path) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Punto de entrada."""
-    analizador = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    crudo = argparse.RawDescriptionHelpFormatter
+    analizador = argparse.ArgumentParser(description=__doc__, formatter_class=crudo)
     analizador.add_argument("--seed", type=int, default=7)
     analizador.add_argument("--out", type=Path, default=Path(__file__).resolve().parent)
     analizador.add_argument("--solo-datos", action="store_true", help="no escribe docs/")

@@ -15,6 +15,7 @@ from .fuentes import Documento, limpia
 
 FECHA = datetime(2026, 3, 2, 9, 0, 0)
 CLAVE = "voltaria2026"
+_MARCAS = (("## ", "h2"), ("# ", "h1"), ("- ", "li"), ("NOTE: ", "nota"), ("NOTA: ", "nota"))
 
 
 def _celdas(linea: str) -> list[str]:
@@ -32,7 +33,7 @@ def _bloques(doc: Documento) -> list[tuple[str, Any]]:
                 salida.append(("tabla", [_celdas(linea)]))
             continue
         tipo = "p"
-        for marca, nombre in (("## ", "h2"), ("# ", "h1"), ("- ", "li"), ("NOTE: ", "nota"), ("NOTA: ", "nota")):
+        for marca, nombre in _MARCAS:
             if linea.startswith(marca):
                 tipo = nombre
                 break
@@ -56,13 +57,13 @@ def _zip_fijo(datos: bytes) -> bytes:
 
 def pdf(doc: Documento) -> bytes:
     """PDF con reportlab; a una o dos columnas y, si se pide, cifrado."""
-    from reportlab.lib import colors
-    from reportlab.lib.enums import TA_LEFT
-    from reportlab.lib.pagesizes import A4
-    from reportlab.lib.pdfencrypt import StandardEncryption
-    from reportlab.lib.styles import ParagraphStyle
-    from reportlab.lib.units import cm
-    from reportlab.platypus import BaseDocTemplate, Frame, PageTemplate, Paragraph, Spacer, Table
+    from reportlab.lib import colors  # type: ignore[import-untyped]
+    from reportlab.lib.enums import TA_LEFT  # type: ignore[import-untyped]
+    from reportlab.lib.pagesizes import A4  # type: ignore[import-untyped]
+    from reportlab.lib.pdfencrypt import StandardEncryption  # type: ignore[import-untyped]
+    from reportlab.lib.styles import ParagraphStyle  # type: ignore[import-untyped]
+    from reportlab.lib.units import cm  # type: ignore[import-untyped]
+    from reportlab.platypus import BaseDocTemplate, Frame, PageTemplate, Paragraph, Spacer, Table  # type: ignore[import-untyped]
 
     columnas = int(doc.opciones.get("columns", "1"))
     cuerpo = ParagraphStyle("cuerpo", fontName="Helvetica", fontSize=9.5, leading=13, alignment=TA_LEFT)
@@ -74,7 +75,8 @@ def pdf(doc: Documento) -> bytes:
         if tipo == "tabla":
             filas = [[Paragraph(html.escape(c), celda) for c in fila] for fila in dato]
             tabla = Table(filas, hAlign="LEFT")
-            tabla.setStyle([("GRID", (0, 0), (-1, -1), 0.4, colors.grey), ("VALIGN", (0, 0), (-1, -1), "TOP")])
+            rejilla = ("GRID", (0, 0), (-1, -1), 0.4, colors.grey)
+            tabla.setStyle([rejilla, ("VALIGN", (0, 0), (-1, -1), "TOP")])
             flujo += [Spacer(1, 4), tabla, Spacer(1, 6)]
         else:
             flujo.append(Paragraph(html.escape(dato), {"h1": h1, "h2": h2}.get(tipo, cuerpo)))
@@ -88,7 +90,8 @@ def pdf(doc: Documento) -> bytes:
     if "encrypt" in doc.opciones:
         cifrado = StandardEncryption(CLAVE, ownerPassword="propietario-voltaria", strength=128)
     plantilla = BaseDocTemplate(
-        salida, pagesize=A4, title=doc.titulo, author="Voltaria", invariant=1, pageCompression=0, encrypt=cifrado
+        salida, pagesize=A4, title=doc.titulo, author="Voltaria", invariant=1, pageCompression=0,
+        encrypt=cifrado,
     )
     hueco = 0.8 * cm
     ancho = (A4[0] - 4 * cm - hueco * (columnas - 1)) / columnas
@@ -160,7 +163,7 @@ def _valor(texto: str) -> str | float:
 
 def xlsx(doc: Documento) -> bytes:
     """XLSX: una hoja por apartado, con la tabla y sus notas debajo."""
-    import xlsxwriter
+    import xlsxwriter  # type: ignore[import-untyped]
 
     salida = io.BytesIO()
     libro = xlsxwriter.Workbook(salida, {"in_memory": True})
@@ -208,13 +211,15 @@ def pagina_html(doc: Documento) -> bytes:
 <header><a href="/">Voltaria</a>
 <nav><ul><li><a href="/luz">Luz</a></li><li><a href="/gas">Gas</a></li><li><a href="/fibra">Fibra</a></li>\
 <li><a href="/ayuda">Ayuda</a></li><li><a href="/cliente">Área de cliente</a></li></ul></nav></header>
-<div class="cookies">Usamos cookies propias y de terceros. <button>Aceptar</button> <button>Rechazar</button></div>
+<div class="cookies">Usamos cookies propias y de terceros. \
+<button>Aceptar</button> <button>Rechazar</button></div>
 <main>
 {cuerpo}
 </main>
 <aside><h3>También te puede interesar</h3><ul><li><a href="/dúo">Pack Dúo</a></li>\
 <li><a href="/tranquilo">Tranquilo</a></li></ul></aside>
-<footer><p>© Voltaria (empresa ficticia)</p><a href="/legal">Aviso legal</a> <a href="/privacidad">Privacidad</a></footer>
+<footer><p>© Voltaria (empresa ficticia)</p>\
+<a href="/legal">Aviso legal</a> <a href="/privacidad">Privacidad</a></footer>
 <script>gtagFalso('event', 'page_view', {{'page': '{doc.ruta}'}});</script>
 </body>
 </html>
@@ -223,7 +228,9 @@ def pagina_html(doc: Documento) -> bytes:
 
 def eml(doc: Documento) -> bytes:
     """Correo: cabeceras, cuerpo (quizá en latin-1) y, si lo hay, un adjunto."""
-    cuerpo, adjunto, nombre = [], [], ""
+    cuerpo: list[str] = []
+    adjunto: list[str] = []
+    nombre = ""
     for linea in doc.lineas:
         if linea.startswith("@attach "):
             nombre = linea.removeprefix("@attach ").strip()
@@ -262,9 +269,11 @@ def escribe(doc: Documento, destino: Path) -> None:
     if "empty" in doc.opciones:
         datos = b""
     elif "corrupt" in doc.opciones:
-        datos = b"%PDF-1.4\n%\xe2\xe3\xcf\xd3\n1 0 obj\n<< /Type /Catalog /Pages 9 0 R\n" + bytes(range(256)) * 3
+        datos = b"%PDF-1.4\n%\xe2\xe3\xcf\xd3\n1 0 obj\n<< /Type /Catalog /Pages 9 0 R\n"
+        datos += bytes(range(256)) * 3
     else:
         extension = fichero.suffix
-        funciones = {".pdf": pdf, ".docx": docx, ".pptx": pptx, ".xlsx": xlsx, ".html": pagina_html, ".eml": eml}
+        funciones = {".pdf": pdf, ".docx": docx, ".pptx": pptx, ".xlsx": xlsx}
+        funciones |= {".html": pagina_html, ".eml": eml}
         datos = funciones.get(extension, texto_plano)(doc)
     fichero.write_bytes(datos)

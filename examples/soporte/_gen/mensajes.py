@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 import unicodedata
-from collections.abc import Callable
+from datetime import date, timedelta
 
 from .fuentes import lee_secciones
 
@@ -15,33 +15,38 @@ PESOS = {
     "lectura_contador": 5.0, "devolver_equipo": 4.0, "bono_social": 3.0, "cambio_titular": 2.5,
 }  # fmt: skip
 NUEVA = "alta_movil"
+Enteros = dict[str, list[tuple[str, str]]]
 SECCIONES = lee_secciones("1.txt", "2.txt", "comun.txt", "preferencias.txt")
 PIEZAS = lee_secciones("1.txt", "2.txt")
 COMUN = SECCIONES["comun"]
 
 _RANURAS: dict[str, list[str]] = {
-    "mes": "enero febrero marzo abril mayo junio julio agosto noviembre diciembre".split(),
-    "dia": "lunes,martes,miércoles,jueves,viernes,sábado,día 3,día 14,20,28".split(","),
-    "hora": "las 7,ayer,anoche,las 6 de la mañana,esta mañana,hace dos horas,el domingo,las 22:30,mediodía".split(","),
+    "mes": ["enero", "febrero", "marzo", "abril", "mayo", "junio", "julio", "agosto", "noviembre",
+            "diciembre"],
+    "dia": ["lunes", "martes", "miércoles", "jueves", "viernes", "sábado", "día 3", "día 14", "20", "28"],
+    "hora": ["las 7", "ayer", "anoche", "las 6 de la mañana", "esta mañana", "hace dos horas", "el domingo",
+             "las 22:30", "mediodía"],
     "plan": ["la Luz Fija", "Luz Clara", "la indexada", "Fibra Giga", "la de 600", "la de tres periodos",
              "la cuota fija"],
     "serv": ["la luz", "el gas", "la fibra", "internet", "luz y gas", "la luz y la fibra"],
     "serv2": ["gas", "luz", "el gas", "la luz"],
     "equipo": ["el router", "la ONT", "el repetidor", "los aparatos", "el descodificador", "el equipo viejo"],
     "fam": ["madre", "hermano", "marido", "hija", "padre", "mujer", "suegra", "compañero de piso"],
-    "calle": ["la calle Olmo 14", "plaza del Ángel", "avenida Goya 112", "calle Cierzo 20", "paseo del Canal 9",
-              "Sancho el Fuerte 61", "la calle Mayor", "el camino de la ermita", "los Tilos 31"],
+    "calle": ["la calle Olmo 14", "plaza del Ángel", "avenida Goya 112", "calle Cierzo 20",
+              "paseo del Canal 9", "Sancho el Fuerte 61", "la calle Mayor", "el camino de la ermita",
+              "los Tilos 31"],
     "nombre": ["Marta", "Joaquín", "Pilar", "Samir", "Elena", "Ramón", "Lucía", "Andrés G.", "Nuria Sanz",
                "Toño", "Paqui", "Iván R.", "Mª Jesús", "Kevin", "Begoña Ruiz", "Óscar"],
     "nombre_en": ["Gareth", "Susan", "Tom", "Mrs Hughes", "Aoife", "Linda P.", "Jack"],
 }  # fmt: skip
 _VECINAS = {
-    "a": "sqz", "b": "vn", "c": "xv", "d": "sfe", "e": "wr", "f": "dg", "g": "fh", "h": "gj", "i": "uo", "j": "hk",
-    "k": "jl", "l": "kñ", "m": "n", "n": "bm", "o": "ip", "p": "o", "q": "wa", "r": "et", "s": "ad", "t": "ry",
-    "u": "yi", "v": "cb", "x": "zc", "y": "tu", "z": "x",
+    "a": "sqz", "b": "vn", "c": "xv", "d": "sfe", "e": "wr", "f": "dg", "g": "fh", "h": "gj", "i": "uo",
+    "j": "hk", "k": "jl", "l": "kñ", "m": "n", "n": "bm", "o": "ip", "p": "o", "q": "wa", "r": "et",
+    "s": "ad", "t": "ry", "u": "yi", "v": "cb", "x": "zc", "y": "tu", "z": "x",
 }  # fmt: skip
 _ABREVIA = [
-    (r"\bque\b", "q"), (r"\bporque\b", "xq"), (r"\bpor qué\b", "xq"), (r"\btambién\b", "tb"), (r"\bpara\b", "pa"),
+    (r"\bque\b", "q"), (r"\bporque\b", "xq"), (r"\bpor qué\b", "xq"), (r"\btambién\b", "tb"),
+    (r"\bpara\b", "pa"),
     (r"\bpor favor\b", "xfa"), (r"\bgracias\b", "grcias"), (r"\bmucho\b", "mxo"), (r"\bfactura\b", "fra"),
     (r"\binternet\b", "inet"), (r"\bmensaje\b", "msj"), (r"\bcuando\b", "cndo"), (r"\bde\b", "d"),
     (r"\btengo\b", "tngo"), (r"\bestoy\b", "toy"), (r"\bnada\b", "na"), (r"\bhasta\b", "asta"),
@@ -65,6 +70,8 @@ def rellena(rng: random.Random, texto: str) -> str:
             return _elige(rng, [f"{rng.randint(9, 190)}", f"{rng.randint(9, 140)},{rng.randint(10, 99)}"])
         if clave == "n":
             return _elige(rng, ["dos", "tres", "cuatro", "cinco", "2", "3", "5", "6"])
+        if clave == "n3":
+            return str(rng.randint(2, 14))
         if clave == "n2":
             return str(rng.randint(8, 40))
         if clave == "lect":
@@ -76,7 +83,8 @@ def rellena(rng: random.Random, texto: str) -> str:
 
 def sin_tildes(texto: str) -> str:
     """Quita tildes, pero conserva la eñe."""
-    salida = "".join(c for c in unicodedata.normalize("NFD", texto.replace("ñ", "\0")) if not unicodedata.combining(c))
+    partido = unicodedata.normalize("NFD", texto.replace("ñ", "\0"))
+    salida = "".join(c for c in partido if not unicodedata.combining(c))
     return salida.replace("\0", "ñ")
 
 
@@ -129,13 +137,22 @@ def _mayuscula(texto: str) -> str:
 class Redactor:
     """Da mensajes nuevos de una intención; no repite ningún texto ya dado."""
 
-    def __init__(self, rng: random.Random, enteros: dict[str, list[tuple[str, str]]]) -> None:
+    def __init__(self, rng: random.Random, enteros: Enteros) -> None:
         self.rng = rng
-        self.enteros = {k: list(v) for k, v in enteros.items()}
+        self.usa(enteros)
         self.vistos: set[str] = set()
+        self.detalles: dict[str, str] = {}
+
+    def usa(self, enteros: Enteros) -> None:
+        """Cambia el depósito de mensajes enteros; los ingleses pueden repetirse con otro saludo."""
+        self.enteros = {k: [t for t, idioma in v if idioma == "es"] for k, v in enteros.items()}
+        self.ingles = {k: [t for t, idioma in v if idioma == "en"] for k, v in enteros.items()}
 
     def _pieza(self, intencion: str, apartado: str) -> str:
-        return rellena(self.rng, _elige(self.rng, PIEZAS[intencion][apartado]))
+        pieza = rellena(self.rng, _elige(self.rng, PIEZAS[intencion][apartado]))
+        if apartado == "detalle":  # solo un detalle puede ir detrás de «es que» o de «y»
+            self.detalles[pieza] = _elige(self.rng, [" y ", ", es que ", " porque ", " y además ", ", eh, "])
+        return pieza
 
     def _compuesto(self, intencion: str) -> str:
         rng = self.rng
@@ -145,7 +162,7 @@ class Redactor:
             partes = [self._pieza(intencion, "detalle"), self._pieza(intencion, "peticion")]
         elif suerte < 0.12:
             partes = [nucleo]
-        elif suerte < 0.30:  # dos temas; manda el de la etiqueta
+        elif suerte < 0.27:  # dos temas; manda el de la etiqueta
             otra = _elige(rng, [i for i in PESOS if i != intencion])
             segunda = self._pieza(otra, "nucleo")
             if rng.random() < 0.65:
@@ -154,8 +171,9 @@ class Redactor:
                 if "(" in partes[-1]:
                     partes[-1] += ")"
             else:
-                union = ", pero lo que me urge es otra cosa: ", ". Eso ya lo veremos, ahora ", " y lo principal, "
-                partes = [segunda + _elige(rng, list(union)) + nucleo, self._pieza(intencion, "peticion")]
+                union = [", pero lo que me urge es otra cosa: ", ". Eso ya lo veremos, ahora ",
+                         " y lo principal, ", ". Pero escribo por esto: "]
+                partes = [segunda + _elige(rng, union) + nucleo, self._pieza(intencion, "peticion")]
         elif suerte < 0.42:  # largo y con rodeos
             partes = [rellena(rng, _elige(rng, COMUN["contexto"])), nucleo, self._pieza(intencion, "detalle"),
                       rellena(rng, _elige(rng, COMUN["contexto"])), self._pieza(intencion, "detalle"),
@@ -181,33 +199,35 @@ class Redactor:
                 partes[0] = inicial + ", " + partes[0]
             else:
                 partes.insert(0, inicial)
-        if rng.random() < 0.3:
-            partes.append(rellena(rng, _elige(rng, COMUN[cierre])))
+        final = rellena(rng, _elige(rng, COMUN[cierre])) if rng.random() < 0.3 else ""
         texto = _mayuscula(partes[0])
         for parte in partes[1:]:
             if texto[-1] in "?!.":
                 texto += " " + _mayuscula(parte)
-            elif parte.endswith("?") or rng.random() < 0.45:
+            elif parte.endswith("?") or rng.random() < 0.5:
                 texto += ". " + _mayuscula(parte)
             else:
-                texto += _elige(rng, [", ", ", ", " y ", ", es que ", "... "]) + parte
+                causa = self.detalles.get(parte, "")
+                texto += _elige(rng, [", ", ", ", causa or ", ", causa or "... ", "... "]) + parte
+        if final:
+            texto += (" " if texto[-1] in "?!." else _elige(rng, [". ", ", "])) + final
         return texto if texto[-1] in "?!.)" or rng.random() < 0.5 else texto + "."
 
     def _ingles(self, intencion: str) -> str:
-        partes = [_elige(self.rng, PIEZAS[intencion]["en"])]
+        partes = [_elige(self.rng, self.ingles[intencion])]
         if self.rng.random() < 0.5:
             partes.insert(self.rng.randrange(2), rellena(self.rng, _elige(self.rng, COMUN["contexto_en"])))
-        return self._viste(partes, "saludo_en", "cierre_en").replace(" y ", " and ").replace("es que ", "")
+        return self._viste(partes, "saludo_en", "cierre_en")
 
     def mensaje(self, intencion: str, nivel: float = 1.0, p_entero: float = 0.38) -> str:
         """Un mensaje nuevo de esa intención."""
         rng = self.rng
         for _ in range(400):
-            if rng.random() < 0.085:
+            if rng.random() < 0.095:
                 bruto = self._ingles(intencion)
             elif self.enteros.get(intencion) and rng.random() < p_entero:
                 lista = self.enteros[intencion]
-                bruto = rellena(rng, lista.pop(rng.randrange(len(lista)))[0])
+                bruto = rellena(rng, lista.pop(rng.randrange(len(lista))))
                 if rng.random() < 0.2:
                     bruto = rellena(rng, _elige(rng, COMUN["saludo"])) + ", " + bruto[:1].lower() + bruto[1:]
             else:
@@ -220,10 +240,10 @@ class Redactor:
         raise RuntimeError(f"sin textos nuevos para {intencion}")
 
 
-def reparte_enteros(rng: random.Random) -> tuple[dict[str, list[tuple[str, str]]], dict[str, list[tuple[str, str]]]]:
+def reparte_enteros(rng: random.Random) -> tuple[Enteros, Enteros]:
     """Reparte los mensajes enteros entre el conjunto etiquetado y el registro, sin solaparse."""
-    datos: dict[str, list[tuple[str, str]]] = {}
-    registro: dict[str, list[tuple[str, str]]] = {}
+    datos: Enteros = {}
+    registro: Enteros = {}
     inocuos: dict[str, list[str]] = {}
     for linea in COMUN["inocuo"]:
         intencion, texto = linea.split("|", 1)
@@ -231,9 +251,12 @@ def reparte_enteros(rng: random.Random) -> tuple[dict[str, list[tuple[str, str]]
     for intencion, piezas in PIEZAS.items():
         lista = [(t, "es") for t in piezas["full"]]
         rng.shuffle(lista)
-        corte = 0 if intencion == NUEVA else len(lista) // 2
-        datos[intencion] = lista[:corte]
-        registro[intencion] = lista[corte:] + [(t, "es") for t in inocuos.get(intencion, [])]
+        ingles = [(t, "en") for t in piezas["en"]]
+        rng.shuffle(ingles)
+        corte, corte_en = (0, 0) if intencion == NUEVA else (len(lista) // 2, len(ingles) // 2)
+        datos[intencion] = lista[:corte] + ingles[:corte_en]
+        registro[intencion] = lista[corte:] + ingles[corte_en:]
+        registro[intencion] += [(t, "es") for t in inocuos.get(intencion, [])]
     return datos, registro
 
 
@@ -253,8 +276,9 @@ def etiquetados(
     for intencion, cantidad in cuotas(total - repetidos).items():
         filas += [(redactor.mensaje(intencion), intencion) for _ in range(cantidad)]
     copias = rng.sample(filas, repetidos)
-    retoque: Callable[[str], str] = lambda t: ruido(rng, t + rng.choice(["", " gracias", "!", " porfa"]), 1.5)  # noqa: E731
-    filas += [(t if k % 2 else retoque(t), i) for k, (t, i) in enumerate(copias)]
+    for k, (texto, intencion) in enumerate(copias):  # la mitad idénticas, la mitad con otro ruido
+        otra = ruido(rng, texto + rng.choice(["", " gracias", "!", " porfa"]), 1.5)
+        filas.append((texto if k % 2 else otra, intencion))
     rng.shuffle(filas)
     malos = set(rng.sample(range(total), errores))
     clientes = [f"c-{n:04d}" for n in rng.sample(range(100, 3000), 420)]
@@ -273,6 +297,4 @@ def etiquetados(
 
 
 def _fecha(fraccion: float) -> str:
-    from datetime import date, timedelta
-
     return (date(2026, 3, 7) + timedelta(days=int(fraccion * 183))).isoformat()

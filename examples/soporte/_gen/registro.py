@@ -29,13 +29,14 @@ _REDACTA = [
     "Ponlo más cercano y responde al cliente que escribe: {m}",
     "Le hemos resuelto ya el problema. Escribe el mensaje de cierre. Decía: «{m}»",
 ]
-_ANTES = ["", "", "", "hola, ", "una duda: ", "buenas, ", "oye, ", "me preguntan esto: ", "cliente en línea: ",
-          "rápido, ", "necesito saber ", "para un correo: "]  # fmt: skip
+_ANTES = ["", "", "", "hola, ", "una duda: ", "buenas, ", "oye, ", "me preguntan esto: ",
+          "cliente en línea: ", "rápido, ", "necesito saber ", "para un correo: "]  # fmt: skip
 
 
 def _momento(rng: random.Random, dia: int) -> datetime:
     hora = rng.choices(range(24), _HORAS)[0]
-    return INICIO + timedelta(days=dia, hours=hora, seconds=rng.randrange(3600), milliseconds=rng.randrange(1000))
+    segundos = rng.randrange(3600)
+    return INICIO + timedelta(days=dia, hours=hora, seconds=segundos, milliseconds=rng.randrange(1000))
 
 
 def _dia(rng: random.Random, desde: int = 0, hasta: int = 21) -> int:
@@ -69,7 +70,7 @@ def _ataques(rng: random.Random, total: int) -> list[tuple[datetime, str]]:
             texto = ruido(rng, f"{rng.choice(piezas['prefijo'])} {texto} {rng.choice(piezas['sufijo'])}", 0.8)
         textos.append(texto)
     salida: list[tuple[datetime, str]] = []
-    rafagas = [(15, 23, 9), (15, 23, 41), (16, 1, 12), (16, 1, 50), (16, 13, 20), (16, 22, 5), (17, 0, 30)]
+    rafagas = [(15, 23, 9), (15, 23, 41), (16, 1, 12), (16, 1, 50), (16, 13, 20), (16, 22, 5), (16, 23, 30)]
     for k, texto in enumerate(textos):
         dia, hora, minuto = rafagas[k * len(rafagas) // total]
         base_t = INICIO + timedelta(days=dia, hours=hora, minutes=minuto)
@@ -89,6 +90,9 @@ def registro(
     tercera = [k for k, d in enumerate(dias) if d >= 14]
     nuevas = set(rng.sample(tercera, round(0.22 * len(tercera))))
     repes = set(rng.sample([k for k in range(1050) if k not in nuevas], 30))
+    ordinarias = [k for k in range(1050) if k not in nuevas]
+    revisadas = set(rng.sample(sorted(nuevas), round(0.75 * len(nuevas))))
+    revisadas |= set(rng.sample(ordinarias, round(0.55 * 1050) - len(revisadas)))
     agentes = [f"agente-{n}" for n in range(1, 8)]
     for k, dia in enumerate(dias):
         if k in repes:
@@ -98,13 +102,14 @@ def registro(
             verdad = NUEVA if k in nuevas else rng.choices(etiquetas, pesos)[0]
             texto = redactor.mensaje(verdad, p_entero=0.55 if verdad == NUEVA else 0.3)
         revision = None
-        if rng.random() < (0.75 if verdad == NUEVA else 0.535):
+        if k in revisadas:
             dada = verdad if rng.random() > 0.02 else rng.choice([e for e in etiquetas if e != verdad])
             revision = {"by": rng.choice(agentes), "label": dada}
         filas.append((_momento(rng, dia), {"user": _usuario(rng), "route": "intenciones", "input": texto,
                       "upstream_ms": None, "review": revision}, {"kind": "normal", "label": verdad}))
 
     vistas: set[str] = set()
+    con_revision = set(rng.sample(range(200), 80))
     ronda: list[Pregunta] = []
     while len(vistas) < 200:
         if not ronda:
@@ -116,18 +121,21 @@ def registro(
             continue
         vistas.add(texto)
         revision_r = None
-        if rng.random() < 0.4:
-            revision_r = {"by": rng.choice(agentes), "answer": pregunta.respuesta, "document": pregunta.documento}
-        filas.append((_momento(rng, _dia(rng)), {"user": f"u-{rng.randint(700, 718):04d}", "route": "respuestas",
+        if len(vistas) - 1 in con_revision:
+            quien = rng.choice(agentes)
+            revision_r = {"by": quien, "answer": pregunta.respuesta, "document": pregunta.documento}
+        mesa = f"u-{rng.randint(700, 718):04d}"
+        filas.append((_momento(rng, _dia(rng)), {"user": mesa, "route": "respuestas",
                       "input": texto, "upstream_ms": None, "review": revision_r},
                       {"kind": "normal", "document": pregunta.documento or ""}))
 
-    for _ in range(200):
+    con_nota = set(rng.sample(range(200), 80))
+    for k in range(200):
         dia = _dia(rng)
         intencion = rng.choices(etiquetas, pesos)[0]
         orden = rng.choice(_REDACTA).replace("{m}", redactor.mensaje(intencion, 0.8, 0.0))
         revision_d = None
-        if rng.random() < 0.4:
+        if k in con_nota:
             revision_d = {"by": rng.choice(agentes), "rating": 1 if rng.random() < 0.8 else -1}
         filas.append((_momento(rng, dia), {"user": f"u-{rng.randint(700, 718):04d}", "route": "redactor",
                       "input": rellena(rng, orden), "upstream_ms": latencia(rng, dia), "review": revision_d},
