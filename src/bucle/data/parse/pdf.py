@@ -234,6 +234,7 @@ def _region_blocks(region: list[_Run], body: float, size: float, place: str) -> 
     blocks: list[Block] = []
     paragraph = ""
     before: _Run | None = None
+    after_heading: _Run | None = None
 
     def close() -> None:
         nonlocal paragraph
@@ -248,7 +249,7 @@ def _region_blocks(region: list[_Run], body: float, size: float, place: str) -> 
             close()
             blocks.append(Block(text=markdown_table(rows), place=place, kind="table"))
             at += used
-            before = None
+            before = after_heading = None
             continue
         line, at = lines[at], at + 1
         text, first = " ".join(run.text for run in line), line[0]
@@ -256,9 +257,16 @@ def _region_blocks(region: list[_Run], body: float, size: float, place: str) -> 
         strong = not all_bold and all(run.bold for run in line) and not text.endswith((".", ",", ";", ":"))
         if (tall or strong) and len(text) < 120 and re.search(r"[^\W\d_]{2}", text):
             close()
+            if (
+                after_heading is not None
+                and after_heading.bottom - first.top < 0.9 * first.height
+                and len(blocks[-1].text) < 120
+            ):
+                text = f"{blocks.pop().text} {text}"  # a heading of two lines
             blocks.append(Block(text=tidy(text), place=place, kind="heading"))
-            before = None
+            before, after_heading = None, first
             continue
+        after_heading = None
         if before is not None and before.bottom - first.top > 0.9 * max(body, first.height):
             close()
         before = first
