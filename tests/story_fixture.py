@@ -296,7 +296,7 @@ def full_story() -> dict[str, Any]:
                 "low": -0.02,
                 "high": -0.004,
             },
-            {"task": "held-out text", "candidate": "nano full", "value": -0.094, "low": -0.11, "high": -0.07},
+            {"task": "held-out text", "candidate": "nano full", "value": 0.094, "low": 0.07, "high": 0.11},
         ],
         "gates": [
             {

@@ -14,8 +14,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from bucle.core.errors import BadInput
-from bucle.loop.report import STAGES, read_story, render_report
+from bucle.loop.report import STAGES, read_story, render_report, view
 from bucle.loop.report import formats as f
+from bucle.loop.report.formats import translator
 from bucle.loop.report.render import HERE, STATIC
 from story_fixture import full_story
 
@@ -277,3 +278,27 @@ def test_colours_live_in_the_token_file_only(html: str) -> None:
     assert used <= defined
     assert set(re.findall(r"#[0-9a-f]{3,6}\b", css)) <= {"#fff"}
     assert not re.search(r'(?:fill|stroke)="#', html)
+
+
+def test_the_second_turn_of_the_loop_is_the_answer_and_every_task_must_pass() -> None:
+    story = full_story()
+    again = {**story["comparisons"][0], "recommended": "nano full", "best_baseline": "nearest-example"}
+    story["comparisons"].append(again)
+    story["gates"] = [{"task": "intents", "passed": False}, {"task": "questions", "passed": True}]
+    read, t = read_story(story), translator()
+    found = {answer.comparison.task: answer for answer in view.answers(read, t)}
+    assert found["intents"].comparison.recommended == "nano full"
+    assert found["intents"].comparison.reference == read.comparisons[2].candidates[2]
+    assert "No supera" in found["intents"].sentence.es
+    assert view.good_enough(read) is False
+    story["gates"].append({"task": "intents", "passed": True})
+    assert view.good_enough(read_story(story)) is True
+    html = render_report(story)
+    assert "vuelta 2" in html
+    assert html.count("answer-") == 4
+    assert Page(html).open == []
+
+
+def test_forgetting_is_told_in_bits_per_byte(html: str) -> None:
+    assert '<td class="n"><span lang="es">+0,094</span><span lang="en">+0.094</span></td>' in html
+    assert "Cambio (bits por byte)" in html

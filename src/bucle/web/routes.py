@@ -94,11 +94,12 @@ def router(source: StudioSource, hosts: Sequence[str]) -> APIRouter:
 
     @routes.get("/studio")
     def home() -> Response:
-        story = read_story(source.story())
+        raw = source.story()
+        story = read_story(raw)
         blank: dict[str, str | None] = dict.fromkeys(TEXT)
         names = sorted({row.route for row in story.serve.by_route} if story.serve else set())
         return page("home.html", language=story.project.language if story.project.language in LANGUAGES else "es",
-                    **story_context(story, env.globals["t"]), figures=_figures(env, _text(source.story())),
+                    **story_context(story, env.globals["t"]), figures=_figures(env, _text(raw)),
                     models=list(source.models())[:MAX_ASKED], routes=names, **traces(blank))
 
     @routes.get("/studio/live")
@@ -147,8 +148,8 @@ def router(source: StudioSource, hosts: Sequence[str]) -> APIRouter:
         if path is None:
             raise NotFound("this file is not served", "go to /studio")
         tag = f'"{versions[name]}"'
-        headers = {**HEADERS, "etag": tag, "cache-control": "max-age=31536000, immutable" if request.query_params.get("v")
-                   == versions[name] else "no-cache"}
+        pinned = request.query_params.get("v") == versions[name]
+        headers = {**HEADERS, "etag": tag, "cache-control": "max-age=31536000, immutable" if pinned else "no-cache"}
         if request.headers.get("if-none-match") == tag:
             return Response(status_code=304, headers=headers)
         return Response(path.read_bytes(), media_type=MEDIA[path.suffix], headers=headers)

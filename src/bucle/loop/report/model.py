@@ -174,14 +174,17 @@ class Comparison(Part):
     why: str = ""
     runner_up: str = ""
     baseline_stands: bool = False
+    best_baseline: str = ""
     pareto: list[str] = []
     confusion: Confusion | None = None
     samples: list[Sample] = []
 
     @property
-    def best_baseline(self) -> Candidate | None:
+    def reference(self) -> Candidate | None:
+        """The baseline that others are compared with: the one named, else the one with the highest value."""
         rows = [c for c in self.candidates if c.baseline and c.value is not None]
-        return max(rows, key=lambda c: c.value or 0.0, default=None)
+        named = [c for c in rows if c.name == self.best_baseline]
+        return max(named or rows, key=lambda c: c.value or 0.0, default=None)
 
     @property
     def winner(self) -> Candidate | None:
@@ -194,7 +197,7 @@ class Comparison(Part):
 
 
 class Forgetting(Estimate):
-    """Change of a general ability after customising, against the base model (negative: forgotten)."""
+    """How much worse a customised model predicts general text than its base, in bits per byte; above 0 it forgot."""
 
     task: str = ""
     candidate: str = ""
@@ -209,6 +212,9 @@ class Check(Part):
 
 
 class Gate(Part):
+    """The conditions of one candidate of `task`; `release` names what was judged."""
+
+    task: str = ""
     release: str = ""
     passed: bool = False
     checks: list[Check] = []

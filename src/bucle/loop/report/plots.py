@@ -15,7 +15,7 @@ from bucle.loop.report.svg import draw, words
 
 __all__ = ["confusion_plot", "cost_plot", "forest_plot", "gain_plot", "labels_plot", "loss_plot"]
 
-WIDTH = 500
+WIDTH = 440
 ROW = 26
 MAX_ROWS = 30
 MAX_LABELS = 26
@@ -44,11 +44,11 @@ def forest_plot(name: str, comparison: Comparison, label: Both) -> Markup | None
     rows = [c for c in comparison.ranked if c.value is not None][:MAX_ROWS]
     if not rows:
         return None
-    baseline = comparison.best_baseline
+    baseline = comparison.reference
 
     def paint(canvas: Any, ink: dict[str, str]) -> None:
         axes = canvas.subplots()
-        canvas.subplots_adjust(left=0.34, right=0.97, top=1 - 8 / height, bottom=46 / height)
+        canvas.subplots_adjust(left=0.37, right=0.97, top=1 - 8 / height, bottom=46 / height)
         for y, row in enumerate(rows):
             value = row.value or 0.0
             low, high = _bars(value, row.low, row.high)
@@ -107,7 +107,7 @@ def cost_plot(name: str, comparison: Comparison, by: str, x_label: Both, y_label
 
     def paint(canvas: Any, ink: dict[str, str]) -> None:
         axes = canvas.subplots()
-        canvas.subplots_adjust(left=0.1, right=0.97, top=0.91, bottom=0.17)
+        canvas.subplots_adjust(left=0.115, right=0.97, top=0.91, bottom=0.17)
         axes.set_xscale("log")
         axes.grid(color=ink["grid"], linewidth=0.6)
         axes.set_axisbelow(True)
@@ -192,7 +192,7 @@ def loss_plot(name: str, model: ModelCard, x_label: Both, y_label: Both) -> Mark
 
     def paint(canvas: Any, ink: dict[str, str]) -> None:
         axes = canvas.subplots()
-        canvas.subplots_adjust(left=0.1, right=0.97, top=0.89, bottom=0.2)
+        canvas.subplots_adjust(left=0.115, right=0.97, top=0.89, bottom=0.2)
         axes.plot(*zip(*dots, strict=True), color=ink["accent"], linewidth=1.8)
         axes.grid(axis="y", color=ink["grid"], linewidth=0.6)
         axes.set_xlabel(words(x_label))
@@ -215,7 +215,7 @@ def confusion_plot(name: str, confusion: Confusion, x_label: Both) -> Markup | N
         from matplotlib.patches import Rectangle
 
         axes = canvas.subplots()
-        canvas.subplots_adjust(left=0.29, right=0.99, top=1 - 8 / height, bottom=118 / height)
+        canvas.subplots_adjust(left=0.33, right=0.99, top=1 - 8 / height, bottom=118 / height)
         for i in range(n):
             row = [max(value or 0.0, 0.0) for value in confusion.matrix[i][:n]]
             total = sum(row)
@@ -266,7 +266,7 @@ def labels_plot(name: str, labels: dict[str, LabelChange], names: tuple[Both, Bo
 
     def paint(canvas: Any, ink: dict[str, str]) -> None:
         axes = canvas.subplots()
-        canvas.subplots_adjust(left=0.34, right=0.92, top=1 - 30 / height, bottom=30 / height)
+        canvas.subplots_adjust(left=0.37, right=0.92, top=1 - 30 / height, bottom=30 / height)
         for y, (_, change) in enumerate(rows):
             new = not change.v1
             axes.barh(
@@ -324,7 +324,7 @@ def gain_plot(name: str, gain: Gain, overall: Both, label: Both) -> Markup | Non
 
     def paint(canvas: Any, ink: dict[str, str]) -> None:
         axes = canvas.subplots()
-        canvas.subplots_adjust(left=0.34, right=0.96, top=1 - 8 / height, bottom=46 / height)
+        canvas.subplots_adjust(left=0.37, right=0.96, top=1 - 8 / height, bottom=46 / height)
         for y, (_, value, low, high) in enumerate(rows):
             left, right = _bars(value, low, high)
             colour = ink["good"] if left > 0 else ink["bad"] if right < 0 else ink["muted"]

@@ -105,6 +105,7 @@ def story_context(story: Story, t: Any) -> dict[str, Any]:
         "stages": view.stages(story, t),
         "answers": view.answers(story, t),
         "good_enough": view.good_enough(story),
+        "gates": view.current_gates(story),
         "release": view.in_production(story),
     }
 

@@ -6,9 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from bucle.loop.report.formats import Both, duration, figure, number, same
-from bucle.loop.report.model import STAGES, Comparison, Confusion, Release, Story
+from bucle.loop.report.model import STAGES, Comparison, Confusion, Gate, Release, Story
 
-__all__ = ["Answer", "Stage", "answers", "good_enough", "in_production", "mistakes", "stages"]
+__all__ = [
+    "Answer", "Stage", "answers", "current_comparisons", "current_gates", "good_enough", "in_production", "mistakes",
+    "stages",
+]
 
 Say = Callable[..., Both]
 
@@ -65,9 +68,20 @@ def in_production(story: Story) -> Release | None:
     return story.releases[-1] if story.releases else None
 
 
+def current_gates(story: Story) -> list[Gate]:
+    """The last gate of each task: what decides whether the project is good enough now."""
+    return list({gate.task: gate for gate in story.gates}.values())
+
+
+def current_comparisons(story: Story) -> list[Comparison]:
+    """The last comparison of each task: a second turn of the loop replaces the answer of the first."""
+    return list({comparison.task: comparison for comparison in story.comparisons}.values())
+
+
 def good_enough(story: Story) -> bool | None:
-    """Whether the last gate passed; None before any gate was run."""
-    return story.gates[-1].passed if story.gates else None
+    """Whether every task's last gate passed; None before any gate was run."""
+    gates = current_gates(story)
+    return all(gate.passed for gate in gates) if gates else None
 
 
 def _facts(story: Story, t: Say) -> dict[str, Both]:
@@ -82,7 +96,7 @@ def _facts(story: Story, t: Say) -> dict[str, Both]:
             if model.parameters
             else same(model.name)
         )
-    candidates = [c for comparison in story.comparisons for c in comparison.candidates]
+    candidates = [c for comparison in current_comparisons(story) for c in comparison.candidates]
     if candidates:
         facts["choose"] = t(
             "fact.choose",
@@ -93,7 +107,7 @@ def _facts(story: Story, t: Say) -> dict[str, Both]:
         if times:
             facts["customise"] = t("fact.customise", n=number(len(times)), time=duration(sum(times)))
     if story.gates:
-        checks = story.gates[-1].checks
+        checks = [check for gate in current_gates(story) for check in gate.checks]
         facts["evaluate"] = t(
             "fact.gate", passed=number(sum(c.passed for c in checks)), n=number(len(checks))
         )
@@ -128,8 +142,8 @@ def stages(story: Story, t: Say) -> list[Stage]:
 def answers(story: Story, t: Say) -> list[Answer]:
     """For each task, what to use and how it stands against the best baseline, said plainly."""
     found = []
-    for comparison in story.comparisons:
-        winner, baseline = comparison.winner, comparison.best_baseline
+    for comparison in current_comparisons(story):
+        winner, baseline = comparison.winner, comparison.reference
         if winner is None:
             found.append(Answer(comparison, "none", t("answer.none")))
         elif comparison.baseline_stands or winner.baseline:

@@ -47,9 +47,9 @@
       };
       const box = figure.querySelector(".chart");
       made.push(new uPlot({
-        width: Math.max(260, box.clientWidth), height: 150, legend: { show: true, live: false }, cursor: { drag: { x: false, y: false } },
+        width: Math.max(260, box.clientWidth), height: 140, legend: { show: true, live: false }, cursor: { drag: { x: false, y: false } },
         series: [{}, ...routes.map((route, i) => ({ label: route, stroke: token(`series-${i + 1}`), width: 1.7, points: { size: 4 } }))],
-        axes: [{ ...axis, values: (_, ticks) => ticks.map((tick) => day.format(tick * 1000)), space: 60 },
+        axes: [{ ...axis, values: (_, ticks) => ticks.map((tick) => day.format(tick * 1000)), space: 60, size: 28 },
                { ...axis, size: 52, values: (_, ticks) => ticks.map((tick) => number.format(tick)) }],
         hooks: { drawClear: [shade] },
       }, [times, ...series], box));

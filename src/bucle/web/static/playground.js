@@ -100,7 +100,7 @@
     if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); ask(); }
   });
   stop.addEventListener("click", () => running && running.abort());
-  const clear = () => { turns = []; chat.replaceChildren(); };
+  const clear = () => { turns = []; for (const node of chat.querySelectorAll(".turn")) node.remove(); };
   document.getElementById("clear").addEventListener("click", clear);
   model.addEventListener("change", clear);
 })();
