@@ -26,7 +26,7 @@ class Section(BaseModel):
 
 class Documents(Section):
     """Files to read: everything under `path` that matches a pattern. `passwords_env` names an environment variable
-    with comma-separated passwords to try on encrypted files."""
+    with `path=password` pairs, comma-separated, for encrypted files."""
 
     path: str
     patterns: tuple[str, ...] = ("**/*",)
@@ -57,6 +57,8 @@ class ClassifyTask(Section):
     time: str = ""
     labels: tuple[str, ...] = ()
     instruction: str = ""
+    split: Split | None = None
+    gates: tuple[str, ...] = ()
 
 
 class AnswerTask(Section):
@@ -66,6 +68,8 @@ class AnswerTask(Section):
     answer: str = "answer"
     document: str = "document"
     instruction: str = ""
+    split: Split | None = None
+    gates: tuple[str, ...] = ()
 
 
 class Preferences(Section):
@@ -168,7 +172,6 @@ class Project(Section):
     preferences: Preferences | None = None
     models: Mapping[str, Model] = Field(default_factory=dict)
     choose: Choose = Choose()
-    gates: tuple[str, ...] = ()
     serve: Serve = Serve()
     monitor: MonitorRules = MonitorRules()
     replay: Replay | None = None

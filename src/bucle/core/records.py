@@ -114,7 +114,9 @@ class Prediction(Record):
 class Candidate(Record):
     """Base model + adapter + prompt + index + decoding, as one thing to score, judge and serve.
 
-    `artefact` is the ledger node with its files; `technique` loads it. `usd_per_1k` is dollars per thousand requests.
+    Its ledger node (kind `candidate`) holds these fields, its files as blobs, and edges to base, encoder, index,
+    dataset and split. `base` and `encoder` are model names in bucle.yaml; `fitted_on` is `train` (the held-out rows
+    were never seen) or `all` (the same recipe on every row, for release).
     """
 
     name: str
@@ -122,8 +124,10 @@ class Candidate(Record):
     kind: TaskKind
     technique: str
     base: str = ""
-    artefact: str = ""
+    encoder: str = ""
+    labels: tuple[str, ...] = ()
     params: Mapping[str, Any] = Field(default_factory=dict)
+    fitted_on: Literal["train", "all"] = "train"
 
 
 class Interval(Record):

@@ -1,0 +1,1 @@
+"""The only room that sees every stage: the plan, the run, the reasons."""

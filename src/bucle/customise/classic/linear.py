@@ -137,7 +137,7 @@ class _LinearPredictor:
             return []
         blocks: list[Any] = [v.transform(inputs) for v in self.vectorizers]
         if self.encoder is not None:
-            blocks.append(_encode(self.encoder, inputs) * (ENCODER_SCALE if self.vectorizers else 1.0))
+            blocks.append(_encode(self.encoder, inputs, alone=True) * (ENCODER_SCALE if self.vectorizers else 1.0))
         scores = np.asarray(_join(blocks) @ self.coef.T) + self.intercept
         if scores.shape[1] == 1:  # two labels: one column, as scikit-learn stores it
             scores = np.hstack([np.zeros_like(scores), scores])
@@ -145,12 +145,13 @@ class _LinearPredictor:
         return [Prediction(output=self.labels[row.argmax()], score=float(row.max())) for row in shares]
 
 
-def _encode(folder: Path | None, texts: Sequence[str]) -> Any:
+def _encode(folder: Path | None, texts: Sequence[str], *, alone: bool = False) -> Any:
     from bucle.models.encoder import shared_encoder
 
     if folder is None:
         raise BadInput("This technique needs an encoder.", "Add `encoder: {kind: encoder}` under `models:` in bucle.yaml.")
-    return shared_encoder(folder).embed_array(texts)
+    encoder = shared_encoder(folder)
+    return encoder.embed_alone(texts) if alone else encoder.embed_array(texts)
 
 
 def _join(blocks: Sequence[Any]) -> Any:

@@ -102,6 +102,7 @@ class _ScoringPredictor:
 
     def __init__(self, model: Any, prompt: Mapping[str, Any], examples: _NearestExamples | None) -> None:
         self.model, self.prompt, self.examples = model, prompt, examples
+        self.room = model.context - max(model.count_tokens(prompt["labels"]))
         neutral = [self._render("N/A", []), self._render("...", []), self._render("mensaje", [])]
         self.prior = self._scores(neutral).mean(axis=0)
 
@@ -110,6 +111,14 @@ class _ScoringPredictor:
 
     def _render(self, text: str, examples: Sequence[tuple[str, str]]) -> str:
         return str(self.model.render(messages_for(self.prompt, text, examples)))
+
+    def _fitting(self, text: str, shown: Sequence[tuple[str, str]]) -> str:
+        """The prompt with as many examples as the context holds: the least similar goes first, the labels never."""
+        for first in range(len(shown)):
+            prompt = self._render(text, shown[first:])
+            if self.model.count_tokens([prompt])[0] <= self.room:
+                return prompt
+        return self._render(text, [])
 
     def _scores(self, prompts: Sequence[str]) -> Any:
         return self.model.label_scores(prompts, self.prompt["labels"], per_token=True)
@@ -120,9 +129,9 @@ class _ScoringPredictor:
         if not inputs:
             return []
         near = self.examples.near(inputs, self.prompt["shots"]) if self.examples else [[] for _ in inputs]
-        prompts = [self._render(text, shown) for text, shown in zip(inputs, near, strict=True)]
+        prompts = [self._fitting(text, shown) for text, shown in zip(inputs, near, strict=True)]
         shares = softmax(self._scores(prompts) - self.prior, axis=1)
-        sizes = self.model.token_counts(prompts)
+        sizes = self.model.count_tokens(prompts)
         return [Prediction(output=self.prompt["labels"][row.argmax()], score=float(row.max()),
                            usage=Usage(tokens_in=size)) for row, size in zip(shares, sizes, strict=True)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,12 @@ from bucle.core.errors import BadInput
 from bucle.core.ports import Report
 from bucle.core.records import Chunk
 
-__all__ = ["Hit", "Index", "build_index"]
+__all__ = ["Hit", "Index", "build_index", "sentences"]
 
 # Full-text stemmers of the index by ISO code; others get no stemming.
 _STEMMERS = {"es": "Spanish", "en": "English", "pt": "Portuguese", "fr": "French", "de": "German", "it": "Italian"}
+
+_END = re.compile(r"(?<=[.!?…])\s+(?=[\"«¿¡(A-ZÁÉÍÓÚÑ0-9])|\n+")
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ def build_index(chunks: Sequence[Chunk], out: Path, *, encoder: Path, language: 
     import lancedb
     import pyarrow as pa
 
-    from bucle.customise.classic.features import make_tfidf, save_tfidf
+    from bucle.customise.classic.features import make_tfidf, save_arrays, save_tfidf
     from bucle.models.encoder import shared_encoder
 
     if not chunks:
@@ -59,6 +62,9 @@ def build_index(chunks: Sequence[Chunk], out: Path, *, encoder: Path, language: 
         vectorizer.fit(texts)
     save_tfidf(vectorizers, out)
     (out / "chunks.jsonl").write_text("".join(c.model_dump_json() + "\n" for c in chunks))
+    spans = list(dict.fromkeys(s for c in chunks for s in sentences(c.text)))
+    (out / "sentences.json").write_text(json.dumps(spans, ensure_ascii=False))
+    save_arrays({"vectors": shared_encoder(encoder).embed_array(spans)}, out / "sentences.safetensors")
     meta = {"chunks": len(chunks), "dimensions": dimensions, "language": language}
     (out / "index.json").write_text(json.dumps(meta))
     return meta
@@ -70,21 +76,27 @@ class Index:
     def __init__(self, folder: Path, encoder: Path | None) -> None:
         import lancedb
 
-        from bucle.customise.classic.features import load_tfidf
+        from scipy.sparse import hstack
+
+        from bucle.customise.classic.features import load_arrays, load_tfidf
 
         self.meta = json.loads((folder / "index.json").read_text())
         self.chunks = {c.id: c for c in map(Chunk.model_validate_json, (folder / "chunks.jsonl").read_text().splitlines())}
         self.vectorizers = load_tfidf(folder)
         self.encoder = encoder
+        spans = json.loads((folder / "sentences.json").read_text())
+        self._row = {span: i for i, span in enumerate(spans)}
+        self._meaning = load_arrays(folder / "sentences.safetensors")["vectors"]
+        self._lexical = hstack([v.transform(spans) for v in self.vectorizers]).tocsr()
         self._table = lancedb.connect(str(folder / "lance")).open_table("chunks")
 
     def embed(self, texts: Sequence[str]) -> Any:
-        """Unit vectors `[len(texts), dimensions]`. Raises BadInput if the encoder is not the index's."""
+        """Unit vectors `[len(texts), dimensions]` of questions. Raises BadInput if the encoder is not the index's."""
         from bucle.models.encoder import shared_encoder
 
         if self.encoder is None:
             raise BadInput("This index needs its encoder to search by meaning.", "Add an encoder under `models:`.")
-        vectors = shared_encoder(self.encoder).embed_array(texts)
+        vectors = shared_encoder(self.encoder).embed_alone(texts)
         if vectors.shape[1] != self.meta["dimensions"]:
             raise BadInput(f"The index has {self.meta['dimensions']} dimensions, the encoder {vectors.shape[1]}.",
                            "Run `bucle run` again: the index is rebuilt for the new encoder.")
@@ -105,6 +117,16 @@ class Index:
         best = sorted(fused.items(), key=lambda item: (-item[1], item[0]))[:k]
         return [Hit(self.chunks[node], score) for node, score in best]
 
+    def support(self, question: str, spans: Sequence[str], *, weight: float, vector: Any = None) -> Any:
+        """How well each sentence of the index supports the question, `[len(spans)]` in [0, 1]: its TF-IDF cosine mixed
+        with its embedding's, by `weight`."""
+        from scipy.sparse import hstack
+
+        rows = [self._row[span] for span in spans]
+        asked = hstack([v.transform([question]) for v in self.vectorizers]).tocsr()
+        support = (self._lexical[rows] @ asked.T).toarray().ravel() / 2 * (1 - weight)
+        return support if weight == 0 else support + weight * (self._meaning[rows] @ vector)
+
     def _words(self, question: str, k: int) -> dict[str, float]:
         from lancedb.query import MatchQuery
 
@@ -112,6 +134,12 @@ class Index:
             return {}
         rows = self._table.search(MatchQuery(question, "text"), query_type="fts").limit(k).to_list()
         return {r["id"]: float(r["_score"]) for r in rows}
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences and table rows of a passage, without empty ones and table rules."""
+    parts = (part.strip() for part in _END.split(text))
+    return [p for p in parts if len(p) > 3 and not set(p) <= set("|-: ")]
 
 
 def _searchable(chunk: Chunk) -> str:

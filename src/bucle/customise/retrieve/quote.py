@@ -8,7 +8,6 @@ validation rows, and cite the passage they quote.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,21 +16,13 @@ from typing import Any
 from bucle.core.errors import BadInput
 from bucle.core.ports import FitContext, LoadContext, Predictor
 from bucle.core.records import Example, Prediction
-from bucle.customise.retrieve.index import Hit, Index
+from bucle.customise.retrieve.index import Hit, Index, sentences
 from bucle.customise.timing import timed
 
-__all__ = ["NoAnswer", "Quote", "Retrieve", "sentences"]
+__all__ = ["NoAnswer", "Quote", "QuotePredictor", "Retrieve"]
 
 PASSAGES = 6
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
-_END = re.compile(r"(?<=[.!?…])\s+(?=[\"«¿¡(A-ZÁÉÍÓÚÑ0-9])|\n+")
-
-
-def sentences(text: str) -> list[str]:
-    """The sentences and table rows of a passage, without empty ones and table rules."""
-    parts = (part.strip() for part in _END.split(text))
-    return [p for p in parts if len(p) > 3 and not set(p) <= set("|-: ")]
-
 
 @dataclass(frozen=True)
 class _Found:
@@ -129,43 +120,22 @@ class QuotePredictor:
 
 
 def _search_all(index: Index, questions: Sequence[str], weight: float, k: int = PASSAGES) -> list[_Found]:
-    """For each question the passages found and the sentence among them that supports it best.
-
-    A sentence's support, in [0, 1], mixes its TF-IDF cosine to the question with its embedding's, by `weight`, plus
-    a fifth for the rank of its passage.
-    """
-    from scipy.sparse import hstack
-
-    if not questions:
-        return []
+    """For each question the passages found and the sentence among them that supports it best: four fifths its own
+    support, one fifth the rank of its passage."""
     vectors = index.embed(questions) if weight > 0 else [None] * len(questions)
-    all_hits = [index.search(q, k=k, weight=weight, vector=v) for q, v in zip(questions, vectors, strict=True)]
-    spans = [[(hit, s) for hit in hits for s in sentences(hit.chunk.text)] for hits in all_hits]
-    unique = list(dict.fromkeys(s for group in spans for _, s in group))
-    row = {s: i for i, s in enumerate(unique)}
-    lexical = hstack([v.transform(unique or [""]) for v in index.vectorizers]).tocsr()
-    asked = hstack([v.transform(list(questions)) for v in index.vectorizers]).tocsr()
-    meaning = index.embed(unique) if weight > 0 and unique else None
-    found = []
-    for i, (hits, group) in enumerate(zip(all_hits, spans, strict=True)):
-        if not group:
-            found.append(_Found("", 0.0, tuple(hits), ""))
-            continue
-        rows = [row[s] for _, s in group]
-        support = (lexical[rows] @ asked[i].T).toarray().ravel() / 2 * (1 - weight)
-        if meaning is not None:
-            support = support + weight * (meaning[rows] @ vectors[i])
-        support = 0.8 * support + 0.2 * _array([hit.score for hit, _ in group])
-        best = int(support.argmax())
-        hit, sentence = group[best]
-        found.append(_Found(sentence, float(min(1.0, max(0.0, support[best]))), tuple(hits), hit.chunk.id))
-    return found
+    return [_search(index, question, vector, weight, k) for question, vector in zip(questions, vectors, strict=True)]
 
 
-def _array(values: Sequence[float]) -> Any:
-    import numpy as np
-
-    return np.asarray(values)
+def _search(index: Index, question: str, vector: Any, weight: float, k: int) -> _Found:
+    hits = index.search(question, k=k, weight=weight, vector=vector)
+    group = [(hit, span) for hit in hits for span in sentences(hit.chunk.text)]
+    if not group:
+        return _Found("", 0.0, tuple(hits), "")
+    own = index.support(question, [span for _, span in group], weight=weight, vector=vector)
+    support = [0.8 * float(s) + 0.2 * hit.score for s, (hit, _) in zip(own, group, strict=True)]
+    best = max(range(len(group)), key=lambda i: (support[i], -i))
+    hit, sentence = group[best]
+    return _Found(sentence, min(1.0, max(0.0, support[best])), tuple(hits), hit.chunk.id)
 
 
 def _calibrate(rows: Sequence[Example], found: Sequence[_Found]) -> tuple[float, float]:

@@ -1,0 +1,193 @@
+"""Candidates in the ledger: fitting one, opening one, and its predictions on rows it never saw."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from bucle.choose import Rung
+from bucle.core.ports import FitContext, LoadContext, Predictor
+from bucle.core.records import Candidate, Example, Prediction
+from bucle.customise.registry import technique
+from bucle.execute import Outcome, Runner, StepContext, StepRecord
+from bucle.loop.model_steps import chat_model, model_folder
+from bucle.loop.workspace import Workspace
+
+__all__ = ["TaskData", "documents_of_chunks", "fit_step", "open_candidate", "predictions", "rows_of", "score_step", "scores"]
+
+SINGLE_CALLS = 30  # calls timed one by one for the latency figures
+BATCH = 32  # predictions between two checkpoints
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """What a task's candidates are fitted and measured on. `models` maps names in bucle.yaml to nodes."""
+
+    name: str
+    dataset: str
+    split: str
+    version: int = 1
+    index: str = ""
+    models: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def suffix(self) -> str:
+        return f" v{self.version}" if self.version > 1 else ""
+
+
+def fit_step(ws: Workspace, runner: Runner, data: TaskData, rung: Rung, *, on_all: bool = False, sibling: str = "") -> StepRecord:
+    """The candidate of a rung, fitted on training rows, or on every row for release (`sibling` is then the candidate
+    whose held-out figures stand for it)."""
+    task = ws.config.tasks[data.name]
+    t = rung.technique
+    params = dict(ws.config.choose.techniques.get(t.name, {}))
+    if task.instruction and "chat" in t.needs:
+        params.setdefault("instruction", task.instruction)
+    roles = {"dataset": data.dataset, "split": data.split}
+    roles |= {role: data.models[name] for role, name in (("base", rung.base), ("encoder", rung.encoder)) if name}
+    roles |= {"index": data.index} if "index" in t.needs else {}
+    if "index" in t.needs and "encoder" not in roles:
+        roles["encoder"] = str(next(e.parent for e in ws.ledger.parents(data.index) if e.role == "encoder"))
+
+    def work(ctx: StepContext) -> Outcome:
+        rows, sides = ws.examples(data.dataset), ws.sides(data.split)
+        train = [r for r in rows if on_all or sides.get(r.id) == "train"]
+        validation = [] if on_all else [r for r in rows if sides.get(r.id) == "validation"]
+        candidate = Candidate(
+            name=rung.name, task=data.name, kind=task.kind, technique=t.name, base=rung.base, encoder=rung.encoder,
+            labels=tuple(sorted({str(r.target) for r in [*train, *validation]})) if task.kind == "classify" else (),
+            params=params, fitted_on="all" if on_all else "train")
+        out = ctx.work / "out"
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir(parents=True)
+        began = time.monotonic()
+        opened = _open_roles(ws, roles, t.needs)
+        figures = dict(t.fit(FitContext(
+            out=out, work=ctx.work, train=train, validation=validation, labels=candidate.labels, params=params, seed=ws.config.seed,
+            report=ctx.report, **opened)))
+        parents = [*roles.items(), *([("refit_of", sibling)] if sibling else [])]
+        node = ctx.ledger.put_folder("candidate", out, candidate.model_dump(mode="json"), parents=parents)
+        return Outcome({"candidate": node.id}, figures | {"fit_seconds": time.monotonic() - began})
+
+    verb = "refit" if on_all else "fit"
+    return runner.step(f"{verb} {data.name} {rung.name}{data.suffix}", work, stage="customise" if on_all else "choose",
+                       params={"technique": t.name, "version": getattr(t, "version", 1), "params": params, "seed": ws.config.seed,
+                               "all": on_all, "name": rung.name}, inputs={**roles, "sibling": sibling})
+
+
+def _open_roles(ws: Workspace, roles: Mapping[str, str], needs: frozenset[str]) -> dict[str, Any]:
+    """Folders and models for a technique's context, of those roles that it needs."""
+    opened: dict[str, Any] = {role: model_folder(ws, roles[role]) for role in ("encoder", "index") if role in roles}
+    if "base" in roles and "base" in needs:
+        opened["base"] = model_folder(ws, roles["base"])
+    if "base" in roles and "chat" in needs:
+        opened["chat"] = chat_model(ws, roles["base"])
+    return opened
+
+
+def open_candidate(ws: Workspace, candidate_id: str) -> Predictor:
+    """A candidate in memory, ready to answer; opened once a process."""
+    return _open(ws, candidate_id)
+
+
+@lru_cache(maxsize=16)
+def _open(ws: Workspace, candidate_id: str) -> Predictor:
+    node = ws.ledger.get(candidate_id)
+    candidate = Candidate.model_validate(node.attrs)
+    t = technique(candidate.technique)
+    roles = {e.role: e.parent for e in ws.ledger.parents(candidate_id)}
+    return t.load(ws.ledger.materialise(node), LoadContext(
+        labels=candidate.labels, params=candidate.params, seed=ws.config.seed, **_open_roles(ws, roles, t.needs)))
+
+
+def rows_of(ws: Workspace, dataset: str, split: str, side: str = "test") -> list[Example]:
+    """The rows of one side of a split, in the dataset's order."""
+    sides = ws.sides(split)
+    return [r for r in ws.examples(dataset) if sides.get(r.id) == side]
+
+
+def score_step(ws: Workspace, runner: Runner, data: TaskData, candidate: str, name: str, *, stage: str = "choose") -> StepRecord:
+    """The candidate's predictions on the test rows, its metrics, and its latency one call at a time."""
+
+    def work(ctx: StepContext) -> Outcome:
+        from bucle.evaluate.metrics import score_rows, summarise
+
+        rows = rows_of(ws, data.dataset, data.split)
+        predictor = open_candidate(ws, candidate)
+        said = _predict_resumable(predictor, [r.input for r in rows], ctx)
+        kind = ws.config.tasks[data.name].kind
+        chunks = documents_of_chunks(ws, data.index)
+        per_row = score_rows(kind, rows, said, chunks)
+        figures = summarise(kind, rows, said, chunks) | _latency(predictor, [r.input for r in rows], said)
+        node = ctx.ledger.put("evaluation", {"task": data.name, "rows": len(rows)},
+                              parents=[("candidate", candidate), ("split", data.split)], blobs={
+                                  "predictions.jsonl": "".join(p.model_dump_json() + "\n" for p in said).encode(),
+                                  "scores.json": json.dumps({"ids": [r.id for r in rows], "per_row": per_row}).encode()})
+        metric = next(iter(per_row))
+        return Outcome({"evaluation": node.id}, figures, f"{metric} {figures[metric]:.3f} on {len(rows)} rows")
+
+    return runner.step(f"score {data.name} {name}{data.suffix}", work, stage=stage,
+                       inputs={"candidate": candidate, "split": data.split, "index": data.index})
+
+
+def _predict_resumable(predictor: Predictor, inputs: Sequence[str], ctx: StepContext) -> list[Prediction]:
+    """Predictions in batches, each kept on disk before the next, so that a kill never asks for one twice."""
+    kept = ctx.work / "predictions.jsonl"
+    said: list[Prediction] = []
+    if kept.exists():
+        for line in kept.read_text().splitlines(keepends=True):
+            if not line.endswith("\n"):
+                break
+            said.append(Prediction.model_validate_json(line))
+        said = said[: len(said) // BATCH * BATCH]  # whole batches only: the same batches as an undisturbed run
+        kept.write_text("".join(p.model_dump_json() + "\n" for p in said))
+    for start in range(len(said), len(inputs), BATCH):
+        batch = predictor.predict(inputs[start : start + BATCH])
+        with kept.open("a") as file:
+            file.write("".join(p.model_dump_json() + "\n" for p in batch))
+        said += batch
+        ctx.report(len(said), len(inputs), "rows")
+    return said
+
+
+def _latency(predictor: Predictor, inputs: Sequence[str], said: Sequence[Prediction]) -> dict[str, float]:
+    """Median and 95th percentile milliseconds of single calls; a paid model's own times are used instead of new calls."""
+    import numpy as np
+
+    if any(p.usage.usd for p in said):
+        times = [p.ms for p in said]
+    else:
+        predictor.predict(inputs[:1])
+        times = []
+        for text in inputs[:SINGLE_CALLS]:
+            began = time.perf_counter()
+            predictor.predict([text])
+            times.append((time.perf_counter() - began) * 1000)
+    return {"p50_ms": float(np.percentile(times, 50)), "p95_ms": float(np.percentile(times, 95))}
+
+
+def documents_of_chunks(ws: Workspace, index: str) -> dict[str, str]:
+    """Chunk id -> path of its document, of an index node; empty without one."""
+    if not index:
+        return {}
+    lines = ws.ledger.read(ws.ledger.get(index), "chunks.jsonl").splitlines()
+    return {c["id"]: c["path"] for c in map(json.loads, lines)}
+
+
+def scores(ws: Workspace, evaluation: str) -> tuple[list[str], dict[str, list[float]]]:
+    """Row ids and per-row metrics of an evaluation node."""
+    stored = json.loads(ws.ledger.read(ws.ledger.get(evaluation), "scores.json"))
+    return stored["ids"], stored["per_row"]
+
+
+def predictions(ws: Workspace, evaluation: str) -> list[Prediction]:
+    """The predictions of an evaluation node, in the order of its rows."""
+    lines = ws.ledger.read(ws.ledger.get(evaluation), "predictions.jsonl").splitlines()
+    return [Prediction.model_validate_json(line) for line in lines]
+
+

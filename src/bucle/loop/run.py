@@ -1,0 +1,223 @@
+"""The whole loop, read from top to bottom: data, choose, customise, evaluate, release, serve, monitor, feedback, again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from bucle.choose import Rung, ladder
+from bucle.core.errors import GateFailed
+from bucle.core.records import Node
+from bucle.execute import Display, Outcome, Runner, StepContext, StepRecord, project_lock
+from bucle.loop.candidates import TaskData, fit_step, score_step
+from bucle.loop.data_steps import documents_step, examples_step, explore_step, preferences_step, split_step
+from bucle.loop.decide import compare_step, forgetting_step, gate_step
+from bucle.loop.learn import dataset_step, gain_step
+from bucle.loop.model_steps import index_step, model_step
+from bucle.loop.replay import read_log, replay_step, start_of
+from bucle.loop.story import save_report
+from bucle.loop.watch import watch_step
+from bucle.loop.workspace import Workspace
+from bucle.release import PRODUCTION, card, make_release
+
+__all__ = ["STAGES", "RunResult", "Stage", "prepare", "run"]
+
+Stage = Literal["data", "models", "choose", "release", "all"]
+STAGES: tuple[Stage, ...] = ("data", "models", "choose", "release", "all")
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What the comparison of a task led to: the candidate whose figures count, and the one to release."""
+
+    rung: Rung
+    baseline: Rung
+    evaluation: StepRecord
+    release: str
+    gate: StepRecord
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run. `story` is the report's data; `reused` of `steps` were already there."""
+
+    story: Mapping[str, Any]
+    report: str
+    steps: int
+    reused: int
+    gates_passed: bool
+
+
+def run(ws: Workspace, display: Display, *, until: Stage = "all") -> RunResult:
+    """Run the project up to and including stage `until`. Raises GateFailed after writing the report if a gate fails."""
+    with project_lock(ws.ledger.folder), display:
+        runner = Runner(ws.ledger, display)
+        failed: GateFailed | None = None
+        try:
+            _all(ws, runner, until)
+        except GateFailed as error:
+            failed = error
+        runner.finish()
+        story, report = save_report(ws, runner.records)
+    if failed:
+        raise failed
+    return RunResult(story, str(report), len(runner.records), sum(r.cached for r in runner.records), failed is None)
+
+
+def prepare(ws: Workspace, runner: Runner, *, until: Stage = "all") -> tuple[dict[str, TaskData], str]:
+    """Data and models: what every later stage starts from. Returns the tasks by name, and the corpus."""
+    corpus = documents_step(ws, runner)["corpus"] if ws.config.data.documents else ""
+    tasks: dict[str, TaskData] = {}
+    for name in ws.config.tasks:
+        dataset = examples_step(ws, runner, name)["dataset"]
+        split = split_step(ws, runner, name, dataset)["split"]
+        explore_step(ws, runner, name, dataset, split)
+        tasks[name] = TaskData(name, dataset, split)
+    if ws.config.preferences:
+        preferences_step(ws, runner)
+    if until == "data":
+        return tasks, corpus
+    rows = {name: (t.dataset, t.split) for name, t in tasks.items()}
+    models = {name: model_step(ws, runner, name, corpus, rows)["model"] for name in ws.config.models}
+    encoders = [(name, models[name]) for name, model in ws.config.models.items() if model.kind == "encoder"]
+    index = ""
+    if until != "models" and corpus and encoders and any(t.kind == "answer" for t in ws.config.tasks.values()):
+        index = index_step(ws, runner, corpus, encoders[0])["index"]
+    return {name: replace(data, models=models, index=index if ws.config.tasks[name].kind == "answer" else "")
+            for name, data in tasks.items()}, corpus
+
+
+def _all(ws: Workspace, runner: Runner, until: Stage) -> None:
+    # data, models
+    tasks, corpus = prepare(ws, runner, until=until)
+    if until in ("data", "models"):
+        return
+
+    # choose, customise, evaluate
+    chosen: dict[str, Chosen] = {}
+    for name, data in tasks.items():
+        found = _choose(ws, runner, data, corpus, gated=until != "choose")
+        if found:
+            chosen[name] = found
+    if until == "choose":
+        return
+
+    # release
+    first = _release(ws, runner, chosen, tasks)
+    if until == "release" or not ws.config.replay:
+        return
+
+    # serve, monitor, feedback: the log up to a day teaches version 2, what comes after measures it
+    replay = ws.config.replay
+    data = tasks[replay.task]
+    entries = read_log(ws.file(replay.log))
+    start = start_of(entries)
+    day = replay.learn_until_day
+    last = (max(_at(e) for e in entries) - start).days + 1
+    index = next((t.index for t in tasks.values() if t.index), "")
+    served = replay_step(ws, runner, first, first_day=0, last_day=day, index=index)
+    watched = watch_step(ws, runner, until_day=day, start=start, inputs={"served": served.key})
+    heard = dataset_step(ws, runner, data, watched, start=start, until_day=day)
+    split2 = split_step(ws, runner, replay.task, heard["dataset"], version=2, previous=data.split)["split"]
+    data2 = replace(data, dataset=heard["dataset"], split=split2, version=2)
+    again = _again(ws, runner, data2, chosen[replay.task], corpus)
+    second = _release(ws, runner, {**chosen, replay.task: again}, {**tasks, replay.task: data2})
+    served = replay_step(ws, runner, second, first_day=day, last_day=last, index=index)
+    watch_step(ws, runner, until_day=last, start=start, inputs={"served": served.key})
+    labels = sorted({str(r.target) for r in ws.examples(data.dataset)})
+    gain_step(ws, runner, replay.task, first, second, start=start, from_day=day, until_day=last, old_labels=labels,
+              inputs={"served": served.key})
+
+
+def _choose(ws: Workspace, runner: Runner, data: TaskData, corpus: str, *, gated: bool) -> Chosen | None:
+    """Every candidate of a task fitted, scored and compared; the recommended one gated and made ready for release."""
+    rungs = ladder(ws.config.tasks[data.name].kind, ws.config.models, ws.config.choose, has_index=bool(data.index))
+    fits = {rung.name: fit_step(ws, runner, data, rung) for rung in rungs}
+    evaluations = {rung.name: score_step(ws, runner, data, fits[rung.name]["candidate"], rung.name) for rung in rungs}
+    found = compare_step(ws, runner, data, rungs, fits, evaluations)
+    lost = {rung.name: forgetting_step(ws, runner, data, fits[rung.name]["candidate"], rung.name, data.models[rung.base], corpus)
+            for rung in rungs if rung.base and "base" in rung.technique.needs}
+    if not gated:
+        return None
+    name = found.figures["recommended"]
+    if not name:
+        raise GateFailed(f"No candidate of `{data.name}` keeps within the constraints.",
+                         "Loosen `choose.constraints` in bucle.yaml, or add a cheaper model; bucle report shows each one's figures.")
+    rung = next(r for r in rungs if r.name == name)
+    reference = next(r for r in rungs if r.name == found.figures["best_baseline"])
+    gate = gate_step(ws, runner, data, evaluations[name], baseline=evaluations[reference.name], forgetting=lost.get(name))
+    _must_pass(gate, data)
+    return Chosen(rung, reference, evaluations[name], _ready(ws, runner, data, rung, fits[name]["candidate"]), gate)
+
+
+def _again(ws: Workspace, runner: Runner, data: TaskData, before: Chosen, corpus: str) -> Chosen:
+    """The same recipe on the next version of the data, gated against production and against the baseline on that data."""
+    rung = before.rung
+    fit = fit_step(ws, runner, data, rung)
+    evaluation = baseline = score_step(ws, runner, data, fit["candidate"], rung.name, stage="evaluate")
+    if before.baseline.name != rung.name:
+        plain = fit_step(ws, runner, data, before.baseline)
+        baseline = score_step(ws, runner, data, plain["candidate"], before.baseline.name, stage="evaluate")
+    lost = None
+    if rung.base and "base" in rung.technique.needs:
+        lost = forgetting_step(ws, runner, data, fit["candidate"], rung.name, data.models[rung.base], corpus)
+    gate = gate_step(ws, runner, data, evaluation, baseline=baseline, forgetting=lost)
+    _must_pass(gate, data)
+    return Chosen(rung, before.baseline, evaluation, _ready(ws, runner, data, rung, fit["candidate"]), gate)
+
+
+def _ready(ws: Workspace, runner: Runner, data: TaskData, rung: Rung, candidate: str) -> str:
+    """The candidate to release: fitted again on every row where the team wants it and the technique fits at all."""
+    if not ws.config.choose.refit or ws.config.tasks[data.name].kind != "classify":
+        return candidate
+    return fit_step(ws, runner, data, rung, on_all=True, sibling=candidate)["candidate"]
+
+
+def _must_pass(gate: StepRecord, data: TaskData) -> None:
+    failed = [c for c in gate.figures["checks"] if not c["passed"]]
+    if failed:
+        what = "; ".join(f"{c['gate']} ({c['note'] or c['measured']})" for c in failed)
+        raise GateFailed(f"`{data.name}`{data.suffix} does not pass its gate: {what}.",
+                         "Nothing was released. bucle report shows the figures; improve the data or change `gates:` in bucle.yaml.")
+
+
+def _release(ws: Workspace, runner: Runner, chosen: Mapping[str, Chosen], tasks: Mapping[str, TaskData]) -> Node:
+    """The next version, with its card; `production` moves to it."""
+
+    def work(ctx: StepContext) -> Outcome:
+        from bucle.evaluate.statistics import interval
+        from bucle.loop.candidates import rows_of, scores
+
+        def facts(name: str, c: Chosen) -> dict[str, Any]:
+            data = tasks[name]
+            rows = {r.id: r for r in rows_of(ws, data.dataset, data.split)}
+            ids, per_row = scores(ws, c.evaluation["evaluation"])
+            clusters = [rows[i].document or rows[i].group or i for i in ids]
+            return {"candidate": c.rung.name, "technique": c.rung.technique.name, "base": c.rung.base or c.rung.encoder,
+                    "dataset": f"version {data.version}", "rows": len(ids), "why": c.rung.technique.when,
+                    "refit": ws.ledger.get(c.release).attrs["fitted_on"] == "all",
+                    "metrics": {m: interval(v, clusters=clusters, seed=ws.config.seed).model_dump() for m, v in per_row.items()}}
+
+        def make_card(version: int) -> str:
+            return card(project=ws.config.project, version=version, tasks={n: facts(n, c) for n, c in chosen.items()},
+                        checks=[check for c in chosen.values() for check in c.gate.figures["checks"]])
+
+        node = make_release(ctx.ledger, ws.config.project, {n: c.release for n, c in chosen.items()},
+                            {n: c.gate["gate"] for n, c in chosen.items()}, make_card)
+        ctx.ledger.move_alias(PRODUCTION, node.id, by="bucle run", reason="passed its gates")
+        return Outcome({"release": node.id}, {"version": node.attrs["version"], "tasks": {n: c.rung.name for n, c in chosen.items()}},
+                       f"version {node.attrs['version']}")
+
+    label = "release" + "".join(sorted({tasks[n].suffix for n in chosen} - {""}))
+    record = runner.step(label, work, stage="release", inputs={
+        **{f"candidate {n}": c.release for n, c in chosen.items()}, **{f"gate {n}": c.gate["gate"] for n, c in chosen.items()}})
+    return ws.ledger.get(record["release"])
+
+
+def _at(entry: Mapping[str, Any]) -> Any:
+    from datetime import datetime
+
+    return datetime.fromisoformat(entry["at"])
+
+

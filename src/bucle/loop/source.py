@@ -1,0 +1,43 @@
+"""The project as the studio sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from bucle.core.errors import NotFound
+from bucle.core.records import Node, Trace
+from bucle.loop.story import build_story, latest_records
+from bucle.loop.why import why
+from bucle.loop.workspace import Workspace
+
+__all__ = ["Source"]
+
+
+class Source:
+    """Implements the studio's StudioSource over a workspace and the release that is being served."""
+
+    def __init__(self, ws: Workspace, release: Node) -> None:
+        self._ws, self._release = ws, release
+
+    def story(self) -> Mapping[str, Any]:
+        try:
+            return build_story(self._ws, latest_records(self._ws.ledger))
+        except NotFound:
+            return {"project": {"name": self._ws.config.project, "language": self._ws.config.language}}
+
+    def traces(self, route: str | None = None, user: str | None = None, query: str | None = None, limit: int = 50,
+               before: str | None = None) -> Sequence[Trace]:
+        return self._ws.traces.traces(route=route or "", user=user or "", query=query or "", limit=limit, newest_first=True,
+                                      before=datetime.fromisoformat(before).timestamp() if before else 0.0)
+
+    def trace(self, id: str) -> Trace:
+        return self._ws.traces.trace(id)
+
+    def why(self, id: str) -> Sequence[Mapping[str, Any]]:
+        return why(self._ws, id)
+
+    def models(self) -> Sequence[str]:
+        tasks = list(self._release.attrs["tasks"])
+        return tasks + [n for n, m in self._ws.config.models.items() if m.kind != "encoder" and n not in tasks]

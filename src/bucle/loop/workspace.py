@@ -1,0 +1,63 @@
+"""A project opened for work: its folder, its configuration, its ledger."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from bucle.core.config import Project, load_project
+from bucle.core.errors import BadInput
+from bucle.core.records import Example, Node
+from bucle.ledger import Ledger, TraceStore
+
+__all__ = ["Workspace"]
+
+
+@dataclass(frozen=True, eq=False)
+class Workspace:
+    """`root` is the folder with bucle.yaml; the ledger lives in `root/.bucle`."""
+
+    root: Path
+    config: Project
+    ledger: Ledger
+    traces: TraceStore
+
+    @classmethod
+    def open(cls, path: str | Path = ".") -> Workspace:
+        """The project in `path` (its folder or its bucle.yaml). Raises ConfigError or Infrastructure."""
+        path = Path(path)
+        config = load_project(path)
+        root = path.parent if path.suffix in {".yaml", ".yml"} else path
+        if config.threads:
+            os.environ["BUCLE_THREADS"] = str(config.threads)
+        ledger = Ledger(root / ".bucle")
+        return cls(root, config, ledger, TraceStore(ledger))
+
+    def file(self, name: str) -> Path:
+        """A file of the team's, relative to the project. Raises BadInput if it is not there."""
+        path = self.root / name
+        if not path.is_file():
+            raise BadInput(f"{path} does not exist.", "Correct its name in bucle.yaml.")
+        return path
+
+    def examples(self, dataset: str) -> list[Example]:
+        """The rows of a dataset node."""
+        node = self.ledger.get(dataset)
+        return [Example.model_validate_json(line) for line in self.ledger.read(node, "examples.jsonl").splitlines()]
+
+    def sides(self, split: str) -> dict[str, str]:
+        """Example id -> `train`, `validation` or `test`, of a split node."""
+        import json
+
+        node = self.ledger.get(split)
+        parts = json.loads(self.ledger.read(node, "split.json"))
+        return {row: side for side, rows in parts.items() for row in rows}
+
+    def documents(self, corpus: str) -> list[Node]:
+        """The document nodes of a corpus node, by path."""
+        found = [self.ledger.get(e.parent) for e in self.ledger.parents(corpus) if e.role == "document"]
+        return sorted(found, key=lambda node: str(node.attrs["path"]))
+
+    def close(self) -> None:
+        self.ledger.close()
