@@ -27,7 +27,8 @@ LABELS = ("alta", "baja", "factura")
 SAYINGS = {
     "alta": ["quiero contratar fibra", "dar de alta la luz", "contratar un plan nuevo", "nueva alta en mi casa"],
     "baja": ["quiero cancelar el contrato", "dar de baja la luz", "anular mi plan", "ya no quiero el servicio"],
-    "factura": ["no entiendo mi factura", "la factura llega tarde", "me cobran de más en el recibo", "duplicado del recibo"],
+    "factura": ["no entiendo mi factura", "la factura llega tarde", "me cobran de más en el recibo",
+                "duplicado del recibo"],
 }
 EXAMPLES = [Example(id=f"e{i}", input=f"{text} {['por favor', 'hoy', 'gracias', ''][i % 4]}".strip(), target=label)
             for i, (label, text) in enumerate((label, text) for _ in range(4) for label in LABELS
@@ -46,8 +47,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base")
     out = folder / "nano"
     out.mkdir()
-    pretrain([example.input for example in EXAMPLES] * 4, out, folder / "work", steps=40, report=silent, width=64, layers=2,
-             context=64, batch_tokens=512, vocabulary=320, threads=1)
+    pretrain([example.input for example in EXAMPLES] * 4, out, folder / "work", steps=40, report=silent, width=64,
+             layers=2, context=64, batch_tokens=512, vocabulary=320, threads=1)
     return out
 
 
@@ -61,8 +62,8 @@ def tokenizer(base: Path) -> Any:
 def context(tmp_path: Path, base: Path | None, **params: Any) -> FitContext:
     out = tmp_path / "out"
     out.mkdir(exist_ok=True)
-    return FitContext(out=out, work=tmp_path / "work", train=EXAMPLES, validation=(), labels=LABELS, seed=0, report=silent,
-                      base=base, params={"threads": 1, **params})
+    return FitContext(out=out, work=tmp_path / "work", train=EXAMPLES, validation=(), labels=LABELS, seed=0,
+                      report=silent, base=base, params={"threads": 1, **params})
 
 
 def test_rows_train_the_answer_and_its_end_token_only(tokenizer: Any) -> None:
@@ -71,7 +72,8 @@ def test_rows_train_the_answer_and_its_end_token_only(tokenizer: Any) -> None:
         trained = [token for token in row.labels if token != -100]
         assert tokenizer.decode(trained) == f"{example.target}<|end|>"
         assert trained[-1] == tokenizer.eos_token_id
-        assert tokenizer.decode(row.ids[:len(row.ids) - row.answer]) == prompt_for(tokenizer, example.input, "Classify:")
+        assert tokenizer.decode(row.ids[:len(row.ids) - row.answer]) == prompt_for(
+            tokenizer, example.input, "Classify:")
 
 
 def test_show_batch_is_what_the_model_reads(base: Path) -> None:
@@ -111,7 +113,7 @@ def test_rows_that_cannot_teach_are_refused(tokenizer: Any) -> None:
         check_rows(rows([]), ends)
     with pytest.raises(BadInput, match="would be cut"):
         rows([Example(id="x", input="hola", target="z" * 80)], ("z" * 80,))
-    with pytest.raises(BadInput, match="does not know"):
+    with pytest.raises(BadInput, match="unknown label"):
         rows([Example(id="x", input="hola", target="otra")])
 
 
@@ -136,7 +138,7 @@ def test_a_technique_learns_and_loads_again(technique: Technique, base: Path, tm
     from bucle.models.local import LocalModel
 
     assert isinstance(technique, Technique)
-    fit = context(tmp_path, base, epochs=12, learning_rate=0.003 if technique.name == "full" else 0.02)
+    fit = context(tmp_path, base, epochs=40, batch=8, learning_rate=0.003 if technique.name == "full" else 0.01)
     figures = technique.fit(fit)
     assert figures["rows"] == len(EXAMPLES)
     assert figures["losses"][-1][1] < 0.3 * figures["losses"][0][1]
@@ -194,8 +196,9 @@ def report(done, total, note=""):
 examples = [Example(**row) for row in json.loads(sys.stdin.read())]
 technique = {"full": Full, "lora": Lora}[sys.argv[5]]()
 figures = technique.fit(FitContext(
-    out=Path(sys.argv[1]), work=Path(sys.argv[2]), train=examples, validation=(), labels=["alta", "baja", "factura"],
-    params={"threads": 1, "epochs": 6, "batch": 8, "save_seconds": 0.0}, seed=3, report=report, base=Path(sys.argv[3])))
+    out=Path(sys.argv[1]), work=Path(sys.argv[2]), train=examples, validation=(), labels=["alta", "baja",
+    "factura"], params={"threads": 1, "epochs": 6, "batch": 8, "save_seconds": 0.0}, seed=3, report=report,
+    base=Path(sys.argv[3])))
 print(json.dumps(dict(figures)))
 """
 

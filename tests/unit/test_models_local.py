@@ -25,8 +25,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from bucle.customise.pretrain import pretrain
 
     out = tmp_path_factory.mktemp("nano")
-    pretrain(TEXTS, out, out / "work", steps=30, report=lambda done, total, note="": None, width=64, layers=2, context=96,
-             batch_tokens=384, vocabulary=320, threads=1)
+    pretrain(TEXTS, out, out / "work", steps=30, report=lambda done, total, note="": None, width=64, layers=2,
+             context=96, batch_tokens=384, vocabulary=320, threads=1)
     return out
 
 
@@ -78,7 +78,8 @@ def test_a_prompt_beyond_the_context_loses_its_beginning_and_is_counted(folder: 
 def test_bits_per_byte_by_hand(model: LocalModel) -> None:
     long = " ".join(TEXTS[:12])
     single, cut, empty = model.bits_per_byte([TEXTS[0], long, ""])
-    assert single == pytest.approx(-slow_score(model, "<|bos|>", TEXTS[0]) / math.log(2) / len(TEXTS[0].encode()), rel=1e-4)
+    assert single == pytest.approx(
+        -slow_score(model, "<|bos|>", TEXTS[0]) / math.log(2) / len(TEXTS[0].encode()), rel=1e-4)
     assert 0 < cut < 8
     assert empty == 0
     assert model.bits_per_byte([TEXTS[0]])[0] == pytest.approx(single, rel=1e-4)

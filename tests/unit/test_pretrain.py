@@ -16,7 +16,8 @@ from bucle.core.errors import BadInput
 
 pytestmark = pytest.mark.torch
 
-WORDS = "la factura de la luz llega cada mes y el contrato de fibra se puede cambiar sin coste en la tienda".split()
+WORDS = ["la", "factura", "de", "luz", "llega", "cada", "mes", "y", "el", "contrato", "fibra", "se", "puede", "cambiar",
+         "sin", "coste", "en", "tienda", "una", "línea", "nueva", "con", "oferta"]
 TEXTS = [" ".join(WORDS[(i * j + i) % len(WORDS)] for j in range(30 + i % 7)) + f". Caso {i}." for i in range(120)]
 TINY = {"width": 64, "layers": 1, "context": 64, "batch_tokens": 256, "vocabulary": 320, "threads": 1}
 
@@ -28,8 +29,8 @@ def report(done, total, note=""):
     print(done, flush=True)
     time.sleep(float(sys.argv[3]))
 texts, settings = json.loads(sys.stdin.read())
-figures = pretrain(texts, Path(sys.argv[1]), Path(sys.argv[2]), steps=50, report=report, save_seconds=0.0, **settings)
-print(json.dumps(figures))
+figures = pretrain(texts, Path(sys.argv[1]), Path(sys.argv[2]), steps=50, report=report, save_seconds=0.0,
+**settings) print(json.dumps(figures))
 """
 
 

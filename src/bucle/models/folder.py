@@ -1,4 +1,5 @@
-"""A model's folder on disk: what is refused before anything in it is loaded, and what it says about itself."""
+"""A model's folder on disk: what is refused before anything in it is loaded, and what it says about
+itself."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from typing import Any
 from bucle.core.errors import ModelUnavailable
 from bucle.core.ids import file_sha256, sha256_hex
 
-__all__ = ["checked_folder", "chat_template", "describe", "read_json"]
+__all__ = ["chat_template", "checked_folder", "describe", "read_json"]
 
 # Formats that run code when they are read.
 PICKLED = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"})
@@ -21,9 +22,11 @@ HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "LICENSE*
 
 
 def checked_folder(name: str | Path) -> Path:
-    """The folder of the model `name` (a folder, else a Hugging Face Hub name fetched through its own client's cache).
+    """The folder of the model `name` (a folder, else a Hugging Face Hub name fetched through its own client's
+    cache).
 
-    Only safetensors weights are accepted, and no code that comes with a model. Raises ModelUnavailable otherwise.
+    Only safetensors weights are accepted, and no code that comes with a model. Raises ModelUnavailable
+    otherwise.
     """
     folder = Path(name)
     if not folder.is_dir():
@@ -49,7 +52,12 @@ def _from_hub(name: str) -> Path:
     if looks_like_path:
         raise ModelUnavailable(f"There is no model folder {name}.", "check the path in bucle.yaml")
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
     try:
         return Path(snapshot_download(name, allow_patterns=list(HUB_FILES)))
@@ -67,7 +75,8 @@ def _from_hub(name: str) -> Path:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`, at most 64 MB; {} where there is no such file. Raises ModelUnavailable if malformed."""
+    """The JSON object in `path`, at most 64 MB; {} where there is no such file. Raises ModelUnavailable if
+    malformed."""
     if not path.is_file():
         return {}
     if path.stat().st_size > MAX_JSON_BYTES:
@@ -93,8 +102,9 @@ def chat_template(folder: Path) -> str:
 def describe(folder: Path) -> dict[str, Any]:
     """What the model in `folder` is, read without loading it.
 
-    `architecture`, `parameters` (stored numbers), `bytes`, `dtypes`, `context` (tokens), `vocabulary`, `width`, `layers`,
-    `tokenizer_sha256`, `chat_template_sha256` (empty where missing), `weights_sha256`, `licence` (empty where not found).
+    `architecture`, `parameters` (stored numbers), `bytes`, `dtypes`, `context` (tokens), `vocabulary`,
+    `width`, `layers`, `tokenizer_sha256`, `chat_template_sha256` (empty where missing), `weights_sha256`,
+    `licence` (empty where not found).
     """
     folder = checked_folder(folder)
     config = read_json(folder / "config.json")

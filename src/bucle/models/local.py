@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,15 +21,18 @@ if TYPE_CHECKING:
 
 __all__ = ["LocalModel", "bits_per_byte", "describe", "merge"]
 
-# Tokens in one forward pass: bounds memory (logits are tokens x vocabulary x 4 bytes) and keeps the cores busy.
+# Tokens in one forward pass: bounds memory (logits are tokens x vocabulary x 4 bytes) and keeps the cores
+# busy.
 TOKENS_AT_ONCE = 8192
 
 
 class LocalModel:
-    """The model in `folder` (or a Hub name), with `adapter` (a PEFT folder) merged into it; implements ChatModel.
+    """The model in `folder` (or a Hub name), with `adapter` (a PEFT folder) merged into it; implements
+    ChatModel.
 
-    `truncated` counts the prompts that `label_scores` had to cut since loading. Raises ModelUnavailable where the
-    folder is refused (see `checked_folder`) or cannot be loaded, and for an adapter that changes no weight.
+    `truncated` counts the prompts that `label_scores` had to cut since loading. Raises ModelUnavailable where
+    the folder is refused (see `checked_folder`) or cannot be loaded, and for an adapter that changes no
+    weight.
     """
 
     def __init__(self, folder: str | Path, *, adapter: Path | None = None, threads: int | None = None,
@@ -117,13 +121,16 @@ class LocalModel:
 
     # --- scores
 
-    def label_scores(self, prompts: Sequence[str], continuations: Sequence[str], *, per_token: bool = False) -> np.ndarray:
-        """Log-probability (nats) of each continuation after each prompt, `[len(prompts), len(continuations)]` float64.
+    def label_scores(self, prompts: Sequence[str], continuations: Sequence[str], *,
+                     per_token: bool = False) -> np.ndarray:
+        """Log-probability (nats) of each continuation after each prompt, `[len(prompts), len(continuations)]`
+        float64.
 
-        Special tokens written in either count as such: render prompts with `render`, and end the continuations with
-        the model's end token. `per_token` divides by the continuation's length. Each prompt is computed once and
-        its keys and values serve all the continuations. A prompt that does not fit in the context loses its beginning
-        (the begin token stays, so the oldest few-shot example goes first) and is counted in `truncated`.
+        Special tokens written in either count as such: render prompts with `render`, and end the
+        continuations with the model's end token. `per_token` divides by the continuation's length. Each
+        prompt is computed once and its keys and values serve all the continuations. A prompt that does not
+        fit in the context loses its beginning (the begin token stays, so the oldest few-shot example goes
+        first) and is counted in `truncated`.
         """
         import torch
 
@@ -151,7 +158,8 @@ class LocalModel:
 
     def _cut(self, ids: list[int], limit: int) -> list[int]:
         if limit < 2:
-            raise BadInput(f"The longest label leaves no room for a prompt in {self.context} tokens.", "shorten the labels")
+            raise BadInput(f"The longest label leaves no room for a prompt in {self.context} tokens.",
+                           "shorten the labels")
         if len(ids) <= limit:
             return ids or [self.tokenizer.bos_token_id or self.tokenizer.eos_token_id or 0]
         self.truncated += 1
@@ -159,7 +167,8 @@ class LocalModel:
         return begin + ids[len(ids) - limit + len(begin):]
 
     def _score(self, prompts: list[list[int]], answers: list[list[int]]) -> torch.Tensor:
-        """`[prompts, answers]`: prompts padded on the left, run once; then every answer, padded on the right."""
+        """`[prompts, answers]`: prompts padded on the left, run once; then every answer, padded on the
+        right."""
         import torch
 
         pad = self.tokenizer.pad_token_id or 0
@@ -190,14 +199,17 @@ class LocalModel:
         return total + tail.sum(-1)
 
     def bits_per_byte(self, texts: Sequence[str]) -> list[float]:
-        """How many bits the model needs for each byte (UTF-8) of each text: comparable between vocabularies."""
+        """How many bits the model needs for each byte (UTF-8) of each text: comparable between
+        vocabularies."""
         return bits_per_byte(self.model, self.tokenizer, texts, context=self.context)
 
 
 def render(tokenizer: Any, messages: Sequence[Message]) -> str:
-    """The chat template applied to `messages`. A special token that a user wrote is broken up, so it stays text."""
+    """The chat template applied to `messages`. A special token that a user wrote is broken up, so it stays
+    text."""
     if not tokenizer.chat_template:
-        raise BadInput("This model has no chat template.", "choose an instruction-tuned model, or add chat_template.jinja")
+        raise BadInput("This model has no chat template.",
+                       "choose an instruction-tuned model, or add chat_template.jinja")
     special = sorted(tokenizer.all_special_tokens, key=len, reverse=True)
     clean = []
     for message in messages:
@@ -210,8 +222,8 @@ def render(tokenizer: Any, messages: Sequence[Message]) -> str:
 
 
 def bits_per_byte(model: Any, tokenizer: Any, texts: Sequence[str], *, context: int) -> list[float]:
-    """Bits per byte of each text under `model`; an empty text has 0. Texts longer than the context are cut in pieces,
-    each read after the begin token alone. Special tokens written in a text count as plain text."""
+    """Bits per byte of each text under `model`; an empty text has 0. Texts longer than the context are cut in
+    pieces, each read after the begin token alone. Special tokens written in a text count as plain text."""
     import torch
 
     texts = list(texts)
@@ -225,7 +237,8 @@ def bits_per_byte(model: Any, tokenizer: Any, texts: Sequence[str], *, context: 
     order = sorted(range(len(pieces)), key=lambda index: len(pieces[index][1]))
     for batch in _batches(order, lambda index: len(pieces[index][1])):
         longest = max(len(pieces[index][1]) for index in batch)
-        rows = torch.tensor([[begin, *pieces[index][1], *[begin] * (longest - len(pieces[index][1]))] for index in batch])
+        rows = torch.tensor([[begin, *pieces[index][1], *[begin] * (longest - len(pieces[index][1]))]
+                             for index in batch])
         with torch.inference_mode():
             # Padding stands on the right, where no real token can see it.
             logits = model(input_ids=rows[:, :-1], use_cache=False).logits.float()
@@ -236,8 +249,8 @@ def bits_per_byte(model: Any, tokenizer: Any, texts: Sequence[str], *, context: 
 
 
 def load_model(folder: Path, *, float32: bool = False) -> tuple[Any, Any]:
-    """Model (in evaluation mode) and tokenizer of a checked folder. `float32` for training; otherwise as stored,
-    with half precision widened where this processor is slow at it."""
+    """Model (in evaluation mode) and tokenizer of a checked folder. `float32` for training; otherwise as
+    stored, with half precision widened where this processor is slow at it."""
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -267,7 +280,10 @@ def _with_adapter(model: Any, adapter: Path) -> Any:
     weights = load_file(str(adapter / "adapter_model.safetensors"))
     if not any(bool(torch.count_nonzero(tensor)) for name, tensor in weights.items() if "lora_B" in name):
         raise ModelUnavailable(f"The adapter in {adapter} changes nothing: its weights are all zero.", "train it again")
-    tuned = PeftModel.from_pretrained(model, str(adapter), local_files_only=True)
+    with warnings.catch_warnings():
+        # PEFT reads an attribute that transformers has renamed.
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        tuned = PeftModel.from_pretrained(model, str(adapter), local_files_only=True)
     loaded = {name.replace(".default", "") for name, _ in tuned.named_parameters() if ".default" in name}
     if missing := sorted(set(weights) - loaded):
         raise ModelUnavailable(f"The adapter in {adapter} does not fit this base model: {missing[0]} has no place.",
@@ -286,7 +302,8 @@ def merge(base: str | Path, adapter: Path, out: Path) -> None:
 
 
 def _batches(order: Sequence[int], size: Any) -> Iterator[list[int]]:
-    """Runs of `order` (sorted by size) whose number of rows times the largest size stays within TOKENS_AT_ONCE."""
+    """Runs of `order` (sorted by size) whose number of rows times the largest size stays within
+    TOKENS_AT_ONCE."""
     batch: list[int] = []
     for index in order:
         if batch and (len(batch) + 1) * size(index) > TOKENS_AT_ONCE:

@@ -1,5 +1,5 @@
-"""From examples to training rows: what the model reads, and which of it is trained. One place, so that the batch that
-`bucle tune --show-batch` prints is the batch that is trained and the prompt that is served."""
+"""From examples to training rows: what the model reads, and which of it is trained. One place, so that the
+batch that `bucle tune --show-batch` prints is the batch that is trained and the prompt that is served."""
 
 from __future__ import annotations
 
@@ -43,14 +43,16 @@ class Rows:
 
 
 def prompt_for(tokenizer: Any, text: str, instruction: str) -> str:
-    """The prompt of one message: the instruction and the message as the user's turn of the model's chat template."""
+    """The prompt of one message: the instruction and the message as the user's turn of the model's chat
+    template."""
     from bucle.models.local import render
 
     return render(tokenizer, [{"role": "user", "content": f"{instruction} {text}".strip()}])
 
 
 def continuation(tokenizer: Any, label: str, instruction: str) -> str:
-    """What the model is to write for `label`: as the template renders an assistant's turn, up to its end token.
+    """What the model is to write for `label`: as the template renders an assistant's turn, up to its end
+    token.
 
     Raises BadInput where the template renders a prompt otherwise when an answer follows it.
     """
@@ -80,7 +82,7 @@ def build_rows(tokenizer: Any, examples: Sequence[Example], labels: Sequence[str
             dropped["empty input"] += 1
             continue
         if example.target not in known:
-            raise BadInput(f"{example.source or example.id} has the label {example.target!r}, which the task does not know.",
+            raise BadInput(f"{example.source or example.id} has an unknown label: {example.target!r}.",
                            f"the labels are: {', '.join(labels)}")
         answer = known[example.target]
         prompt = tokenizer(prompt_for(tokenizer, example.input, instruction), add_special_tokens=False,
@@ -115,8 +117,8 @@ def show_batch(examples: Sequence[Example], base: Path, params: Mapping[str, Any
                labels: Sequence[str] = ()) -> list[str]:
     """One text an example: every token as the model reads it, the trained ones between ⟦ and ⟧.
 
-    Exactly the rows that `full` and `lora` train on. `labels` defaults to those of the examples. Raises BadInput as
-    training would.
+    Exactly the rows that `full` and `lora` train on. `labels` defaults to those of the examples. Raises
+    BadInput as training would.
     """
     from transformers import AutoTokenizer
 

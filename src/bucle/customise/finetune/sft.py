@@ -1,7 +1,7 @@
 """Supervised fine-tuning with TRL: one thin adapter, every default that matters said aloud, and resumable.
 
-The Trainer keeps its optimizer and random state with torch.save. Only checkpoints that this run wrote into its own
-work folder are read again, and torch reads them with weights_only.
+The Trainer keeps its optimizer and random state with torch.save. Only checkpoints that this run wrote into
+its own work folder are read again, and torch reads them with weights_only.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ COMPLETE = "complete"
 
 @dataclass(frozen=True)
 class Settings:
-    """How to train. `rank` 0 trains all the weights; otherwise LoRA of that rank on every linear layer (Hu et al. 2021,
-    https://arxiv.org/abs/2106.09685), with `alpha` twice the rank."""
+    """How to train. `rank` 0 trains all the weights; otherwise LoRA of that rank on every linear layer (Hu et
+    al. 2021, https://arxiv.org/abs/2106.09685), with `alpha` twice the rank."""
 
     epochs: int
     learning_rate: float
@@ -42,10 +42,11 @@ class Settings:
 
 def train(model: Any, tokenizer: Any, rows: Rows, base: Path, work: Path, settings: Settings, report: Report) -> tuple[
         Any, dict[str, Any]]:
-    """Train `model` (float32, on the CPU or the first GPU) on `rows`; returns the trained model and figures: `losses`
-    `[[step, nats per trained token], ...]`, `steps`, `seconds` of this process.
+    """Train `model` (float32, on the CPU or the first GPU) on `rows`; returns the trained model and figures:
+    `losses` `[[step, nats per trained token], ...]`, `steps`, `seconds` of this process.
 
-    A run killed at any moment continues from its last complete checkpoint in `work` and ends with the same weights.
+    A run killed at any moment continues from its last complete checkpoint in `work` and ends with the same
+    weights.
     """
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     import torch
@@ -69,12 +70,14 @@ def train(model: Any, tokenizer: Any, rows: Rows, base: Path, work: Path, settin
         gradient_accumulation_steps=1, learning_rate=settings.learning_rate, lr_scheduler_type="linear",
         warmup_steps=max(1, len(rows.rows) * settings.epochs // settings.batch // 20), weight_decay=0.0,
         max_grad_norm=1.0, optim="adamw_torch", seed=settings.seed, data_seed=settings.seed,
-        # TRL's and the Trainer's silent defaults: no truncation (the rows fit), no packing, no checkpointing of
-        # activations, no second opinion on what is masked, no reports to anyone, no tqdm, saving when we say so.
+        # TRL's and the Trainer's silent defaults: no truncation (the rows fit), no packing, no checkpointing
+        # of
+        # activations, no second opinion on what is masked, no reports to anyone, no tqdm, saving when we say
+        # so.
         max_length=None, packing=False, padding_free=False, completion_only_loss=True, assistant_only_loss=False,
         **{checkpointing: False}, bf16=gpu or bf16_is_fast(), fp16=False, use_cpu=not gpu, pad_to_multiple_of=None,
         report_to="none", disable_tqdm=True, save_strategy="no", eval_strategy="no", save_total_limit=2,
-        logging_strategy="steps", logging_steps=5, logging_nan_inf_filter=False, dataloader_num_workers=0,
+        logging_strategy="steps", logging_steps=1, logging_nan_inf_filter=False, dataloader_num_workers=0,
         dataloader_pin_memory=False, push_to_hub=False,
     )
     torch.manual_seed(settings.seed)
@@ -97,7 +100,8 @@ def train(model: Any, tokenizer: Any, rows: Rows, base: Path, work: Path, settin
 
 
 def _prepare(work: Path, key: str) -> Path | None:
-    """Keep `work` only if it is this very run's; drop half-written checkpoints; return the newest complete one."""
+    """Keep `work` only if it is this very run's; drop half-written checkpoints; return the newest complete
+    one."""
     mark = work / "key.json"
     if not mark.is_file() or json.loads(mark.read_text(encoding="utf-8") or "0") != key:
         shutil.rmtree(work, ignore_errors=True)
@@ -153,4 +157,5 @@ def _same_labels(trainer: Any, rows: Rows) -> None:
     kept: Mapping[str, Any] = trainer.train_dataset[:]
     if list(map(list, kept["input_ids"])) != [list(row.ids) for row in rows.rows] or list(
             map(list, kept["labels"])) != [row.labels for row in rows.rows]:
-        raise BadInput("The training library changed the rows or their masks.", "install the trl version Bucle asks for")
+        raise BadInput("The training library changed the rows or their masks.",
+                       "install the trl version Bucle asks for")

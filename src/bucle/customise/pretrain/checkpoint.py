@@ -1,4 +1,5 @@
-"""Checkpoints of a training run: one safetensors file, replaced in one step, so that a kill leaves the old or the new."""
+"""Checkpoints of a training run: one safetensors file, replaced in one step, so that a kill leaves the old or
+the new."""
 
 from __future__ import annotations
 

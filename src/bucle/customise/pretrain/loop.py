@@ -1,8 +1,10 @@
-"""Pretrain a small Llama from a project's own text. Read it from top to bottom; nothing else happens elsewhere.
+"""Pretrain a small Llama from a project's own text. Read it from top to bottom; nothing else happens
+elsewhere.
 
-The recipe follows the small-model speed runs: Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/) on the
-matrices, AdamW on the embeddings and the head, a short warm-up and a long linear cool-down. The shape stays
-`LlamaForCausalLM`, so that the folder loads in any tool that reads Hugging Face folders.
+The recipe follows the small-model speed runs: Muon (Jordan et al. 2024,
+https://kellerjordan.github.io/posts/muon/) on the matrices, AdamW on the embeddings and the head, a short
+warm-up and a long linear cool-down. The shape stays `LlamaForCausalLM`, so that the folder loads in any tool
+that reads Hugging Face folders.
 """
 
 from __future__ import annotations
@@ -31,18 +33,20 @@ PASSES = 4
 
 
 def pretrain(texts: Sequence[str], out: Path, work: Path, *, report: Report, steps: int = 0, width: int = 192,
-             layers: int = 3, context: int = 256, batch_tokens: int = 2048, vocabulary: int = 0, seed: int = 0, threads: int | None = None,
-             save_seconds: float = 10.0, muon_rate: float = 0.02, embedding_rate: float = 0.02,
-             head_rate: float = 0.008) -> dict[str, Any]:
-    """Train on `texts` for `steps` batches of `batch_tokens` tokens and write a Hugging Face folder into `out`.
+             layers: int = 3, context: int = 256, batch_tokens: int = 2048, vocabulary: int = 0, seed: int = 0,
+             threads: int | None = None, save_seconds: float = 10.0, muon_rate: float = 0.02,
+             embedding_rate: float = 0.02, head_rate: float = 0.008) -> dict[str, Any]:
+    """Train on `texts` for `steps` batches of `batch_tokens` tokens and write a Hugging Face folder into
+    `out`.
 
-    `steps` 0 takes four passes over the text, at least 40 batches and at most 500: on a few hundred kB, more passes
-    learn it by heart and the held-out figure gets worse.
+    `steps` 0 takes four passes over the text, at least 40 batches and at most 500: on a few hundred kB, more
+    passes learn it by heart and the held-out figure gets worse.
 
-    Returns figures: `bits_per_byte_before` and `_after` on held-out texts (5%, at most 40 kB), the training losses in
-    nats per token (`losses`, `[[step, loss], ...]`), `tokens_per_second`, `seconds`, `parameters`, `vocabulary`.
-    A killed run continues from `work` and ends with the same weights, bit for bit, as an undisturbed one with as
-    many threads. `vocabulary` 0 chooses by the amount of text. Raises BadInput where there is too little text.
+    Returns figures: `bits_per_byte_before` and `_after` on held-out texts (5%, at most 40 kB), the training
+    losses in nats per token (`losses`, `[[step, loss], ...]`), `tokens_per_second`, `seconds`, `parameters`,
+    `vocabulary`. A killed run continues from `work` and ends with the same weights, bit for bit, as an
+    undisturbed one with as many threads. `vocabulary` 0 chooses by the amount of text. Raises BadInput where
+    there is too little text.
     """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -63,11 +67,13 @@ def pretrain(texts: Sequence[str], out: Path, work: Path, *, report: Report, ste
     rows = max(1, batch_tokens // context)
     steps = steps or min(500, max(40, round(PASSES * len(stream) / (rows * context))))
 
-    # The model. Master weights stay in float32; where the processor multiplies bfloat16, a copy in it does the work.
+    # The model. Master weights stay in float32; where the processor multiplies bfloat16, a copy in it does
+    # the work.
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=width, num_hidden_layers=layers, intermediate_size=_multiple(width * 8 / 3, 32),
-        num_attention_heads=max(1, width // 64), num_key_value_heads=max(1, width // 64), max_position_embeddings=context,
+        vocab_size=len(tokenizer), hidden_size=width, num_hidden_layers=layers,
+        intermediate_size=_multiple(width * 8 / 3, 32), num_attention_heads=max(1, width // 64),
+        num_key_value_heads=max(1, width // 64), max_position_embeddings=context,
         tie_word_embeddings=False, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id, attn_implementation="sdpa", use_cache=True,
     )
@@ -92,7 +98,8 @@ def pretrain(texts: Sequence[str], out: Path, work: Path, *, report: Report, ste
     ]
     rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in optimizers]
 
-    # Where a killed run stood. The key holds all that decides the weights, so another run's checkpoint is never taken.
+    # Where a killed run stood. The key holds all that decides the weights, so another run's checkpoint is
+    # never taken.
     key = sha256_hex(canonical_json({
         "version": VERSION, "stream": hashlib.sha256(stream.tobytes()).hexdigest(), "config": config.to_json_string(),
         "steps": steps, "batch_tokens": batch_tokens, "seed": seed, "threads": threads, "low": low, "rates": rates,
@@ -154,7 +161,8 @@ def pretrain(texts: Sequence[str], out: Path, work: Path, *, report: Report, ste
 
 
 class _Order:
-    """Rows of `context + 1` tokens, each epoch in a new order from a new phase; batch `step` depends on `step` alone."""
+    """Rows of `context + 1` tokens, each epoch in a new order from a new phase; batch `step` depends on
+    `step` alone."""
 
     def __init__(self, stream: np.ndarray, context: int, rows: int, seed: int) -> None:
         self.stream, self.context, self.rows, self.seed = stream, context, rows, seed

@@ -62,8 +62,8 @@ def train_tokenizer(texts: Sequence[str], out: Path, *, vocabulary: int, context
 def encode_documents(tokenizer: Any, texts: Iterable[str]) -> list[list[int]]:
     """Token ids of each text between `<|bos|>` and `<|end|>`.
 
-    Every other text is cut in two as a conversation (its start is the user's turn, the rest the assistant's), so that
-    the marks of the chat template are trained too. A mark written inside a text stays plain text.
+    Every other text is cut in two as a conversation (its start is the user's turn, the rest the assistant's),
+    so that the marks of the chat template are trained too. A mark written inside a text stays plain text.
     """
     bos, end, user, assistant = tokenizer.convert_tokens_to_ids([BOS, END, "<|user|>", "<|assistant|>"])
     rows = tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
