@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -142,10 +143,33 @@ class Serve(Section):
 
 
 class MonitorRules(Section):
-    """What to watch and when to speak. `alarm_rate` is the accepted rate of false drift alarms per window."""
+    """When to raise an alert. Times are of events. `window_days` is for latency, errors and cost; `long_window`
+    for drift and abuse, which need more traffic; `reference_days` is how far back usual goes; `alarm_rate`
+    is the chance of a false drift alarm in one long window, shared by the routes."""
 
-    window_hours: float = Field(24, gt=0)
-    reference_days: float = Field(14, gt=0)
+    window_days: float = Field(1, gt=0)
+    long_window_days: float = Field(7, gt=0)
+    reference_days: int = Field(default=14, ge=1, le=366)
+    alarm_rate: float = Field(default=0.005, gt=0, lt=0.5)
+    min_drift_requests: int = Field(default=50, ge=20)
+    p95_ms: float | None = Field(default=None, gt=0)
+    latency_ratio: float = Field(default=2.0, gt=1)
+    min_latency_requests: int = Field(default=20, ge=5)
+    max_error_rate: float = Field(default=0.05, ge=0, lt=1)
+    min_errors: int = Field(default=5, ge=1)
+    min_suspicious: int = Field(default=5, ge=1)
+    min_suspicious_share: float = Field(default=0.3, ge=0, le=1)
+    min_burst: int = Field(default=60, ge=2)
+    min_repeats: int = Field(default=10, ge=1)
+    budget_usd_per_day: float | None = Field(default=None, gt=0)
+
+    @property
+    def window(self) -> timedelta:
+        return timedelta(days=self.window_days)
+
+    @property
+    def long_window(self) -> timedelta:
+        return timedelta(days=self.long_window_days)
 
 
 class Replay(Section):

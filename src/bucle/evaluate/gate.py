@@ -53,6 +53,8 @@ class Reference:
     name: str
     metrics: Mapping[str, float]
     per_row: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    same: bool = False
+    """The candidate is itself this reference: nothing can be lost against it, on however few rows."""
 
 
 @dataclass(frozen=True)
@@ -182,6 +184,9 @@ def _check(gate: Gate, facts: GateFacts) -> Check:
             return failed(error.message)
         note = f"{found.value:.4g} [{found.low:.4g}, {found.high:.4g}] on {found.n} rows"
         return _judge(gate, found.low if gate.op == ">=" else found.high, gate.offset, note)
+    if other.same:
+        return Check(gate.text, gate.offset <= 0 if gate.op == ">=" else gate.offset >= 0, measured, measured + gate.offset,
+                     f"the candidate is the {gate.reference} itself")
     theirs = other.metrics.get(gate.metric)
     if theirs is None or not math.isfinite(theirs):
         return failed(f"{gate.metric} was not measured for {other.name}")

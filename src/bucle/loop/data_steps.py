@@ -36,7 +36,8 @@ def documents_step(ws: Workspace, runner: Runner) -> StepRecord:
 
         parsed = parse_all(files, root, passwords=passwords, report=ctx.report)
         cleaned = clean_documents(parsed.documents, CleanPolicy(
-            near_duplicate=policy.near_duplicates, languages=policy.languages, personal=dict(policy.personal_data)))
+            near_duplicate=policy.near_duplicates, languages=policy.languages, personal=dict(policy.personal_data),
+            personal_key=os.environ.get("BUCLE_PERSONAL_KEY", "")))
         parents = []
         with ctx.ledger.transaction():
             for document in cleaned.documents:

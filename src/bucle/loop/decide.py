@@ -128,14 +128,15 @@ def gate_step(ws: Workspace, runner: Runner, data: TaskData, evaluation: StepRec
         rows = {r.id: r for r in rows_of(ws, data.dataset, data.split)}
         ids, per_row = scores(ws, evaluation["evaluation"])
         lost = Interval.model_validate({k: forgetting.figures[k] for k in ("value", "low", "high", "n", "level")}) if forgetting else None
+        candidate = next(e.parent for e in ws.ledger.parents(evaluation["evaluation"]) if e.role == "candidate")
         before = production_sibling(ws, data.name)
-        production = Reference("production", *_measure(ws, data, before, [rows[i] for i in ids])) if before else None
+        production = Reference("production", *_measure(ws, data, before, [rows[i] for i in ids]), same=before == candidate) if before else None
         result = check_gates(list(gates), GateFacts(
             rows=len(ids), metrics=_numbers(evaluation.figures) | {"forgetting": lost.value if lost else 0.0}, per_row=per_row,
             intervals={"forgetting": lost} if lost else {}, production=production, seed=ws.config.seed,
             clusters=[rows[i].document or rows[i].group or i for i in ids],
-            baseline=Reference("baseline", _numbers(baseline.figures), scores(ws, baseline["evaluation"])[1])))
-        candidate = next(e.parent for e in ws.ledger.parents(evaluation["evaluation"]) if e.role == "candidate")
+            baseline=Reference("baseline", _numbers(baseline.figures), scores(ws, baseline["evaluation"])[1],
+                               same=baseline["evaluation"] == evaluation["evaluation"])))
         name = Candidate.model_validate(ws.ledger.get(candidate).attrs).name
         figures = {"task": data.name, "release": f"{data.name}: {name}{data.suffix}", **result.to_dict()}
         parents = [("evaluation", evaluation["evaluation"]), ("baseline", baseline["evaluation"])]

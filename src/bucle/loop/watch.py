@@ -48,11 +48,13 @@ def windows_of(ws: Workspace, traces: list[Trace]) -> list[dict[str, Any]]:
     rows = []
     for route in sorted({t.route for t in traces}):
         own = [t for t in traces if t.route == route]
-        for window in windows(own, length=timedelta(hours=ws.config.monitor.window_hours)):
+        for window in windows(own, length=ws.config.monitor.window):
             figures = summary(window, feedback)
+            positive = figures["ratings"]["positive"]
             rows.append({"start": window.start.isoformat(), "end": window.end.isoformat(), "route": route,
                          "requests": figures["requests"], "p50_ms": figures["p50_ms"], "p95_ms": figures["p95_ms"],
-                         "mean_rating": figures["rating"], "abstained": figures["abstained"], "score": figures["score"]})
+                         "mean_rating": None if positive is None else 2 * positive - 1, "abstained": figures["abstentions"],
+                         "score": figures["mean_score"]})
     return rows
 
 

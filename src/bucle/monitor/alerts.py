@@ -9,8 +9,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
-
+from bucle.core.config import MonitorRules
 from bucle.core.ids import content_id
 from bucle.core.ports import Embedder, Report
 from bucle.core.records import Alert, Feedback, Trace
@@ -23,30 +22,6 @@ __all__ = ["MonitorRules", "watch"]
 
 EVERY_ROUTE = "*"
 Rule = Literal["drift", "abuse", "latency", "errors", "cost"]
-
-
-class MonitorRules(BaseModel):
-    """When to raise an alert. Times are of events. `window` is for latency, errors and cost; `long_window`
-    for drift and abuse, which need more traffic; `reference_days` is how far back usual goes; `alarm_rate`
-    is the chance of a false drift alarm in one long window, shared by the routes."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    window: timedelta = Field(default=timedelta(days=1), gt=timedelta(0))
-    long_window: timedelta = Field(default=timedelta(days=7), gt=timedelta(0))
-    reference_days: int = Field(default=14, ge=1, le=366)
-    alarm_rate: float = Field(default=0.005, gt=0, lt=0.5)
-    min_drift_requests: int = Field(default=50, ge=20)
-    p95_ms: float | None = Field(default=None, gt=0)
-    latency_ratio: float = Field(default=2.0, gt=1)
-    min_latency_requests: int = Field(default=20, ge=5)
-    max_error_rate: float = Field(default=0.05, ge=0, lt=1)
-    min_errors: int = Field(default=5, ge=1)
-    min_suspicious: int = Field(default=5, ge=1)
-    min_suspicious_share: float = Field(default=0.3, ge=0, le=1)
-    min_burst: int = Field(default=60, ge=2)
-    min_repeats: int = Field(default=10, ge=1)
-    budget_usd_per_day: float | None = Field(default=None, gt=0)
 
 
 @dataclass(frozen=True)
