@@ -1,9 +1,9 @@
 """Bucle: from a team's own documents and examples to a language model in production that keeps getting better.
 
-    import bucle
-    project = bucle.Project("examples/soporte")
-    result = project.run()
-    print(result.story["recommendation"]["text"])
+import bucle
+project = bucle.Project("examples/soporte")
+result = project.run()
+print(result.story["recommendation"]["text"])
 """
 
 from __future__ import annotations

@@ -30,7 +30,8 @@ def report(done, total, note=""):
     time.sleep(float(sys.argv[3]))
 texts, settings = json.loads(sys.stdin.read())
 figures = pretrain(texts, Path(sys.argv[1]), Path(sys.argv[2]), steps=50, report=report, save_seconds=0.0,
-**settings) print(json.dumps(figures))
+                   **settings)
+print(json.dumps(figures))
 """
 
 

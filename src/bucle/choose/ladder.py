@@ -30,7 +30,9 @@ def ladder(kind: TaskKind, models: Mapping[str, Model], choose: Choose, *, has_i
     `choose.candidates` narrows it to names (`tfidf`, `lora/nano`) or techniques (`lora`). Baselines always stay, since
     nothing is recommended without them. Raises ConfigError for a name that no candidate has.
     """
-    rungs = [rung for t in techniques().values() if kind in t.kinds for rung in _with_models(t, models, choose, has_index)]
+    rungs = [
+        rung for t in techniques().values() if kind in t.kinds for rung in _with_models(t, models, choose, has_index)
+    ]
     if choose.candidates == "auto":
         return rungs
     wanted = set(choose.candidates)
@@ -44,13 +46,17 @@ def _with_models(t: Technique, models: Mapping[str, Model], choose: Choose, has_
         return []
     usable = {name: m for name, m in models.items() if choose.models is None or name in choose.models}
     if choose.models is not None and (unknown := set(choose.models) - set(models)):
-        raise ConfigError(f"choose.models names `{sorted(unknown)[0]}`, which is not under `models:`.",
-                          f"Known: {', '.join(models)}.")
+        raise ConfigError(
+            f"choose.models names `{sorted(unknown)[0]}`, which is not under `models:`.", f"Known: {', '.join(models)}."
+        )
     encoders = [n for n, m in usable.items() if m.kind == "encoder"] if "encoder" in t.needs else [""]
     bases = [""]
     if "base" in t.needs:
         bases = [n for n, m in usable.items() if m.kind in ("pretrain", "local")]
     elif "chat" in t.needs:
         bases = [n for n, m in usable.items() if m.kind in ("pretrain", "local", "openai")]
-    return [Rung("/".join(part for part in (t.name, base or encoder) if part), t, base, encoder)
-            for base in bases for encoder in encoders[:1 if base else None]]
+    return [
+        Rung("/".join(part for part in (t.name, base or encoder) if part), t, base, encoder)
+        for base in bases
+        for encoder in encoders[: 1 if base else None]
+    ]

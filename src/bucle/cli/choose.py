@@ -21,8 +21,11 @@ def command(folder: str, list_: bool, json_: bool) -> None:
     project = Project(folder)
     if list_:
         listed = project.ladder()
-        emit(listed, json_, lambda: table(["task", "candidate", "baseline", "when"],
-                                          [list(r.values()) for r in listed["candidates"]]))
+        emit(
+            listed,
+            json_,
+            lambda: table(["task", "candidate", "baseline", "when"], [list(r.values()) for r in listed["candidates"]]),
+        )
         return
     story = project.run(until="choose", display=make_display(quiet=json_)).story
 
@@ -37,14 +40,30 @@ def show(comparison: dict[str, Any]) -> None:
     """One comparison as a table, best first, and its recommendation."""
     click.echo(f"\n{comparison['task']}: {comparison['metric']} on {comparison['n_test']} held-out rows")
     rows = sorted(comparison["candidates"], key=lambda c: -c["value"])
-    table(["candidate", comparison["metric"], "95%", "against baseline", "verdict", "p95 ms", "$/1k"], [
-        [c["name"] + (" *" if c["name"] == comparison["recommended"] else ""), f"{c['value']:.3f}", f"{c['low']:.3f} to {c['high']:.3f}",
-         "" if c["diff"] is None else f"{c['diff']:+.3f} [{c['diff_low']:+.3f}, {c['diff_high']:+.3f}]", _verdict(c),
-         f"{c['ms_p95']:.1f}", f"{c['usd_per_1k']:.2f}"] for c in rows])
+    table(
+        ["candidate", comparison["metric"], "95%", "against baseline", "verdict", "p95 ms", "$/1k"],
+        [
+            [
+                c["name"] + (" *" if c["name"] == comparison["recommended"] else ""),
+                f"{c['value']:.3f}",
+                f"{c['low']:.3f} to {c['high']:.3f}",
+                "" if c["diff"] is None else f"{c['diff']:+.3f} [{c['diff_low']:+.3f}, {c['diff_high']:+.3f}]",
+                _verdict(c),
+                f"{c['ms_p95']:.1f}",
+                f"{c['usd_per_1k']:.2f}",
+            ]
+            for c in rows
+        ],
+    )
     click.echo(comparison["why"])
 
 
 def _verdict(c: dict[str, Any]) -> str:
-    words = {"beats": "beats the baseline", "ties": "does not beat the baseline", "loses": "worse than the baseline",
-             "ruled_out": f"ruled out: {c['reason']}", "": "the baseline"}
+    words = {
+        "beats": "beats the baseline",
+        "ties": "does not beat the baseline",
+        "loses": "worse than the baseline",
+        "ruled_out": f"ruled out: {c['reason']}",
+        "": "the baseline",
+    }
     return words[c["verdict"]]

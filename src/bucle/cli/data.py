@@ -26,12 +26,32 @@ def command(what: str, folder: str, json_: bool) -> None:
     documents = records["documents"].figures if "documents" in records else {}
     rows: list[dict[str, Any]]
     if what == "list":
-        rows = [{"path": n.attrs["path"], "language": n.attrs["language"], "title": n.attrs["title"][:60], "sha256": n.attrs["sha256"][:12]}
-                for n in ws.documents(records["documents"]["corpus"])] if documents else []
-        rows += [{"path": t.data, "language": "", "title": f"{records[f'examples {name}'].figures['rows']} rows of {name}", "sha256": ""}
-                 for name, t in ws.config.tasks.items()]
+        rows = (
+            [
+                {
+                    "path": n.attrs["path"],
+                    "language": n.attrs["language"],
+                    "title": n.attrs["title"][:60],
+                    "sha256": n.attrs["sha256"][:12],
+                }
+                for n in ws.documents(records["documents"]["corpus"])
+            ]
+            if documents
+            else []
+        )
+        rows += [
+            {
+                "path": t.data,
+                "language": "",
+                "title": f"{records[f'examples {name}'].figures['rows']} rows of {name}",
+                "sha256": "",
+            }
+            for name, t in ws.config.tasks.items()
+        ]
     elif what == "problems":
-        rows = [{"task": name, **p} for name in ws.config.tasks for p in records[f"examples {name}"].figures["problem_list"]]
+        rows = [
+            {"task": name, **p} for name in ws.config.tasks for p in records[f"examples {name}"].figures["problem_list"]
+        ]
     else:
         rows = list(documents.get("quarantined" if what == "quarantine" else "removed", []))
 

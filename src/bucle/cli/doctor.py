@@ -19,7 +19,10 @@ def command(folder: str, json_: bool) -> None:
 
     def human() -> None:
         for check in checks:
-            click.echo(f"{'ok  ' if check['ok'] else 'FAIL'} {check['name']}: {check['found']}" + ("" if check["ok"] else f"\n     -> {check['hint']}"))
+            click.echo(
+                f"{'ok  ' if check['ok'] else 'FAIL'} {check['name']}: {check['found']}"
+                + ("" if check["ok"] else f"\n     -> {check['hint']}")
+            )
 
     emit({"checks": checks, "ok": all(c["ok"] for c in checks)}, json_, human)
     if not all(c["ok"] for c in checks):

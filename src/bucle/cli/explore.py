@@ -22,19 +22,32 @@ def command(folder: str, task: str, json_: bool) -> None:
         raise BadInput(f"There is no task `{task}`.", f"Tasks: {', '.join(project.config.tasks)}.")
     result = project.run(until="data", display=make_display(quiet=json_))
     records = {r.name: r for r in project.records()}
-    found = {name: {**records[f"examples {name}"].figures, **records[f"split {name}"].figures, **records[f"explore {name}"].figures}
-             for name in project.config.tasks if task in ("", name)}
+    found = {
+        name: {
+            **records[f"examples {name}"].figures,
+            **records[f"split {name}"].figures,
+            **records[f"explore {name}"].figures,
+        }
+        for name in project.config.tasks
+        if task in ("", name)
+    }
 
     def human() -> None:
         for name, figures in found.items():
-            click.echo(f"\n{name}: {figures['rows']} rows, {figures['problems']} left out; train {figures['train']}, validation "
-                       f"{figures['validation']}, test {figures['test']}; leaks prevented: {figures['leaks_prevented']}")
+            click.echo(
+                f"\n{name}: {figures['rows']} rows, {figures['problems']} left out; train {figures['train']}, "
+                f"validation {figures['validation']}, test {figures['test']}; "
+                f"leaks prevented: {figures['leaks_prevented']}"
+            )
             labels = figures.get("labels") or {}
             if labels and len(labels) <= 60:
                 table(["label", "rows"], [[k, v["count"] if isinstance(v, dict) else v] for k, v in labels.items()])
             if suspects := figures.get("suspects"):
                 click.echo("labels that are probably wrong, most doubtful first:")
-                table(["label", "proposed", "p", "text"], [[s["label"], s["proposed"], s["p"], s["input"][:80]] for s in suspects[:10]])
+                table(
+                    ["label", "proposed", "p", "text"],
+                    [[s["label"], s["proposed"], s["p"], s["input"][:80]] for s in suspects[:10]],
+                )
         click.echo(f"report: {result.report}")
 
     emit(found, json_, human)

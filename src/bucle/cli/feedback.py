@@ -16,8 +16,11 @@ from bucle.cli.shared import as_json, emit, on_project, table
 @click.option("--by", default="", help="With add: who says so.")
 @click.option("--reason", default="", help="With add: why.")
 @as_json
-def command(action: str, target: str, folder: str, rating: str | None, correction: str | None, by: str, reason: str, json_: bool) -> None:
-    """list: all feedback. add TRACE: rate or correct one answer. import FILE: a CSV, TSV or JSONL with columns trace, rating,
+def command(
+    action: str, target: str, folder: str, rating: str | None, correction: str | None, by: str, reason: str, json_: bool
+) -> None:
+    """list: all feedback. add TRACE: rate or correct one answer. import FILE: a CSV, TSV or JSONL with columns
+    trace, rating,
     correction, by. preview TASK: the rows that feedback would add to a task's data, and what is left out and why."""
     import getpass
 
@@ -29,7 +32,9 @@ def command(action: str, target: str, folder: str, rating: str | None, correctio
     if action == "add":
         if not target or (rating is None and correction is None):
             raise BadInput("Which trace, and what of it?", "bucle feedback add TRACE --rating -1 --correction TEXT")
-        item = project.rate(target, rating=None if rating is None else int(rating), correction=correction, by=by, reason=reason)
+        item = project.rate(
+            target, rating=None if rating is None else int(rating), correction=correction, by=by, reason=reason
+        )
         emit(item.model_dump(mode="json"), json_, lambda: click.echo(f"stored beside {item.trace[:24]}"))
     elif action == "import":
         if not target:
@@ -38,9 +43,21 @@ def command(action: str, target: str, folder: str, rating: str | None, correctio
         emit(counts, json_, lambda: click.echo(", ".join(f"{k.replace('_', ' ')}: {v}" for k, v in counts.items())))
     elif action == "preview":
         found = project.preview_feedback(target or next(iter(project.config.tasks)))
-        emit(found, json_, lambda: click.echo("\n".join(f"{k.replace('_', ' ')}: {v}" for k, v in found.items() if k != "rows")
-                                              + f"\nrows: {len(found['rows'])}"))
+        emit(
+            found,
+            json_,
+            lambda: click.echo(
+                "\n".join(f"{k.replace('_', ' ')}: {v}" for k, v in found.items() if k != "rows")
+                + f"\nrows: {len(found['rows'])}"
+            ),
+        )
     else:
         rows = project.workspace.traces.feedback()
-        emit({"feedback": [f.model_dump(mode="json") for f in rows]}, json_, lambda: table(
-            ["at", "by", "rating", "correction", "trace"], [[f.at[:19], f.by, f.rating, f.correction, f.trace[:20]] for f in rows[-200:]]))
+        emit(
+            {"feedback": [f.model_dump(mode="json") for f in rows]},
+            json_,
+            lambda: table(
+                ["at", "by", "rating", "correction", "trace"],
+                [[f.at[:19], f.by, f.rating, f.correction, f.trace[:20]] for f in rows[-200:]],
+            ),
+        )

@@ -13,7 +13,8 @@ from bucle.cli.why import show
 @on_project
 @as_json
 def command(source: str, folder: str, json_: bool) -> None:
-    """Everything made from SOURCE (a document's path, an example's text, a node), forward to releases and served answers."""
+    """Everything made from SOURCE (a document's path, an example's text, a node), forward to releases and served
+    answers."""
     from bucle.loop.api import Project
 
     show(Project(folder).impact(source), json_)

@@ -45,7 +45,9 @@ class Verbs(click.Group):
         with formatter.section("Verbs"):
             formatter.write_dl(list(VERBS.items()))
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         import difflib
 
         if args and args[0] not in VERBS and not args[0].startswith("-"):
@@ -76,7 +78,9 @@ def main(argv: list[str] | None = None) -> Any:
     except (click.Abort, KeyboardInterrupt):
         _fail("Interrupted.", "The same command goes on where it stopped.", 130, "Interrupted")
     except click.ClickException as error:
-        hint = error.ctx.command_path + " --help" if isinstance(error, click.UsageError) and error.ctx else "bucle --help"
+        hint = (
+            error.ctx.command_path + " --help" if isinstance(error, click.UsageError) and error.ctx else "bucle --help"
+        )
         _fail(error.format_message(), hint, 2, "Usage")
     except BrokenPipeError:
         sys.stderr.close()

@@ -16,7 +16,9 @@ from bucle.cli.shared import as_json, emit, on_project, table
 @click.option("--query", default="", help="Only traces with this text.")
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 10_000))
 @as_json
-def command(folder: str, traces: bool, windows: bool, route: str, user: str, query: str, limit: int, json_: bool) -> None:
+def command(
+    folder: str, traces: bool, windows: bool, route: str, user: str, query: str, limit: int, json_: bool
+) -> None:
     """The alerts that the project's rules raise over every stored trace; exit code 1 if one is open.
 
     Drift, abuse, latency, errors and cost; each says what changed and what to run next.
@@ -26,13 +28,22 @@ def command(folder: str, traces: bool, windows: bool, route: str, user: str, que
     project = Project(folder)
     if traces:
         found = project.traces(route=route, user=user, query=query, limit=limit, newest_first=True)
-        emit({"traces": [t.model_dump(mode="json") for t in found]}, json_, lambda: table(
-            ["trace", "at", "route", "status", "ms", "input", "output"],
-            [[t.id[:20], t.at[:19], t.route, t.status, f"{t.ms:.0f}", t.input[:50], t.output[:40]] for t in found]))
+        emit(
+            {"traces": [t.model_dump(mode="json") for t in found]},
+            json_,
+            lambda: table(
+                ["trace", "at", "route", "status", "ms", "input", "output"],
+                [[t.id[:20], t.at[:19], t.route, t.status, f"{t.ms:.0f}", t.input[:50], t.output[:40]] for t in found],
+            ),
+        )
         return
     if windows:
         rows = [w for w in project.windows() if route in ("", w["route"])]
-        emit({"windows": rows}, json_, lambda: table(list(rows[0]) if rows else ["no traces"], [list(r.values()) for r in rows]))
+        emit(
+            {"windows": rows},
+            json_,
+            lambda: table(list(rows[0]) if rows else ["no traces"], [list(r.values()) for r in rows]),
+        )
         return
     alerts = [a for a in project.alerts() if route in ("", a.route)]
 

@@ -22,12 +22,20 @@ def command(folder: str, json_: bool) -> None:
         raise BadInput("bucle.yaml names no model of kind pretrain.", "Add `nano: {kind: pretrain}` under `models:`.")
     project.run(until="models", display=make_display(quiet=json_))
     records = {r.name: r for r in project.records()}
-    found = [{**records[f"pretrain {n}"].figures, "node": records[f"pretrain {n}"]["model"],
-              "folder": str(project.folder_of(records[f"pretrain {n}"]["model"]))} for n in names]
+    found = [
+        {
+            **records[f"pretrain {n}"].figures,
+            "node": records[f"pretrain {n}"]["model"],
+            "folder": str(project.folder_of(records[f"pretrain {n}"]["model"])),
+        }
+        for n in names
+    ]
 
     def human() -> None:
         for model in found:
-            click.echo(f"{model['name']}: {model['parameters'] / 1e6:.1f}M parameters, bits per byte on held-out text "
-                       f"{model['bits_per_byte_before']:.2f} -> {model['bits_per_byte_after']:.2f}\nfolder: {model['folder']}")
+            click.echo(
+                f"{model['name']}: {model['parameters'] / 1e6:.1f}M parameters, bits per byte on held-out text "
+                f"{model['bits_per_byte_before']:.2f} -> {model['bits_per_byte_after']:.2f}\nfolder: {model['folder']}"
+            )
 
     emit({"models": found}, json_, human)

@@ -9,8 +9,13 @@ from bucle.cli.shared import as_json, emit, quiet_option
 
 @click.command("run")
 @click.argument("folder", default=".", type=click.Path())
-@click.option("--until", type=click.Choice(["data", "models", "choose", "release", "all"]), default="all", show_default=True,
-              help="The last stage to run.")
+@click.option(
+    "--until",
+    type=click.Choice(["data", "models", "choose", "release", "all"]),
+    default="all",
+    show_default=True,
+    help="The last stage to run.",
+)
 @quiet_option
 @as_json
 def command(folder: str, until: str, quiet: bool, json_: bool) -> None:
@@ -24,9 +29,18 @@ def command(folder: str, until: str, quiet: bool, json_: bool) -> None:
     project = Project(folder)
     result = project.run(until=until, display=make_display(quiet=quiet))  # type: ignore[arg-type]
     story = result.story
-    value = {"recommendation": story["recommendation"], "report": result.report, "steps": result.steps, "reused": result.reused,
-             "gates_passed": result.gates_passed, "comparisons": story["comparisons"], "gates": story["gates"],
-             "releases": story["releases"], "gain": story.get("gain"), "alerts": (story.get("monitor") or {}).get("alerts", [])}
+    value = {
+        "recommendation": story["recommendation"],
+        "report": result.report,
+        "steps": result.steps,
+        "reused": result.reused,
+        "gates_passed": result.gates_passed,
+        "comparisons": story["comparisons"],
+        "gates": story["gates"],
+        "releases": story["releases"],
+        "gain": story.get("gain"),
+        "alerts": (story.get("monitor") or {}).get("alerts", []),
+    }
 
     def human() -> None:
         click.echo(f"\n{story['recommendation']['text'] or 'The data are ready.'}\n")

@@ -30,8 +30,11 @@ def start(folder: str, host: str, port: int | None, release: str, json_: bool, *
     app = project.app(release, studio=lambda source: studio_app(source, hosts=[host]))
 
     def ready(url: str) -> None:
-        emit({"url": url, "studio": f"{url}/studio", "models": list(app.state.routes)}, json_, lambda: click.echo(
-            f"API    {url}/v1\nstudio {url}/studio\n\n{how_to_call(app, url)}\n"))
+        emit(
+            {"url": url, "studio": f"{url}/studio", "models": list(app.state.routes)},
+            json_,
+            lambda: click.echo(f"API    {url}/v1\nstudio {url}/studio\n\n{how_to_call(app, url)}\n"),
+        )
         if studio and not json_:
             click.launch(f"{url}/studio")
 

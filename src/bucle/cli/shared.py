@@ -10,8 +10,15 @@ import click
 
 __all__ = ["as_json", "emit", "on_project", "quiet_option", "table"]
 
-on_project = click.option("-p", "--project", "folder", default=".", show_default=True, type=click.Path(),
-                          help="The project's folder or its bucle.yaml.")
+on_project = click.option(
+    "-p",
+    "--project",
+    "folder",
+    default=".",
+    show_default=True,
+    type=click.Path(),
+    help="The project's folder or its bucle.yaml.",
+)
 as_json = click.option("--json", "json_", is_flag=True, help="One JSON object on standard output.")
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress on standard error.")
 

@@ -14,8 +14,22 @@ from bucle.core.errors import ConfigError
 from bucle.core.yamlfile import load_yaml_model
 
 __all__ = [
-    "AnswerTask", "Choose", "ClassifyTask", "Data", "Documents", "EncoderModel", "LocalModel", "MonitorRules",
-    "OpenAIModel", "Preferences", "PretrainModel", "Project", "Replay", "Serve", "Split", "load_project",
+    "AnswerTask",
+    "Choose",
+    "ClassifyTask",
+    "Data",
+    "Documents",
+    "EncoderModel",
+    "LocalModel",
+    "MonitorRules",
+    "OpenAIModel",
+    "Preferences",
+    "PretrainModel",
+    "Project",
+    "Replay",
+    "Serve",
+    "Split",
+    "load_project",
 ]
 
 Policy = Literal["keep", "mask", "hash", "drop"]
@@ -124,7 +138,8 @@ Task = Annotated[ClassifyTask | AnswerTask, Field(discriminator="kind")]
 class Choose(Section):
     """How candidates are compared. `margin` is the loss of quality the team accepts for a cheaper candidate.
 
-    `models` narrows the models that take part. `refit`: the winner is fitted again on every labelled row before release (its figures stay those of the
+    `models` narrows the models that take part. `refit`: the winner is fitted again on every labelled row before
+    release (its figures stay those of the
     model that never saw the held-out rows). `constraints` are hard limits: `p95_ms`, `usd_per_1k`.
     """
 
@@ -175,7 +190,8 @@ class MonitorRules(Section):
 class Replay(Section):
     """A log to send through the served API: JSON lines with at, user, route, input, review and upstream_ms.
 
-    Feedback on `task` up to `learn_until_day` makes the next version; what comes later measures it. `upstream` names the
+    Feedback on `task` up to `learn_until_day` makes the next version; what comes later measures it. `upstream`
+    names the
     model whose place a local stand-in takes, which holds each reply for the milliseconds in the log.
     """
 
@@ -218,8 +234,11 @@ def load_project(folder: Path) -> Project:
     project = load_yaml_model(path, Project)
     updates: dict[str, Any] = {}
     serve: dict[str, Any] = {}
-    for name, target, key in (("BUCLE_SEED", updates, "seed"), ("BUCLE_THREADS", updates, "threads"),
-                              ("BUCLE_PORT", serve, "port")):
+    for name, target, key in (
+        ("BUCLE_SEED", updates, "seed"),
+        ("BUCLE_THREADS", updates, "threads"),
+        ("BUCLE_PORT", serve, "port"),
+    ):
         if value := os.environ.get(name):
             if not value.isdigit():
                 raise ConfigError(f"{name}={value!r} is not a whole number.", f"unset {name}")

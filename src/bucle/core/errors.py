@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 __all__ = [
-    "BadInput", "BucleError", "ConfigError", "GateFailed", "Infrastructure", "ModelUnavailable", "NotFound", "Quarantined",
+    "BadInput",
+    "BucleError",
+    "ConfigError",
+    "GateFailed",
+    "Infrastructure",
+    "ModelUnavailable",
+    "NotFound",
+    "Quarantined",
 ]
 
 

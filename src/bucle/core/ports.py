@@ -14,8 +14,18 @@ from typing import Any, Protocol, runtime_checkable
 from bucle.core.records import Block, Example, Prediction, Usage
 
 __all__ = [
-    "ChatModel", "ChatReply", "Embedder", "FitContext", "Guard", "Message", "Parser", "Predictor", "Report", "Sink",
-    "Technique", "Verdict",
+    "ChatModel",
+    "ChatReply",
+    "Embedder",
+    "FitContext",
+    "Guard",
+    "Message",
+    "Parser",
+    "Predictor",
+    "Report",
+    "Sink",
+    "Technique",
+    "Verdict",
 ]
 
 Message = Mapping[str, str]
@@ -43,18 +53,33 @@ class ChatModel(Protocol):
 
     name: str
 
-    def chat(self, messages: Sequence[Message], *, max_tokens: int, temperature: float = 0.0,
-             stop: Sequence[str] = (), seed: int = 0) -> ChatReply: ...
+    def chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        max_tokens: int,
+        temperature: float = 0.0,
+        stop: Sequence[str] = (),
+        seed: int = 0,
+    ) -> ChatReply: ...
 
-    def stream(self, messages: Sequence[Message], *, max_tokens: int, temperature: float = 0.0,
-               stop: Sequence[str] = (), seed: int = 0) -> Iterator[str | ChatReply]:
+    def stream(
+        self,
+        messages: Sequence[Message],
+        *,
+        max_tokens: int,
+        temperature: float = 0.0,
+        stop: Sequence[str] = (),
+        seed: int = 0,
+    ) -> Iterator[str | ChatReply]:
         """Text pieces as they come, then one ChatReply whose text is their concatenation."""
         ...
 
 
 @runtime_checkable
 class Embedder(Protocol):
-    """A model that turns texts into unit vectors: `embed(texts)` returns `[len(texts), dimensions]` as lists of floats."""
+    """A model that turns texts into unit vectors: `embed(texts)` returns `[len(texts), dimensions]` as lists of
+    floats."""
 
     name: str
     dimensions: int

@@ -8,8 +8,20 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = [
-    "Alert", "Block", "Candidate", "Chunk", "Document", "Edge", "Example", "Feedback", "Interval", "Node",
-    "Prediction", "TaskKind", "Trace", "Usage",
+    "Alert",
+    "Block",
+    "Candidate",
+    "Chunk",
+    "Document",
+    "Edge",
+    "Example",
+    "Feedback",
+    "Interval",
+    "Node",
+    "Prediction",
+    "TaskKind",
+    "Trace",
+    "Usage",
 ]
 
 TaskKind = Literal["classify", "answer"]
@@ -38,7 +50,8 @@ class Node(Record):
 
 
 class Block(Record):
-    """A piece of a parsed document with the place it stands in (`page 3`, `slide 2`, `sheet Tarifas`, `section Bajas`)."""
+    """A piece of a parsed document with the place it stands in (`page 3`, `slide 2`, `sheet Tarifas`, `section
+    Bajas`)."""
 
     text: str
     place: str = ""

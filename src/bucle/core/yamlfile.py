@@ -25,7 +25,9 @@ def load_yaml_model(path: Path, model: type[M]) -> M:
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist.", f"bucle init {path.parent}") from None
     if len(raw) > MAX_BYTES:
-        raise ConfigError(f"{path} is larger than {MAX_BYTES:,} bytes.", "A bucle.yaml is a page; data belongs in files.")
+        raise ConfigError(
+            f"{path} is larger than {MAX_BYTES:,} bytes.", "A bucle.yaml is a page; data belongs in files."
+        )
     try:
         root = yaml.compose(raw.decode("utf-8"), Loader=yaml.SafeLoader)
     except UnicodeDecodeError as error:
@@ -103,7 +105,9 @@ def _fields_at(model: type[BaseModel], parents: _PathKey, loc: tuple[int | str, 
         if isinstance(current, type) and issubclass(current, BaseModel) and str(part) in current.model_fields:
             current = current.model_fields[str(part)].annotation
         candidates = _models_in(current)
-        tagged = [m for m in candidates if tags & {str(v) for f in m.model_fields.values() for v in get_args(f.annotation)}]
+        tagged = [
+            m for m in candidates if tags & {str(v) for f in m.model_fields.values() for v in get_args(f.annotation)}
+        ]
         if tagged or candidates:
             current = (tagged or candidates)[0]
     return sorted(current.model_fields) if isinstance(current, type) and issubclass(current, BaseModel) else []

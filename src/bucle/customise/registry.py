@@ -19,8 +19,22 @@ def techniques() -> dict[str, Technique]:
     from bucle.customise.prompt import FewShot, ZeroShot
     from bucle.customise.retrieve import ClosedBook, NoAnswer, Quote, Rag, Retrieve
 
-    own: list[Technique] = [Majority(), Nearest(), TfidfLogistic(), ZeroShot(), FewShot(), FrozenEncoder(), Hybrid(), Lora(),
-                            Full(), NoAnswer(), Quote(), ClosedBook(), Retrieve(), Rag()]
+    own: list[Technique] = [
+        Majority(),
+        Nearest(),
+        TfidfLogistic(),
+        ZeroShot(),
+        FewShot(),
+        FrozenEncoder(),
+        Hybrid(),
+        Lora(),
+        Full(),
+        NoAnswer(),
+        Quote(),
+        ClosedBook(),
+        Retrieve(),
+        Rag(),
+    ]
     plugged = [point.load()() for point in metadata.entry_points(group="bucle.techniques")]
     return {t.name: t for t in sorted([*own, *plugged], key=lambda t: (sorted(t.kinds), t.rung))}
 
@@ -33,4 +47,6 @@ def technique(name: str) -> Technique:
     if name in known:
         return known[name]
     near = difflib.get_close_matches(name, known, n=1)
-    raise ConfigError(f"There is no technique `{name}`.", f"Did you mean `{near[0]}`?" if near else f"Known: {', '.join(known)}.")
+    raise ConfigError(
+        f"There is no technique `{name}`.", f"Did you mean `{near[0]}`?" if near else f"Known: {', '.join(known)}."
+    )

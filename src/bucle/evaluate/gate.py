@@ -185,8 +185,8 @@ def _check(gate: Gate, facts: GateFacts) -> Check:
         note = f"{found.value:.4g} [{found.low:.4g}, {found.high:.4g}] on {found.n} rows"
         return _judge(gate, found.low if gate.op == ">=" else found.high, gate.offset, note)
     if other.same:
-        return Check(gate.text, gate.offset <= 0 if gate.op == ">=" else gate.offset >= 0, measured, measured + gate.offset,
-                     f"the candidate is the {gate.reference} itself")
+        kept = gate.offset <= 0 if gate.op == ">=" else gate.offset >= 0
+        return Check(gate.text, kept, measured, measured + gate.offset, f"the candidate is the {gate.reference} itself")
     theirs = other.metrics.get(gate.metric)
     if theirs is None or not math.isfinite(theirs):
         return failed(f"{gate.metric} was not measured for {other.name}")

@@ -21,8 +21,9 @@ class Display(Protocol):
     def finish(self, status: str, seconds: float, note: str = "") -> None: ...
     def say(self, text: str) -> None: ...
     def __enter__(self) -> Display: ...
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
 
 
 class QuietDisplay:
@@ -83,9 +84,15 @@ class LiveDisplay(QuietDisplay):
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         self._bar: Progress = Progress(
-            TextColumn("[cyan]{task.fields[stage]:<10}"), TextColumn("{task.description}"), BarColumn(bar_width=28),
-            MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("[dim]{task.fields[note]}"),
-            console=Console(stderr=True), transient=True)
+            TextColumn("[cyan]{task.fields[stage]:<10}"),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=28),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("[dim]{task.fields[note]}"),
+            console=Console(stderr=True),
+            transient=True,
+        )
         self._task: Any = None
         self.stage = self.title = ""
 
@@ -111,8 +118,10 @@ class LiveDisplay(QuietDisplay):
             self._bar.remove_task(self._task)
             self._task = None
         mark = {"done": "[green]✓[/]", "cached": "[dim]=[/]", "failed": "[red]✗[/]"}.get(status, status)
-        self._bar.console.print(f" {mark} [cyan]{self.stage:<10}[/] {escape(self.title)} [dim]{seconds:.1f} s[/] {escape(note)}",
-                                highlight=False)
+        self._bar.console.print(
+            f" {mark} [cyan]{self.stage:<10}[/] {escape(self.title)} [dim]{seconds:.1f} s[/] {escape(note)}",
+            highlight=False,
+        )
 
     def say(self, text: str) -> None:
         from rich.markup import escape

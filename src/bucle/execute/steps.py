@@ -72,10 +72,21 @@ class Runner:
         with ledger.transaction() as db:
             self._run = db.execute("INSERT INTO runs (started_at) VALUES (?)", (now(),)).lastrowid
 
-    def step(self, name: str, function: Callable[[StepContext], Outcome], *, stage: str, version: int = 1,
-             params: Mapping[str, Any] | None = None, inputs: Mapping[str, str | list[str]] | None = None) -> StepRecord:
-        """The finished step: reused, continued or run. Raises what the function raises; disk errors become Infrastructure."""
-        key = sha256_hex(canonical_json({"name": name, "version": version, "params": params or {}, "inputs": inputs or {}}))
+    def step(
+        self,
+        name: str,
+        function: Callable[[StepContext], Outcome],
+        *,
+        stage: str,
+        version: int = 1,
+        params: Mapping[str, Any] | None = None,
+        inputs: Mapping[str, str | list[str]] | None = None,
+    ) -> StepRecord:
+        """The finished step: reused, continued or run. Raises what the function raises; disk errors become
+        Infrastructure."""
+        key = sha256_hex(
+            canonical_json({"name": name, "version": version, "params": params or {}, "inputs": inputs or {}})
+        )
         self.display.start(stage, name)
         began = time.monotonic()
         if record := self._finished(key):
@@ -105,16 +116,29 @@ class Runner:
 
     def finish(self) -> None:
         """Write down the order of this run's steps; `latest_run` then finds it."""
-        steps = canonical_json([{"key": r.key, "name": r.name, "stage": r.stage, "cached": r.cached} for r in self.records])
+        steps = canonical_json(
+            [{"key": r.key, "name": r.name, "stage": r.stage, "cached": r.cached} for r in self.records]
+        )
         with self.ledger.transaction() as db:
             db.execute("UPDATE runs SET finished_at = ?, steps = ? WHERE seq = ?", (now(), steps, self._run))
 
     def _commit(self, key: str, name: str, stage: str, outcome: Outcome, seconds: float) -> StepRecord:
         with self.ledger.transaction() as db:
-            db.execute("INSERT OR REPLACE INTO steps VALUES (?, ?, ?, ?, ?, ?, ?)",
-                       (key, name, stage, canonical_json(dict(outcome.outputs)), canonical_json(dict(outcome.figures)),
-                        seconds, now()))
-        return StepRecord(key, name, stage, outcome.outputs, json.loads(canonical_json(dict(outcome.figures))), seconds, False)
+            db.execute(
+                "INSERT OR REPLACE INTO steps VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (
+                    key,
+                    name,
+                    stage,
+                    canonical_json(dict(outcome.outputs)),
+                    canonical_json(dict(outcome.figures)),
+                    seconds,
+                    now(),
+                ),
+            )
+        return StepRecord(
+            key, name, stage, outcome.outputs, json.loads(canonical_json(dict(outcome.figures))), seconds, False
+        )
 
     def _finished(self, key: str) -> StepRecord | None:
         rows = self.ledger.rows("SELECT name, stage, outputs, figures, seconds FROM steps WHERE key = ?", (key,))
@@ -136,7 +160,9 @@ def project_lock(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise Infrastructure(f"Another bucle run is working in {folder.parent}.", "Wait for it, or stop it, then try again.") from None
+            raise Infrastructure(
+                f"Another bucle run is working in {folder.parent}.", "Wait for it, or stop it, then try again."
+            ) from None
         yield
     finally:
         os.close(handle)

@@ -26,8 +26,15 @@ class FeedbackRows:
     left_out: dict[str, int] = field(default_factory=dict)
 
 
-def build_rows(traces: Sequence[Trace], feedback: Sequence[Feedback], *, labels: Collection[str], known: Collection[str],
-               exclude_users: Collection[str] = (), min_new_label: int = MIN_NEW_LABEL) -> FeedbackRows:
+def build_rows(
+    traces: Sequence[Trace],
+    feedback: Sequence[Feedback],
+    *,
+    labels: Collection[str],
+    known: Collection[str],
+    exclude_users: Collection[str] = (),
+    min_new_label: int = MIN_NEW_LABEL,
+) -> FeedbackRows:
     """One row for each trace that people agree on: its correction, or its answer where it was rated good.
 
     `labels` are the labels of the dataset so far, `known` its texts (a repeat adds nothing), `exclude_users` those
@@ -57,13 +64,24 @@ def build_rows(traces: Sequence[Trace], feedback: Sequence[Feedback], *, labels:
         else:
             seen.add(trace.input)
             target = verdicts.pop()
-            rows.append(Example(id=content_id("example", {"input": trace.input, "target": target, "trace": trace.id}),
-                                input=trace.input, target=target, group=trace.user, at=trace.at, source=trace.id))
+            rows.append(
+                Example(
+                    id=content_id("example", {"input": trace.input, "target": target, "trace": trace.id}),
+                    input=trace.input,
+                    target=target,
+                    group=trace.user,
+                    at=trace.at,
+                    source=trace.id,
+                )
+            )
     fresh = Counter(str(r.target) for r in rows if r.target not in labels)
     rare = {label for label, count in fresh.items() if count < min_new_label}
     if rare:
         left_out["new label with too few rows"] = sum(fresh[label] for label in rare)
     return FeedbackRows(
-        rows=[r for r in rows if r.target not in rare], new_labels={k: n for k, n in sorted(fresh.items()) if k not in rare},
-        ratings=sum(f.rating is not None for f in feedback), corrections=sum(f.correction is not None for f in feedback),
-        left_out=dict(sorted(left_out.items())))
+        rows=[r for r in rows if r.target not in rare],
+        new_labels={k: n for k, n in sorted(fresh.items()) if k not in rare},
+        ratings=sum(f.rating is not None for f in feedback),
+        corrections=sum(f.correction is not None for f in feedback),
+        left_out=dict(sorted(left_out.items())),
+    )

@@ -56,14 +56,18 @@ class BlobStore:
         """The file of `digest`. Raises NotFound when it is not here."""
         path = self.root / digest[:2] / digest
         if must_exist and not path.exists():
-            raise NotFound(f"Blob {digest[:12]} is not in {self.root}.", "Restore .bucle/blobs from your backup, or run again.")
+            raise NotFound(
+                f"Blob {digest[:12]} is not in {self.root}.", "Restore .bucle/blobs from your backup, or run again."
+            )
         return path
 
 
 def disk_error(error: OSError, where: Path) -> Infrastructure:
     """An OSError told as a fact with the next step; nothing committed is affected by it."""
     if error.errno == errno.ENOSPC:
-        return Infrastructure(f"The disk under {where} is full.", "Free some space and run the same command; nothing finished is lost.")
+        return Infrastructure(
+            f"The disk under {where} is full.", "Free some space and run the same command; nothing finished is lost."
+        )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return Infrastructure(f"{where} cannot be written: {error.strerror}.", "Check who owns the folder.")
     return Infrastructure(f"{where}: {error.strerror or error}.", "bucle doctor")

@@ -66,8 +66,10 @@ class Ledger:
             except sqlite3.OperationalError as error:
                 self._rollback()
                 if "full" in str(error):
-                    raise Infrastructure(f"The disk under {self.folder} is full.",
-                                         "Free some space and run the same command; nothing finished is lost.") from error
+                    raise Infrastructure(
+                        f"The disk under {self.folder} is full.",
+                        "Free some space and run the same command; nothing finished is lost.",
+                    ) from error
                 raise Infrastructure(f"The ledger in {self.folder}: {error}.", "bucle doctor") from error
             except BaseException:
                 self._rollback()
@@ -83,8 +85,14 @@ class Ledger:
 
     # nodes -----------------------------------------------------------------------------------------------
 
-    def put(self, kind: str, attrs: Mapping[str, Any], *, parents: Iterable[tuple[str, str]] = (),
-            blobs: Mapping[str, bytes | Path] | None = None) -> Node:
+    def put(
+        self,
+        kind: str,
+        attrs: Mapping[str, Any],
+        *,
+        parents: Iterable[tuple[str, str]] = (),
+        blobs: Mapping[str, bytes | Path] | None = None,
+    ) -> Node:
         """Store a node and return it. Its name covers kind, attributes, blobs and parents, so the same thing made
         from the same things is the same node, and lineage is never ambiguous. Idempotent.
 
@@ -100,13 +108,18 @@ class Ledger:
             for _, parent in edges:
                 if not db.execute("SELECT 1 FROM nodes WHERE id = ?", (parent,)).fetchone():
                     raise NotFound(f"{parent} is not in the ledger, so nothing can be made from it.", "bucle doctor")
-            db.execute("INSERT INTO nodes VALUES (?, ?, ?, ?, ?)",
-                       (node.id, kind, canonical_json(body["attrs"]), canonical_json(named), node.created_at))
-            db.executemany("INSERT OR IGNORE INTO edges VALUES (?, ?, ?)", [(node.id, role, parent) for role, parent in edges])
+            db.execute(
+                "INSERT INTO nodes VALUES (?, ?, ?, ?, ?)",
+                (node.id, kind, canonical_json(body["attrs"]), canonical_json(named), node.created_at),
+            )
+            db.executemany(
+                "INSERT OR IGNORE INTO edges VALUES (?, ?, ?)", [(node.id, role, parent) for role, parent in edges]
+            )
         return node
 
-    def put_folder(self, kind: str, folder: Path, attrs: Mapping[str, Any], *,
-                   parents: Iterable[tuple[str, str]] = ()) -> Node:
+    def put_folder(
+        self, kind: str, folder: Path, attrs: Mapping[str, Any], *, parents: Iterable[tuple[str, str]] = ()
+    ) -> Node:
         """A node whose blobs are all files under `folder`, by relative path."""
         files = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file()}
         return self.put(kind, attrs, parents=parents, blobs=files)
@@ -131,16 +144,24 @@ class Ledger:
 
     def nodes(self, kind: str) -> list[Node]:
         """All nodes of a kind, oldest first."""
-        return [_node(r) for r in self.rows(
-            "SELECT id, kind, attrs, blobs, created_at FROM nodes WHERE kind = ? ORDER BY created_at, id", (kind,))]
+        return [
+            _node(r)
+            for r in self.rows(
+                "SELECT id, kind, attrs, blobs, created_at FROM nodes WHERE kind = ? ORDER BY created_at, id", (kind,)
+            )
+        ]
 
     def parents(self, node_id: str) -> list[Edge]:
-        return [Edge(child=node_id, role=r, parent=p) for r, p in
-                self.rows("SELECT role, parent FROM edges WHERE child = ? ORDER BY role, parent", (node_id,))]
+        return [
+            Edge(child=node_id, role=r, parent=p)
+            for r, p in self.rows("SELECT role, parent FROM edges WHERE child = ? ORDER BY role, parent", (node_id,))
+        ]
 
     def children(self, node_id: str) -> list[Edge]:
-        return [Edge(child=c, role=r, parent=node_id) for c, r in
-                self.rows("SELECT child, role FROM edges WHERE parent = ? ORDER BY role, child", (node_id,))]
+        return [
+            Edge(child=c, role=r, parent=node_id)
+            for c, r in self.rows("SELECT child, role FROM edges WHERE parent = ? ORDER BY role, child", (node_id,))
+        ]
 
     def read(self, node: Node, name: str) -> bytes:
         """One blob of `node`, by name. Raises NotFound."""
@@ -156,7 +177,9 @@ class Ledger:
             for name, digest in node.blobs.items():
                 path = scratch / name
                 if not path.resolve().is_relative_to(scratch.resolve()):
-                    raise BadInput(f"{node.id} holds a file name that leaves its folder: {name!r}.", "Delete that node's blobs.")
+                    raise BadInput(
+                        f"{node.id} holds a file name that leaves its folder: {name!r}.", "Delete that node's blobs."
+                    )
                 path.parent.mkdir(parents=True, exist_ok=True)
                 if path.exists():
                     path.unlink()
@@ -184,14 +207,18 @@ class Ledger:
             raise BadInput(f"An alias cannot hold a colon: {name!r}.", "Use a plain word, such as `production`.")
         with self.transaction() as db:
             if self.alias(name) != node_id:
-                db.execute("INSERT INTO aliases (name, node, at, by, reason) VALUES (?, ?, ?, ?, ?)",
-                           (name, self.resolve(node_id), now(), by, reason))
+                db.execute(
+                    "INSERT INTO aliases (name, node, at, by, reason) VALUES (?, ?, ?, ?, ?)",
+                    (name, self.resolve(node_id), now(), by, reason),
+                )
 
     def alias_history(self, name: str | None = None) -> list[dict[str, str]]:
         """Every move, oldest first: alias, node, at, by, reason."""
         where, values = ("WHERE name = ?", (name,)) if name else ("", ())
-        return [dict(zip(("alias", "node", "at", "by", "reason"), row, strict=True)) for row in
-                self.rows(f"SELECT name, node, at, by, reason FROM aliases {where} ORDER BY seq", values)]
+        return [
+            dict(zip(("alias", "node", "at", "by", "reason"), row, strict=True))
+            for row in self.rows(f"SELECT name, node, at, by, reason FROM aliases {where} ORDER BY seq", values)
+        ]
 
 
 def _node(row: tuple[Any, ...]) -> Node:

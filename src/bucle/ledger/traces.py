@@ -22,23 +22,50 @@ class TraceStore:
 
     def add_traces(self, traces: Sequence[Trace]) -> int:
         """Commit a batch in one transaction; returns how many were new. A trace sent twice is stored once."""
-        rows = [(t.id, t.at, datetime.fromisoformat(t.at).timestamp(), t.route, t.release, t.user, t.status, t.input,
-                 t.model_dump_json()) for t in traces]
+        rows = [
+            (
+                t.id,
+                t.at,
+                datetime.fromisoformat(t.at).timestamp(),
+                t.route,
+                t.release,
+                t.user,
+                t.status,
+                t.input,
+                t.model_dump_json(),
+            )
+            for t in traces
+        ]
         with self.ledger.transaction() as db:
             before = db.total_changes
-            db.executemany("INSERT OR IGNORE INTO traces (id, at, at_epoch, route, release, user, status, input, body) "
-                           "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+            db.executemany(
+                "INSERT OR IGNORE INTO traces (id, at, at_epoch, route, release, user, status, input, body) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                rows,
+            )
             return db.total_changes - before
 
     def trace(self, trace_id: str) -> Trace:
         """The trace with this id, or the only one whose id begins so. Raises NotFound."""
         rows = self.ledger.rows("SELECT body FROM traces WHERE id >= ? AND id < ? LIMIT 2", (trace_id, trace_id + "~"))
         if len(rows) != 1:
-            raise NotFound(f"{'No' if not rows else 'More than one'} trace is called `{trace_id}`.", "bucle monitor --traces")
+            raise NotFound(
+                f"{'No' if not rows else 'More than one'} trace is called `{trace_id}`.", "bucle monitor --traces"
+            )
         return Trace.model_validate_json(rows[0][0])
 
-    def traces(self, *, route: str = "", user: str = "", release: str = "", query: str = "", since: float = 0.0,
-               before: float = 0.0, limit: int = 0, newest_first: bool = False) -> list[Trace]:
+    def traces(
+        self,
+        *,
+        route: str = "",
+        user: str = "",
+        release: str = "",
+        query: str = "",
+        since: float = 0.0,
+        before: float = 0.0,
+        limit: int = 0,
+        newest_first: bool = False,
+    ) -> list[Trace]:
         """Traces in order of event time. `query` is looked for in input and answer; times are epoch seconds."""
         where, values = ["1"], list[Any]()
         for column, value in (("route", route), ("user", user), ("release", release)):
@@ -81,14 +108,18 @@ class TraceStore:
             raise NotFound(f"Feedback names an unknown trace: `{sorted(missing)[0]}`.", "bucle monitor --traces")
         with self.ledger.transaction() as db:
             before = db.total_changes
-            db.executemany("INSERT OR IGNORE INTO feedback (id, trace, at, by, rating, correction, reason, source) "
-                           "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                           [(f.id, f.trace, f.at, f.by, f.rating, f.correction, f.reason, f.source) for f in items])
+            db.executemany(
+                "INSERT OR IGNORE INTO feedback (id, trace, at, by, rating, correction, reason, source) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                [(f.id, f.trace, f.at, f.by, f.rating, f.correction, f.reason, f.source) for f in items],
+            )
             return db.total_changes - before
 
     def feedback(self, trace: str = "") -> list[Feedback]:
         """All feedback (of one trace, if given), ordered by its time, then its id."""
         where, values = ("WHERE trace = ?", (trace,)) if trace else ("", ())
         names = ("id", "trace", "at", "by", "rating", "correction", "reason", "source")
-        return [Feedback(**dict(zip(names, row, strict=True))) for row in
-                self.ledger.rows(f"SELECT {', '.join(names)} FROM feedback {where} ORDER BY at, id", values)]
+        return [
+            Feedback(**dict(zip(names, row, strict=True)))
+            for row in self.ledger.rows(f"SELECT {', '.join(names)} FROM feedback {where} ORDER BY at, id", values)
+        ]

@@ -47,7 +47,8 @@ class Project:
         return story.build_story(self.workspace, self.records())
 
     def report(self, *, language: str | None = None, output: str | Path | None = None) -> tuple[dict[str, Any], Path]:
-        """The story and the path of its HTML report; written to `output` as well, opening in `language`, where given."""
+        """The story and the path of its HTML report; written to `output` as well, opening in `language`, where
+        given."""
         found, path = story.save_report(self.workspace, self.records())
         if language is None and output is None:
             return found, path
@@ -59,9 +60,13 @@ class Project:
 
     def ladder(self) -> dict[str, Any]:
         """The candidates that `choose` would compare, cheapest first."""
-        rows = [{"task": name, "candidate": r.name, "baseline": r.technique.baseline, "when": r.technique.when}
-                for name, task in self.config.tasks.items()
-                for r in ladder(task.kind, self.config.models, self.config.choose, has_index=self.config.data.documents is not None)]
+        rows = [
+            {"task": name, "candidate": r.name, "baseline": r.technique.baseline, "when": r.technique.when}
+            for name, task in self.config.tasks.items()
+            for r in ladder(
+                task.kind, self.config.models, self.config.choose, has_index=self.config.data.documents is not None
+            )
+        ]
         return {"candidates": rows}
 
     def tune(self, task: str, name: str, *, display: Display | None = None) -> dict[str, Any]:
@@ -91,8 +96,9 @@ class Project:
         """Each route's windows with their figures."""
         return watch.windows_of(self.workspace, self.workspace.traces.traces())
 
-    def rate(self, trace: str, *, rating: int | None = None, correction: str | None = None, by: str = "api",
-             reason: str = "") -> Feedback:
+    def rate(
+        self, trace: str, *, rating: int | None = None, correction: str | None = None, by: str = "api", reason: str = ""
+    ) -> Feedback:
         """Store a rating (1 or -1) and/or a correction beside a trace. Raises NotFound or BadInput."""
         return hear.rate(self.workspace, trace, rating=rating, correction=correction, by=by, reason=reason)
 

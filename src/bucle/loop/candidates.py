@@ -18,7 +18,16 @@ from bucle.execute import Outcome, Runner, StepContext, StepRecord
 from bucle.loop.model_steps import chat_model, model_folder
 from bucle.loop.workspace import Workspace
 
-__all__ = ["TaskData", "documents_of_chunks", "fit_step", "open_candidate", "predictions", "rows_of", "score_step", "scores"]
+__all__ = [
+    "TaskData",
+    "documents_of_chunks",
+    "fit_step",
+    "open_candidate",
+    "predictions",
+    "rows_of",
+    "score_step",
+    "scores",
+]
 
 SINGLE_CALLS = 30  # calls timed one by one for the latency figures
 BATCH = 32  # predictions between two checkpoints
@@ -40,7 +49,9 @@ class TaskData:
         return f" v{self.version}" if self.version > 1 else ""
 
 
-def fit_step(ws: Workspace, runner: Runner, data: TaskData, rung: Rung, *, on_all: bool = False, sibling: str = "") -> StepRecord:
+def fit_step(
+    ws: Workspace, runner: Runner, data: TaskData, rung: Rung, *, on_all: bool = False, sibling: str = ""
+) -> StepRecord:
     """The candidate of a rung, fitted on training rows, or on every row for release (`sibling` is then the candidate
     whose held-out figures stand for it)."""
     task = ws.config.tasks[data.name]
@@ -59,25 +70,55 @@ def fit_step(ws: Workspace, runner: Runner, data: TaskData, rung: Rung, *, on_al
         train = [r for r in rows if on_all or sides.get(r.id) == "train"]
         validation = [] if on_all else [r for r in rows if sides.get(r.id) == "validation"]
         candidate = Candidate(
-            name=rung.name, task=data.name, kind=task.kind, technique=t.name, base=rung.base, encoder=rung.encoder,
+            name=rung.name,
+            task=data.name,
+            kind=task.kind,
+            technique=t.name,
+            base=rung.base,
+            encoder=rung.encoder,
             labels=tuple(sorted({str(r.target) for r in [*train, *validation]})) if task.kind == "classify" else (),
-            params=params, fitted_on="all" if on_all else "train")
+            params=params,
+            fitted_on="all" if on_all else "train",
+        )
         out = ctx.work / "out"
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)
         began = time.monotonic()
         opened = _open_roles(ws, roles, t.needs)
-        figures = dict(t.fit(FitContext(
-            out=out, work=ctx.work, train=train, validation=validation, labels=candidate.labels, params=params, seed=ws.config.seed,
-            report=ctx.report, **opened)))
+        figures = dict(
+            t.fit(
+                FitContext(
+                    out=out,
+                    work=ctx.work,
+                    train=train,
+                    validation=validation,
+                    labels=candidate.labels,
+                    params=params,
+                    seed=ws.config.seed,
+                    report=ctx.report,
+                    **opened,
+                )
+            )
+        )
         parents = [*roles.items(), *([("refit_of", sibling)] if sibling else [])]
         node = ctx.ledger.put_folder("candidate", out, candidate.model_dump(mode="json"), parents=parents)
         return Outcome({"candidate": node.id}, figures | {"fit_seconds": time.monotonic() - began})
 
     verb = "refit" if on_all else "fit"
-    return runner.step(f"{verb} {data.name} {rung.name}{data.suffix}", work, stage="customise" if on_all else "choose",
-                       params={"technique": t.name, "version": getattr(t, "version", 1), "params": params, "seed": ws.config.seed,
-                               "all": on_all, "name": rung.name}, inputs={**roles, "sibling": sibling})
+    return runner.step(
+        f"{verb} {data.name} {rung.name}{data.suffix}",
+        work,
+        stage="customise" if on_all else "choose",
+        params={
+            "technique": t.name,
+            "version": getattr(t, "version", 1),
+            "params": params,
+            "seed": ws.config.seed,
+            "all": on_all,
+            "name": rung.name,
+        },
+        inputs={**roles, "sibling": sibling},
+    )
 
 
 def _open_roles(ws: Workspace, roles: Mapping[str, str], needs: frozenset[str]) -> dict[str, Any]:
@@ -101,8 +142,12 @@ def _open(ws: Workspace, candidate_id: str) -> Predictor:
     candidate = Candidate.model_validate(node.attrs)
     t = technique(candidate.technique)
     roles = {e.role: e.parent for e in ws.ledger.parents(candidate_id)}
-    return t.load(ws.ledger.materialise(node), LoadContext(
-        labels=candidate.labels, params=candidate.params, seed=ws.config.seed, **_open_roles(ws, roles, t.needs)))
+    return t.load(
+        ws.ledger.materialise(node),
+        LoadContext(
+            labels=candidate.labels, params=candidate.params, seed=ws.config.seed, **_open_roles(ws, roles, t.needs)
+        ),
+    )
 
 
 def rows_of(ws: Workspace, dataset: str, split: str, side: str = "test") -> list[Example]:
@@ -111,7 +156,9 @@ def rows_of(ws: Workspace, dataset: str, split: str, side: str = "test") -> list
     return [r for r in ws.examples(dataset) if sides.get(r.id) == side]
 
 
-def score_step(ws: Workspace, runner: Runner, data: TaskData, candidate: str, name: str, *, stage: str = "choose") -> StepRecord:
+def score_step(
+    ws: Workspace, runner: Runner, data: TaskData, candidate: str, name: str, *, stage: str = "choose"
+) -> StepRecord:
     """The candidate's predictions on the test rows, its metrics, and its latency one call at a time."""
 
     def work(ctx: StepContext) -> Outcome:
@@ -124,15 +171,24 @@ def score_step(ws: Workspace, runner: Runner, data: TaskData, candidate: str, na
         chunks = documents_of_chunks(ws, data.index)
         per_row = score_rows(kind, rows, said, chunks)
         figures = summarise(kind, rows, said, chunks) | _latency(predictor, [r.input for r in rows], said)
-        node = ctx.ledger.put("evaluation", {"task": data.name, "rows": len(rows)},
-                              parents=[("candidate", candidate), ("split", data.split)], blobs={
-                                  "predictions.jsonl": "".join(p.model_dump_json() + "\n" for p in said).encode(),
-                                  "scores.json": json.dumps({"ids": [r.id for r in rows], "per_row": per_row}).encode()})
+        node = ctx.ledger.put(
+            "evaluation",
+            {"task": data.name, "rows": len(rows)},
+            parents=[("candidate", candidate), ("split", data.split)],
+            blobs={
+                "predictions.jsonl": "".join(p.model_dump_json() + "\n" for p in said).encode(),
+                "scores.json": json.dumps({"ids": [r.id for r in rows], "per_row": per_row}).encode(),
+            },
+        )
         metric = next(iter(per_row))
         return Outcome({"evaluation": node.id}, figures, f"{metric} {figures[metric]:.3f} on {len(rows)} rows")
 
-    return runner.step(f"score {data.name} {name}{data.suffix}", work, stage=stage,
-                       inputs={"candidate": candidate, "split": data.split, "index": data.index})
+    return runner.step(
+        f"score {data.name} {name}{data.suffix}",
+        work,
+        stage=stage,
+        inputs={"candidate": candidate, "split": data.split, "index": data.index},
+    )
 
 
 def _predict_resumable(predictor: Predictor, inputs: Sequence[str], ctx: StepContext) -> list[Prediction]:
@@ -156,7 +212,8 @@ def _predict_resumable(predictor: Predictor, inputs: Sequence[str], ctx: StepCon
 
 
 def _latency(predictor: Predictor, inputs: Sequence[str], said: Sequence[Prediction]) -> dict[str, float]:
-    """Median and 95th percentile milliseconds of single calls; a paid model's own times are used instead of new calls."""
+    """Median and 95th percentile milliseconds of single calls; a paid model's own times are used instead of new
+    calls."""
     import numpy as np
 
     if any(p.usage.usd for p in said):
@@ -189,5 +246,3 @@ def predictions(ws: Workspace, evaluation: str) -> list[Prediction]:
     """The predictions of an evaluation node, in the order of its rows."""
     lines = ws.ledger.read(ws.ledger.get(evaluation), "predictions.jsonl").splitlines()
     return [Prediction.model_validate_json(line) for line in lines]
-
-

@@ -15,7 +15,16 @@ from bucle.core.records import Document, Example
 from bucle.execute import Outcome, Runner, StepContext, StepRecord
 from bucle.loop.workspace import Workspace
 
-__all__ = ["documents_step", "examples_step", "explore_step", "preferences_step", "put_dataset", "read_documents", "split_step", "task_columns"]
+__all__ = [
+    "documents_step",
+    "examples_step",
+    "explore_step",
+    "preferences_step",
+    "put_dataset",
+    "read_documents",
+    "split_step",
+    "task_columns",
+]
 
 
 def documents_step(ws: Workspace, runner: Runner) -> StepRecord:
@@ -35,28 +44,50 @@ def documents_step(ws: Workspace, runner: Runner) -> StepRecord:
         from bucle.data.parse import parse_all
 
         parsed = parse_all(files, root, passwords=passwords, report=ctx.report)
-        cleaned = clean_documents(parsed.documents, CleanPolicy(
-            near_duplicate=policy.near_duplicates, languages=policy.languages, personal=dict(policy.personal_data),
-            personal_key=os.environ.get("BUCLE_PERSONAL_KEY", "")))
+        cleaned = clean_documents(
+            parsed.documents,
+            CleanPolicy(
+                near_duplicate=policy.near_duplicates,
+                languages=policy.languages,
+                personal=dict(policy.personal_data),
+                personal_key=os.environ.get("BUCLE_PERSONAL_KEY", ""),
+            ),
+        )
         parents = []
         with ctx.ledger.transaction():
             for document in cleaned.documents:
                 attrs = document.model_dump(include={"id", "path", "sha256", "media_type", "title", "language"})
                 parents.append(("document", ctx.ledger.put("document", attrs).id))
-        corpus = ctx.ledger.put("corpus", {"documents": len(cleaned.documents)}, parents=parents,
-                                blobs={"documents.jsonl": _jsonl(cleaned.documents)})
+        corpus = ctx.ledger.put(
+            "corpus",
+            {"documents": len(cleaned.documents)},
+            parents=parents,
+            blobs={"documents.jsonl": _jsonl(cleaned.documents)},
+        )
         figures = {
-            "files": len(files), "documents": len(cleaned.documents),
+            "files": len(files),
+            "documents": len(cleaned.documents),
             "quarantined": [{"path": q.path, "reason": q.reason, "message": q.message} for q in parsed.quarantined],
             "removed": [{"path": r.path, "reason": r.reason, "detail": r.detail} for r in cleaned.removed],
             "languages": dict(Counter(d.language for d in cleaned.documents).most_common()),
             "personal": _personal(cleaned.personal),
         }
-        return Outcome({"corpus": corpus.id}, figures, f"{len(cleaned.documents)} documents, {len(parsed.quarantined)} in quarantine")
+        return Outcome(
+            {"corpus": corpus.id},
+            figures,
+            f"{len(cleaned.documents)} documents, {len(parsed.quarantined)} in quarantine",
+        )
 
-    return runner.step("documents", work, stage="data", params={
-        "files": [[f.path, f.sha256 or f.size] for f in files], "passwords": sha256_hex(json.dumps(passwords, sort_keys=True)),
-        "policy": policy.model_dump(mode="json", exclude={"documents"})})
+    return runner.step(
+        "documents",
+        work,
+        stage="data",
+        params={
+            "files": [[f.path, f.sha256 or f.size] for f in files],
+            "passwords": sha256_hex(json.dumps(passwords, sort_keys=True)),
+            "policy": policy.model_dump(mode="json", exclude={"documents"}),
+        },
+    )
 
 
 def examples_step(ws: Workspace, runner: Runner, name: str) -> StepRecord:
@@ -70,27 +101,50 @@ def examples_step(ws: Workspace, runner: Runner, name: str) -> StepRecord:
         columns = task_columns(task)
         rows, problems = read_examples(path, task.kind, columns, known_labels=getattr(task, "labels", ()) or None)
         if not rows:
-            raise BadInput(f"{path} holds no row that can be used ({len(problems)} problems).",
-                           f"bucle explore --task {name} lists them.")
+            raise BadInput(
+                f"{path} holds no row that can be used ({len(problems)} problems).",
+                f"bucle explore --task {name} lists them.",
+            )
         node = put_dataset(ctx, name, task.kind, 1, rows, [], {"file": task.data, "sha256": file_sha256(path)})
-        figures = {"rows": len(rows), "problems": len(problems),
-                   "problem_list": [{"source": p.source, "reason": p.reason, "detail": p.detail} for p in problems[:200]],
-                   "columns": columns, "labels": _labels(rows)}
+        figures = {
+            "rows": len(rows),
+            "problems": len(problems),
+            "problem_list": [{"source": p.source, "reason": p.reason, "detail": p.detail} for p in problems[:200]],
+            "columns": columns,
+            "labels": _labels(rows),
+        }
         return Outcome({"dataset": node}, figures, f"{len(rows)} rows, {len(problems)} left out")
 
-    return runner.step(f"examples {name}", work, stage="data", params={
-        "task": task.model_dump(mode="json", exclude={"gates", "instruction"}), "sha256": file_sha256(path)})
+    return runner.step(
+        f"examples {name}",
+        work,
+        stage="data",
+        params={"task": task.model_dump(mode="json", exclude={"gates", "instruction"}), "sha256": file_sha256(path)},
+    )
 
 
-def put_dataset(ctx: StepContext, task: str, kind: str, version: int, rows: list[Example],
-                parents: Iterable[tuple[str, str]], origin: Mapping[str, Any]) -> str:
+def put_dataset(
+    ctx: StepContext,
+    task: str,
+    kind: str,
+    version: int,
+    rows: list[Example],
+    parents: Iterable[tuple[str, str]],
+    origin: Mapping[str, Any],
+) -> str:
     """Store rows as a dataset node; returns its id."""
-    node = ctx.ledger.put("dataset", {"task": task, "kind": kind, "version": version, "rows": len(rows), **origin},
-                          parents=parents, blobs={"examples.jsonl": _jsonl(rows)})
+    node = ctx.ledger.put(
+        "dataset",
+        {"task": task, "kind": kind, "version": version, "rows": len(rows), **origin},
+        parents=parents,
+        blobs={"examples.jsonl": _jsonl(rows)},
+    )
     return node.id
 
 
-def split_step(ws: Workspace, runner: Runner, name: str, dataset: str, *, version: int = 1, previous: str = "") -> StepRecord:
+def split_step(
+    ws: Workspace, runner: Runner, name: str, dataset: str, *, version: int = 1, previous: str = ""
+) -> StepRecord:
     """Train, validation and test rows. Rows that stood in `previous` keep their side."""
     task = ws.config.tasks[name]
     settings = task.split or ws.config.split
@@ -100,22 +154,37 @@ def split_step(ws: Workspace, runner: Runner, name: str, dataset: str, *, versio
 
         rows = ws.examples(dataset)
         kept = cast("dict[str, Side]", ws.sides(previous)) if previous else {}
-        made = split(rows, test=settings.test, validation=settings.validation, seed=ws.config.seed,
-                     near_duplicate_threshold=ws.config.data.near_duplicates, previous=kept,
-                     keep_labels=task.kind == "classify")
+        made = split(
+            rows,
+            test=settings.test,
+            validation=settings.validation,
+            seed=ws.config.seed,
+            near_duplicate_threshold=ws.config.data.near_duplicates,
+            previous=kept,
+            keep_labels=task.kind == "classify",
+        )
         parts = {"train": list(made.train), "validation": list(made.validation), "test": list(made.test)}
         if not parts["test"] or not parts["train"]:
-            raise BadInput(f"The {len(rows)} rows of `{name}` cannot be split into train and test.",
-                           "Add rows, or change `split:` in bucle.yaml.")
-        node = ctx.ledger.put("split", {"task": name, "version": version, **{k: len(v) for k, v in parts.items()}},
-                              parents=[("dataset", dataset), *([("previous", previous)] if previous else [])],
-                              blobs={"split.json": json.dumps(parts).encode()})
+            raise BadInput(
+                f"The {len(rows)} rows of `{name}` cannot be split into train and test.",
+                "Add rows, or change `split:` in bucle.yaml.",
+            )
+        node = ctx.ledger.put(
+            "split",
+            {"task": name, "version": version, **{k: len(v) for k, v in parts.items()}},
+            parents=[("dataset", dataset), *([("previous", previous)] if previous else [])],
+            blobs={"split.json": json.dumps(parts).encode()},
+        )
         figures = {k: len(v) for k, v in parts.items()} | {"leaks_prevented": made.leaks_prevented}
         return Outcome({"split": node.id}, figures, " / ".join(f"{k} {len(v)}" for k, v in parts.items()))
 
-    return runner.step(f"split {name}" + (f" v{version}" if version > 1 else ""), work, stage="data", params={
-        "split": settings.model_dump(), "seed": ws.config.seed, "near": ws.config.data.near_duplicates},
-        inputs={"dataset": dataset, "previous": previous})
+    return runner.step(
+        f"split {name}" + (f" v{version}" if version > 1 else ""),
+        work,
+        stage="data",
+        params={"split": settings.model_dump(), "seed": ws.config.seed, "near": ws.config.data.near_duplicates},
+        inputs={"dataset": dataset, "previous": previous},
+    )
 
 
 def explore_step(ws: Workspace, runner: Runner, name: str, dataset: str, split: str) -> StepRecord:
@@ -127,11 +196,22 @@ def explore_step(ws: Workspace, runner: Runner, name: str, dataset: str, split: 
 
         sides = ws.sides(split)
         parts = [[row for row, its in sides.items() if its == side] for side in ("train", "validation", "test")]
-        return Outcome({}, explore_examples(ws.examples(dataset), Split(parts[0], parts[1], parts[2]),
-                                            near_duplicate_threshold=ws.config.data.near_duplicates))
+        return Outcome(
+            {},
+            explore_examples(
+                ws.examples(dataset),
+                Split(parts[0], parts[1], parts[2]),
+                near_duplicate_threshold=ws.config.data.near_duplicates,
+            ),
+        )
 
-    return runner.step(f"explore {name}", work, stage="data", inputs={"dataset": dataset, "split": split},
-                       params={"near": ws.config.data.near_duplicates})
+    return runner.step(
+        f"explore {name}",
+        work,
+        stage="data",
+        inputs={"dataset": dataset, "split": split},
+        params={"near": ws.config.data.near_duplicates},
+    )
 
 
 def preferences_step(ws: Workspace, runner: Runner) -> StepRecord:
@@ -149,16 +229,32 @@ def preferences_step(ws: Workspace, runner: Runner) -> StepRecord:
         if missing := [n for n in names if n not in table.columns]:
             raise BadInput(f"{path} has no column `{missing[0]}`.", f"Its columns: {', '.join(table.columns)}.")
         places = [table.columns.index(n) for n in names]
-        pairs = [dict(zip(("prompt", "chosen", "rejected"), (str(row[i] or "") for i in places), strict=True)) for row in table.rows]
+        pairs = [
+            dict(zip(("prompt", "chosen", "rejected"), (str(row[i] or "") for i in places), strict=True))
+            for row in table.rows
+        ]
         usable = [p for p in pairs if all(p.values()) and p["chosen"] != p["rejected"]]
         longer = [(len(p["chosen"]) > len(p["rejected"])) for p in usable if len(p["chosen"]) != len(p["rejected"])]
-        node = ctx.ledger.put("preferences", {"pairs": len(usable), "file": settings.data}, blobs={
-            "pairs.jsonl": "".join(json.dumps(p, ensure_ascii=False) + "\n" for p in usable).encode()})
-        return Outcome({"preferences": node.id}, {"pairs": len(usable), "left_out": len(pairs) - len(usable),
-                                                  "longer_wins": sum(longer) / len(longer) if longer else None})
+        node = ctx.ledger.put(
+            "preferences",
+            {"pairs": len(usable), "file": settings.data},
+            blobs={"pairs.jsonl": "".join(json.dumps(p, ensure_ascii=False) + "\n" for p in usable).encode()},
+        )
+        return Outcome(
+            {"preferences": node.id},
+            {
+                "pairs": len(usable),
+                "left_out": len(pairs) - len(usable),
+                "longer_wins": sum(longer) / len(longer) if longer else None,
+            },
+        )
 
-    return runner.step("preferences", work, stage="data", params={
-        "columns": settings.model_dump(mode="json"), "sha256": file_sha256(path)})
+    return runner.step(
+        "preferences",
+        work,
+        stage="data",
+        params={"columns": settings.model_dump(mode="json"), "sha256": file_sha256(path)},
+    )
 
 
 def read_documents(ws: Workspace, corpus: str) -> list[Document]:
@@ -169,8 +265,17 @@ def read_documents(ws: Workspace, corpus: str) -> list[Document]:
 
 def task_columns(task: ClassifyTask | AnswerTask) -> dict[str, str]:
     if task.kind == "classify":
-        return {k: v for k, v in (("text", task.text), ("label", task.label), ("id", task.id), ("group", task.group),
-                                  ("time", task.time)) if v}
+        return {
+            k: v
+            for k, v in (
+                ("text", task.text),
+                ("label", task.label),
+                ("id", task.id),
+                ("group", task.group),
+                ("time", task.time),
+            )
+            if v
+        }
     return {"question": task.question, "answer": task.answer, "document": task.document}
 
 

@@ -20,8 +20,14 @@ SAMPLES = 12
 FORGETTING_DOCUMENTS = 40
 
 
-def compare_step(ws: Workspace, runner: Runner, data: TaskData, rungs: Sequence[Rung], fits: Mapping[str, StepRecord],
-                 evaluations: Mapping[str, StepRecord]) -> StepRecord:
+def compare_step(
+    ws: Workspace,
+    runner: Runner,
+    data: TaskData,
+    rungs: Sequence[Rung],
+    fits: Mapping[str, StepRecord],
+    evaluations: Mapping[str, StepRecord],
+) -> StepRecord:
     """All candidates on the same held-out rows: intervals, paired differences, and the one to take."""
     kind = ws.config.tasks[data.name].kind
     choose = ws.config.choose
@@ -36,46 +42,101 @@ def compare_step(ws: Workspace, runner: Runner, data: TaskData, rungs: Sequence[
         for rung in rungs:
             figures = evaluations[rung.name].figures
             _, per_row = scores(ws, evaluations[rung.name]["evaluation"])
-            scored.append(Scored(
-                name=rung.name, rung=rung.technique.rung, baseline=rung.technique.baseline, per_row=per_row,
-                usd_per_1k=figures["usd_per_1k"], ms_p50=figures["p50_ms"], ms_p95=figures["p95_ms"], tokens=figures["tokens"]))
-        found = compare(scored, metric=PRIMARY[kind], clusters=clusters, seed=ws.config.seed, margin=choose.margin,
-                        constraints={str(k): v for k, v in choose.constraints.items()})
+            scored.append(
+                Scored(
+                    name=rung.name,
+                    rung=rung.technique.rung,
+                    baseline=rung.technique.baseline,
+                    per_row=per_row,
+                    usd_per_1k=figures["usd_per_1k"],
+                    ms_p50=figures["p50_ms"],
+                    ms_p95=figures["p95_ms"],
+                    tokens=figures["tokens"],
+                )
+            )
+        found = compare(
+            scored,
+            metric=PRIMARY[kind],
+            clusters=clusters,
+            seed=ws.config.seed,
+            margin=choose.margin,
+            constraints={str(k): v for k, v in choose.constraints.items()},
+        )
         by_name = {r.name: r for r in rungs}
-        candidates = [_candidate(row.to_dict(), by_name[row.name], fits[row.name].figures, evaluations[row.name].figures)
-                      for row in found.rows]
+        candidates = [
+            _candidate(row.to_dict(), by_name[row.name], fits[row.name].figures, evaluations[row.name].figures)
+            for row in found.rows
+        ]
         chosen = found.recommended or ""
         figures = {
-            "task": data.name, "kind": kind, "metric": found.metric, "n_test": len(rows), "candidates": candidates,
-            "recommended": chosen, "why": dict(found.why), "runner_up": found.runner_up or "",
-            "baseline_stands": found.baseline_stands, "best_baseline": found.best_baseline, "pareto": list(found.pareto),
+            "task": data.name,
+            "kind": kind,
+            "metric": found.metric,
+            "n_test": len(rows),
+            "candidates": candidates,
+            "recommended": chosen,
+            "why": dict(found.why),
+            "runner_up": found.runner_up or "",
+            "baseline_stands": found.baseline_stands,
+            "best_baseline": found.best_baseline,
+            "pareto": list(found.pareto),
             "confusion": evaluations[chosen].figures.get("confusion") if chosen else None,
             "samples": _samples(ws, rows, evaluations, chosen or found.best_baseline, found.best_baseline),
         }
-        node = ctx.ledger.put("comparison", {"task": data.name, "recommended": chosen, "metric": found.metric, "why": dict(found.why)},
-                              parents=[(f"evaluation {r.name}", evaluations[r.name]["evaluation"]) for r in rungs])
+        node = ctx.ledger.put(
+            "comparison",
+            {"task": data.name, "recommended": chosen, "metric": found.metric, "why": dict(found.why)},
+            parents=[(f"evaluation {r.name}", evaluations[r.name]["evaluation"]) for r in rungs],
+        )
         return Outcome({"comparison": node.id}, figures, f"recommended: {chosen or 'nothing'}")
 
-    return runner.step(f"compare {data.name}{data.suffix}", work, stage="choose", params={
-        "margin": choose.margin, "constraints": dict(choose.constraints), "seed": ws.config.seed,
-        "rungs": [[r.name, r.technique.rung] for r in rungs]},
-        inputs={"evaluations": [evaluations[r.name]["evaluation"] for r in rungs]})
+    return runner.step(
+        f"compare {data.name}{data.suffix}",
+        work,
+        stage="choose",
+        params={
+            "margin": choose.margin,
+            "constraints": dict(choose.constraints),
+            "seed": ws.config.seed,
+            "rungs": [[r.name, r.technique.rung] for r in rungs],
+        },
+        inputs={"evaluations": [evaluations[r.name]["evaluation"] for r in rungs]},
+    )
 
 
-def _candidate(row: dict[str, Any], rung: Rung, fit: Mapping[str, Any], evaluation: Mapping[str, Any]) -> dict[str, Any]:
+def _candidate(
+    row: dict[str, Any], rung: Rung, fit: Mapping[str, Any], evaluation: Mapping[str, Any]
+) -> dict[str, Any]:
     difference = row["difference"] or {}
     return {
-        "name": row["name"], "technique": rung.technique.name, "rung": row["rung"], "baseline": row["baseline"],
-        "value": row["quality"]["value"], "low": row["quality"]["low"], "high": row["quality"]["high"],
-        "diff": difference.get("value"), "diff_low": difference.get("low"), "diff_high": difference.get("high"), "p": row["p"],
-        "verdict": "" if row["verdict"] == "reference" else row["verdict"], "reason": "; ".join(row["reasons"]),
-        "usd_per_1k": row["usd_per_1k"], "ms_p50": row["ms_p50"], "ms_p95": row["ms_p95"], "fit_seconds": fit.get("fit_seconds"),
-        "metrics": {k: v for k, v in evaluation.items() if isinstance(v, (int, float)) and k not in ("p50_ms", "p95_ms", "usd_per_1k")},
+        "name": row["name"],
+        "technique": rung.technique.name,
+        "rung": row["rung"],
+        "baseline": row["baseline"],
+        "value": row["quality"]["value"],
+        "low": row["quality"]["low"],
+        "high": row["quality"]["high"],
+        "diff": difference.get("value"),
+        "diff_low": difference.get("low"),
+        "diff_high": difference.get("high"),
+        "p": row["p"],
+        "verdict": "" if row["verdict"] == "reference" else row["verdict"],
+        "reason": "; ".join(row["reasons"]),
+        "usd_per_1k": row["usd_per_1k"],
+        "ms_p50": row["ms_p50"],
+        "ms_p95": row["ms_p95"],
+        "fit_seconds": fit.get("fit_seconds"),
+        "metrics": {
+            k: v
+            for k, v in evaluation.items()
+            if isinstance(v, (int, float)) and k not in ("p50_ms", "p95_ms", "usd_per_1k")
+        },
     }
 
 
-def _samples(ws: Workspace, rows: Sequence[Any], evaluations: Mapping[str, StepRecord], chosen: str,
-             baseline: str) -> list[dict[str, Any]]:
+def _samples(
+    ws: Workspace, rows: Sequence[Any], evaluations: Mapping[str, StepRecord], chosen: str, baseline: str
+) -> list[dict[str, Any]]:
     """Rows where the recommended candidate is wrong first: what it still cannot do is what a reader should see."""
     shown = list(dict.fromkeys([chosen, baseline, *list(evaluations)[-2:]]))
     said = {name: predictions(ws, evaluations[name]["evaluation"]) for name in shown}
@@ -83,13 +144,23 @@ def _samples(ws: Workspace, rows: Sequence[Any], evaluations: Mapping[str, StepR
     metric = next(iter(per_row))
     order = sorted(range(len(rows)), key=lambda i: (per_row[metric][i], rows[i].id))
     picked = order[: SAMPLES * 2 // 3] + order[-SAMPLES // 3 :]
-    return [{"input": rows[i].input, "target": rows[i].target or "(no answer)",
-             "outputs": {n: said[n][i].output or ("(abstained)" if said[n][i].abstained else said[n][i].error) for n in shown}}
-            for i in dict.fromkeys(picked)]
+    return [
+        {
+            "input": rows[i].input,
+            "target": rows[i].target or "(no answer)",
+            "outputs": {
+                n: said[n][i].output or ("(abstained)" if said[n][i].abstained else said[n][i].error) for n in shown
+            },
+        }
+        for i in dict.fromkeys(picked)
+    ]
 
 
-def forgetting_step(ws: Workspace, runner: Runner, data: TaskData, candidate: str, name: str, base: str, corpus: str) -> StepRecord:
-    """How much worse the tuned model reads the project's own text than its base did: bits per byte, with an interval."""
+def forgetting_step(
+    ws: Workspace, runner: Runner, data: TaskData, candidate: str, name: str, base: str, corpus: str
+) -> StepRecord:
+    """How much worse the tuned model reads the project's own text than its base did: bits per byte, with an
+    interval."""
 
     def work(ctx: StepContext) -> Outcome:
         from bucle.evaluate.forgetting import forgetting
@@ -105,14 +176,28 @@ def forgetting_step(ws: Workspace, runner: Runner, data: TaskData, candidate: st
         predictor = open_candidate(ws, candidate)
         after = predictor.model.bits_per_byte(texts)  # type: ignore[attr-defined]
         found = forgetting(before, after, seed=ws.config.seed)
-        return Outcome({}, {"task": data.name, "candidate": name, **found.model_dump()}, f"{found.value:+.3f} bits per byte")
+        return Outcome(
+            {}, {"task": data.name, "candidate": name, **found.model_dump()}, f"{found.value:+.3f} bits per byte"
+        )
 
-    return runner.step(f"forgetting {data.name} {name}{data.suffix}", work, stage="evaluate", params={"seed": ws.config.seed},
-                       inputs={"candidate": candidate, "base": base, "corpus": corpus})
+    return runner.step(
+        f"forgetting {data.name} {name}{data.suffix}",
+        work,
+        stage="evaluate",
+        params={"seed": ws.config.seed},
+        inputs={"candidate": candidate, "base": base, "corpus": corpus},
+    )
 
 
-def gate_step(ws: Workspace, runner: Runner, data: TaskData, evaluation: StepRecord, *, baseline: StepRecord,
-              forgetting: StepRecord | None) -> StepRecord:
+def gate_step(
+    ws: Workspace,
+    runner: Runner,
+    data: TaskData,
+    evaluation: StepRecord,
+    *,
+    baseline: StepRecord,
+    forgetting: StepRecord | None,
+) -> StepRecord:
     """The team's own conditions, each checked against what was measured. The step finishes whether or not they hold.
 
     Production is what the alias points to when the gate is first checked, judged by its held-out sibling on the same
@@ -127,36 +212,67 @@ def gate_step(ws: Workspace, runner: Runner, data: TaskData, evaluation: StepRec
 
         rows = {r.id: r for r in rows_of(ws, data.dataset, data.split)}
         ids, per_row = scores(ws, evaluation["evaluation"])
-        lost = Interval.model_validate({k: forgetting.figures[k] for k in ("value", "low", "high", "n", "level")}) if forgetting else None
+        lost = (
+            Interval.model_validate({k: forgetting.figures[k] for k in ("value", "low", "high", "n", "level")})
+            if forgetting
+            else None
+        )
         candidate = next(e.parent for e in ws.ledger.parents(evaluation["evaluation"]) if e.role == "candidate")
         before = production_sibling(ws, data.name)
-        production = Reference("production", *_measure(ws, data, before, [rows[i] for i in ids]), same=before == candidate) if before else None
-        result = check_gates(list(gates), GateFacts(
-            rows=len(ids), metrics=_numbers(evaluation.figures) | {"forgetting": lost.value if lost else 0.0}, per_row=per_row,
-            intervals={"forgetting": lost} if lost else {}, production=production, seed=ws.config.seed,
-            clusters=[rows[i].document or rows[i].group or i for i in ids],
-            baseline=Reference("baseline", _numbers(baseline.figures), scores(ws, baseline["evaluation"])[1],
-                               same=baseline["evaluation"] == evaluation["evaluation"])))
+        production = (
+            Reference("production", *_measure(ws, data, before, [rows[i] for i in ids]), same=before == candidate)
+            if before
+            else None
+        )
+        result = check_gates(
+            list(gates),
+            GateFacts(
+                rows=len(ids),
+                metrics=_numbers(evaluation.figures) | {"forgetting": lost.value if lost else 0.0},
+                per_row=per_row,
+                intervals={"forgetting": lost} if lost else {},
+                production=production,
+                seed=ws.config.seed,
+                clusters=[rows[i].document or rows[i].group or i for i in ids],
+                baseline=Reference(
+                    "baseline",
+                    _numbers(baseline.figures),
+                    scores(ws, baseline["evaluation"])[1],
+                    same=baseline["evaluation"] == evaluation["evaluation"],
+                ),
+            ),
+        )
         name = Candidate.model_validate(ws.ledger.get(candidate).attrs).name
         figures = {"task": data.name, "release": f"{data.name}: {name}{data.suffix}", **result.to_dict()}
         parents = [("evaluation", evaluation["evaluation"]), ("baseline", baseline["evaluation"])]
-        node = ctx.ledger.put("gate", {"task": data.name, **result.to_dict()},
-                              parents=parents + ([("production", before)] if before else []))
+        node = ctx.ledger.put(
+            "gate",
+            {"task": data.name, **result.to_dict()},
+            parents=parents + ([("production", before)] if before else []),
+        )
         return Outcome({"gate": node.id}, figures, "passed" if result.passed else "FAILED")
 
-    return runner.step(f"gate {data.name}{data.suffix}", work, stage="evaluate",
-                       inputs={"evaluation": evaluation["evaluation"], "baseline": baseline["evaluation"]},
-                       params={"gates": list(gates), "seed": ws.config.seed, "forgetting": forgetting.key if forgetting else ""})
+    return runner.step(
+        f"gate {data.name}{data.suffix}",
+        work,
+        stage="evaluate",
+        inputs={"evaluation": evaluation["evaluation"], "baseline": baseline["evaluation"]},
+        params={"gates": list(gates), "seed": ws.config.seed, "forgetting": forgetting.key if forgetting else ""},
+    )
 
 
 def production_sibling(ws: Workspace, task: str) -> str:
     """The candidate that never saw held-out rows, behind production's for this task; empty before the first release."""
     release = ws.ledger.alias(PRODUCTION)
     candidate = str(ws.ledger.get(release).attrs["tasks"].get(task, "")) if release else ""
-    return next((e.parent for e in ws.ledger.parents(candidate) if e.role == "refit_of"), candidate) if candidate else ""
+    return (
+        next((e.parent for e in ws.ledger.parents(candidate) if e.role == "refit_of"), candidate) if candidate else ""
+    )
 
 
-def _measure(ws: Workspace, data: TaskData, candidate: str, rows: Sequence[Example]) -> tuple[dict[str, float], dict[str, list[float]]]:
+def _measure(
+    ws: Workspace, data: TaskData, candidate: str, rows: Sequence[Example]
+) -> tuple[dict[str, float], dict[str, list[float]]]:
     from bucle.evaluate.metrics import score_rows, summarise
 
     said = open_candidate(ws, candidate).predict([r.input for r in rows])

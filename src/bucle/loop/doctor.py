@@ -27,7 +27,12 @@ def examine(folder: str = "") -> list[dict[str, Any]]:
     checks = [
         _check("python", sys.version_info >= (3, 11), platform.python_version(), "Install Python 3.11 or newer."),
         _check("disk", free >= MIN_DISK_GB, f"{free:.1f} GB free", f"Free at least {MIN_DISK_GB:g} GB."),
-        _check("sqlite", sqlite3.sqlite_version_info >= (3, 35), sqlite3.sqlite_version, "Use a Python with SQLite 3.35 or newer."),
+        _check(
+            "sqlite",
+            sqlite3.sqlite_version_info >= (3, 35),
+            sqlite3.sqlite_version,
+            "Use a Python with SQLite 3.35 or newer.",
+        ),
     ]
     for name in LIBRARIES:
         try:
@@ -48,11 +53,22 @@ def _project(folder: Path) -> list[dict[str, Any]]:
     sound = ws.ledger.rows("PRAGMA quick_check")[0][0]
     lost, spoilt = _blobs(ws.ledger)
     return [
-        _check("bucle.yaml", True, f"{ws.config.project}: {len(ws.config.tasks)} tasks, {len(ws.config.models)} models", ""),
-        _check("files", not missing, ", ".join(missing) + " missing" if missing else "all there", "Correct the names in bucle.yaml."),
+        _check(
+            "bucle.yaml", True, f"{ws.config.project}: {len(ws.config.tasks)} tasks, {len(ws.config.models)} models", ""
+        ),
+        _check(
+            "files",
+            not missing,
+            ", ".join(missing) + " missing" if missing else "all there",
+            "Correct the names in bucle.yaml.",
+        ),
         _check("ledger", sound == "ok", str(sound), f"Restore {ws.ledger.folder / 'ledger.db'} from a backup."),
-        _check("blobs", not lost and not spoilt, f"{lost} missing, {spoilt} changed" if lost or spoilt else "all there, all unchanged",
-               "Restore .bucle/blobs from a backup, or delete .bucle and run again."),
+        _check(
+            "blobs",
+            not lost and not spoilt,
+            f"{lost} missing, {spoilt} changed" if lost or spoilt else "all there, all unchanged",
+            "Restore .bucle/blobs from a backup, or delete .bucle and run again.",
+        ),
     ]
 
 

@@ -19,7 +19,9 @@ __all__ = ["import_file", "preview", "rate"]
 MAX_TEXT = 8_000
 
 
-def rate(ws: Workspace, trace: str, *, rating: int | None, correction: str | None, by: str, reason: str, source: str = "cli") -> Feedback:
+def rate(
+    ws: Workspace, trace: str, *, rating: int | None, correction: str | None, by: str, reason: str, source: str = "cli"
+) -> Feedback:
     """Store one verdict beside a trace; saying the same twice stores it once. Raises NotFound, BadInput."""
     item = _item(ws, trace, rating, correction, by, reason, source)
     ws.traces.add_feedback([item])
@@ -42,8 +44,17 @@ def import_file(ws: Workspace, path: Path, *, by: str) -> dict[str, int]:
         cells = dict(zip(table.columns, row, strict=True))
         try:
             rating = {"1": 1, "+1": 1, "-1": -1, "": None}[cells.get("rating", "").strip()]
-            items.append(_item(ws, cells["trace"], rating, cells.get("correction") or None, cells.get("by") or by,
-                               cells.get("reason", ""), "import"))
+            items.append(
+                _item(
+                    ws,
+                    cells["trace"],
+                    rating,
+                    cells.get("correction") or None,
+                    cells.get("by") or by,
+                    cells.get("reason", ""),
+                    "import",
+                )
+            )
         except NotFound:
             unknown += 1
         except (KeyError, BadInput):
@@ -64,13 +75,26 @@ def preview(ws: Workspace, task: str) -> dict[str, Any]:
     flagged = abusers([a.model_dump(mode="json") for a in alerts_now(ws, every)])
     traces = [t for t in every if t.route == task]
     ids = {t.id for t in traces}
-    built = build_rows(traces, [f for f in ws.traces.feedback() if f.trace in ids], labels={str(r.target) for r in old},
-                       known={r.input for r in old}, exclude_users=flagged)
-    return {"task": task, "ratings": built.ratings, "corrections": built.corrections, "new_labels": built.new_labels,
-            "left_out": built.left_out, "rows": [r.model_dump(mode="json") for r in built.rows]}
+    built = build_rows(
+        traces,
+        [f for f in ws.traces.feedback() if f.trace in ids],
+        labels={str(r.target) for r in old},
+        known={r.input for r in old},
+        exclude_users=flagged,
+    )
+    return {
+        "task": task,
+        "ratings": built.ratings,
+        "corrections": built.corrections,
+        "new_labels": built.new_labels,
+        "left_out": built.left_out,
+        "rows": [r.model_dump(mode="json") for r in built.rows],
+    }
 
 
-def _item(ws: Workspace, trace: str, rating: int | None, correction: str | None, by: str, reason: str, source: str) -> Feedback:
+def _item(
+    ws: Workspace, trace: str, rating: int | None, correction: str | None, by: str, reason: str, source: str
+) -> Feedback:
     if rating is None and not correction:
         raise BadInput("Feedback needs a rating or a correction.", "bucle feedback add TRACE --rating 1")
     if len(correction or "") > MAX_TEXT or len(reason) > MAX_TEXT:

@@ -18,7 +18,9 @@ from bucle.loop.workspace import Workspace
 __all__ = ["dataset_step", "gain_step"]
 
 
-def dataset_step(ws: Workspace, runner: Runner, data: TaskData, watched: StepRecord, *, start: datetime, until_day: float) -> StepRecord:
+def dataset_step(
+    ws: Workspace, runner: Runner, data: TaskData, watched: StepRecord, *, start: datetime, until_day: float
+) -> StepRecord:
     """Version 2 of the task's rows: version 1 and what people corrected or confirmed up to `until_day`."""
 
     def work(ctx: StepContext) -> Outcome:
@@ -26,28 +28,70 @@ def dataset_step(ws: Workspace, runner: Runner, data: TaskData, watched: StepRec
         traces = ws.traces.traces(route=data.name, before=(start + timedelta(days=until_day)).timestamp())
         ids = {t.id for t in traces}
         feedback = [f for f in ws.traces.feedback() if f.trace in ids]
-        built = build_rows(traces, feedback, labels={str(r.target) for r in old}, known={r.input for r in old},
-                           exclude_users=abusers(watched.figures["alerts"]))
-        heard = ctx.ledger.put("feedback", {"task": data.name, "ratings": built.ratings, "corrections": built.corrections}, blobs={
-            "feedback.jsonl": "".join(f.model_dump_json() + "\n" for f in feedback).encode()})
+        built = build_rows(
+            traces,
+            feedback,
+            labels={str(r.target) for r in old},
+            known={r.input for r in old},
+            exclude_users=abusers(watched.figures["alerts"]),
+        )
+        heard = ctx.ledger.put(
+            "feedback",
+            {"task": data.name, "ratings": built.ratings, "corrections": built.corrections},
+            blobs={"feedback.jsonl": "".join(f.model_dump_json() + "\n" for f in feedback).encode()},
+        )
         version = data.version + 1
-        dataset = put_dataset(ctx, data.name, ws.config.tasks[data.name].kind, version, [*old, *built.rows],
-                              [("previous", data.dataset), ("feedback", heard.id)], {"file": "feedback"})
+        dataset = put_dataset(
+            ctx,
+            data.name,
+            ws.config.tasks[data.name].kind,
+            version,
+            [*old, *built.rows],
+            [("previous", data.dataset), ("feedback", heard.id)],
+            {"file": "feedback"},
+        )
         before, after = (Counter(str(r.target) for r in rows) for rows in (old, [*old, *built.rows]))
         figures = {
-            "ratings": built.ratings, "corrections": built.corrections, "new_labels": list(built.new_labels), "left_out": built.left_out,
-            "dataset": {"version_1_rows": len(old), "version_2_rows": len(old) + len(built.rows), "added": len(built.rows),
-                        "relabelled": 0, "by_label": {label: {"v1": before[label], "v2": n} for label, n in after.most_common()}},
+            "ratings": built.ratings,
+            "corrections": built.corrections,
+            "new_labels": list(built.new_labels),
+            "left_out": built.left_out,
+            "dataset": {
+                "version_1_rows": len(old),
+                "version_2_rows": len(old) + len(built.rows),
+                "added": len(built.rows),
+                "relabelled": 0,
+                "by_label": {label: {"v1": before[label], "v2": n} for label, n in after.most_common()},
+            },
         }
-        return Outcome({"dataset": dataset, "feedback": heard.id}, figures,
-                       f"{len(built.rows)} rows from {built.ratings} ratings; new labels: {', '.join(built.new_labels) or 'none'}")
+        return Outcome(
+            {"dataset": dataset, "feedback": heard.id},
+            figures,
+            f"{len(built.rows)} rows from {built.ratings} ratings; new labels: {', '.join(built.new_labels) or 'none'}",
+        )
 
-    return runner.step(f"dataset {data.name} v{data.version + 1}", work, stage="feedback",
-                       inputs={"dataset": data.dataset, "watched": watched.key}, params={"until": until_day})
+    return runner.step(
+        f"dataset {data.name} v{data.version + 1}",
+        work,
+        stage="feedback",
+        inputs={"dataset": data.dataset, "watched": watched.key},
+        params={"until": until_day},
+    )
 
 
-def gain_step(ws: Workspace, runner: Runner, task: str, first: Node, second: Node, *, start: datetime, from_day: float,
-              until_day: float, old_labels: Sequence[str], inputs: dict[str, str]) -> StepRecord:
+def gain_step(
+    ws: Workspace,
+    runner: Runner,
+    task: str,
+    first: Node,
+    second: Node,
+    *,
+    start: datetime,
+    from_day: float,
+    until_day: float,
+    old_labels: Sequence[str],
+    inputs: dict[str, str],
+) -> StepRecord:
     """Version 2 against version 1 on reviewed traffic that came after everything version 2 learned from.
 
     Version 2's answers are those it served; version 1 is asked the same messages now. The truth is the reviewers'.
@@ -56,8 +100,12 @@ def gain_step(ws: Workspace, runner: Runner, task: str, first: Node, second: Nod
     def work(ctx: StepContext) -> Outcome:
         from bucle.evaluate.statistics import interval, paired_difference
 
-        traces = ws.traces.traces(route=task, release=second.id, since=(start + timedelta(days=from_day)).timestamp(),
-                                  before=(start + timedelta(days=until_day)).timestamp())
+        traces = ws.traces.traces(
+            route=task,
+            release=second.id,
+            since=(start + timedelta(days=from_day)).timestamp(),
+            before=(start + timedelta(days=until_day)).timestamp(),
+        )
         truth = _truth(ws, traces)
         asked = [t for t in traces if t.id in truth]
         if not asked:
@@ -70,23 +118,46 @@ def gain_step(ws: Workspace, runner: Runner, task: str, first: Node, second: Nod
 
         def estimate(rows: list[int]) -> dict[str, Any]:
             a, b, c = [v1[i] for i in rows], [v2[i] for i in rows], [users[i] for i in rows]
-            return {"n": len(rows), "v1": interval(a, clusters=c, seed=seed).model_dump(), "v2": interval(b, clusters=c, seed=seed).model_dump(),
-                    "diff": paired_difference(b, a, clusters=c, seed=seed).model_dump()}
+            return {
+                "n": len(rows),
+                "v1": interval(a, clusters=c, seed=seed).model_dump(),
+                "v2": interval(b, clusters=c, seed=seed).model_dump(),
+                "diff": paired_difference(b, a, clusters=c, seed=seed).model_dump(),
+            }
 
         everything = estimate(list(range(len(asked))))
         slices = []
-        for name, rows in (("known labels", [i for i, t in enumerate(asked) if truth[t.id] in old_labels]),
-                           ("new labels", [i for i, t in enumerate(asked) if truth[t.id] not in old_labels])):
+        for name, rows in (
+            ("known labels", [i for i, t in enumerate(asked) if truth[t.id] in old_labels]),
+            ("new labels", [i for i, t in enumerate(asked) if truth[t.id] not in old_labels]),
+        ):
             if rows:
                 part = estimate(rows)
-                slices.append({"name": name, "n": part["n"], "v1": part["v1"]["value"], "v2": part["v2"]["value"],
-                               "diff": part["diff"]["value"], "low": part["diff"]["low"], "high": part["diff"]["high"]})
+                slices.append(
+                    {
+                        "name": name,
+                        "n": part["n"],
+                        "v1": part["v1"]["value"],
+                        "v2": part["v2"]["value"],
+                        "diff": part["diff"]["value"],
+                        "low": part["diff"]["low"],
+                        "high": part["diff"]["high"],
+                    }
+                )
         d = everything["diff"]
-        return Outcome({}, {"task": task, "metric": "accuracy", **everything, "slices": slices},
-                       f"{d['value']:+.3f} [{d['low']:+.3f}, {d['high']:+.3f}] on {len(asked)} messages")
+        return Outcome(
+            {},
+            {"task": task, "metric": "accuracy", **everything, "slices": slices},
+            f"{d['value']:+.3f} [{d['low']:+.3f}, {d['high']:+.3f}] on {len(asked)} messages",
+        )
 
-    return runner.step("gain", work, stage="feedback", inputs={"first": first.id, "second": second.id, **inputs},
-                       params={"days": [from_day, until_day], "seed": ws.config.seed})
+    return runner.step(
+        "gain",
+        work,
+        stage="feedback",
+        inputs={"first": first.id, "second": second.id, **inputs},
+        params={"days": [from_day, until_day], "seed": ws.config.seed},
+    )
 
 
 def _truth(ws: Workspace, traces: Sequence[Trace]) -> dict[str, str]:
@@ -97,5 +168,3 @@ def _truth(ws: Workspace, traces: Sequence[Trace]) -> dict[str, str]:
         if item.trace in outputs and (item.correction or item.rating == 1):
             said.setdefault(item.trace, set()).add(item.correction or outputs[item.trace])
     return {trace: next(iter(labels)) for trace, labels in said.items() if len(labels) == 1}
-
-

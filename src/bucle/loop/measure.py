@@ -49,8 +49,13 @@ def evaluate_file(ws: Workspace, task: str, path: Path, release: str = "producti
     clusters = [r.document or r.group or r.id for r in rows]
     seed, known = ws.config.seed, {e.input for e in fitted}
     result: dict[str, Any] = {
-        "task": task, "release": node.attrs["version"], "candidate": candidate.name, "rows": len(rows), "left_out": len(problems),
-        "seen": sum(r.input in known for r in rows), "metric": metric,
+        "task": task,
+        "release": node.attrs["version"],
+        "candidate": candidate.name,
+        "rows": len(rows),
+        "left_out": len(problems),
+        "seen": sum(r.input in known for r in rows),
+        "metric": metric,
         "metrics": {m: interval(v, clusters=clusters, seed=seed).model_dump() for m, v in scores.items()},
         "summary": summarise(settings.kind, rows, said, chunks),
     }
@@ -66,8 +71,18 @@ def _tfidf(fitted: list[Example], rows: list[Example], seed: int) -> Any:
     with TemporaryDirectory() as folder:
         out = Path(folder)
         labels = sorted({str(e.target) for e in fitted})
-        baseline.fit(FitContext(out=out, work=out, train=fitted, validation=[], labels=labels, params={}, seed=seed,
-                                report=lambda done, total, note="": None))
+        baseline.fit(
+            FitContext(
+                out=out,
+                work=out,
+                train=fitted,
+                validation=[],
+                labels=labels,
+                params={},
+                seed=seed,
+                report=lambda done, total, note="": None,
+            )
+        )
         return baseline.load(out, LoadContext(labels=labels, params={})).predict([r.input for r in rows])
 
 

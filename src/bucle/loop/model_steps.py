@@ -19,7 +19,9 @@ from bucle.loop.workspace import Workspace
 __all__ = ["chat_model", "index_step", "model_folder", "model_step"]
 
 
-def model_step(ws: Workspace, runner: Runner, name: str, corpus: str, datasets: dict[str, tuple[str, str]]) -> StepRecord:
+def model_step(
+    ws: Workspace, runner: Runner, name: str, corpus: str, datasets: dict[str, tuple[str, str]]
+) -> StepRecord:
     """The model called `name` in bucle.yaml as a node. `datasets` maps task -> (dataset, split): only training rows
     are ever pretrained on."""
     model = ws.config.models[name]
@@ -31,12 +33,17 @@ def model_step(ws: Workspace, runner: Runner, name: str, corpus: str, datasets: 
         figures = _describe(model)
         return Outcome({"model": ctx.ledger.put("base_model", attrs).id}, {"name": name, "kind": model.kind, **figures})
 
-    return runner.step(f"model {name}", work, stage="models", params={
-        "name": name, "model": model.model_dump(mode="json"), "fingerprint": _fingerprint(model)})
+    return runner.step(
+        f"model {name}",
+        work,
+        stage="models",
+        params={"name": name, "model": model.model_dump(mode="json"), "fingerprint": _fingerprint(model)},
+    )
 
 
-def _pretrain(ws: Workspace, runner: Runner, name: str, model: PretrainModel, corpus: str,
-              datasets: dict[str, tuple[str, str]]) -> StepRecord:
+def _pretrain(
+    ws: Workspace, runner: Runner, name: str, model: PretrainModel, corpus: str, datasets: dict[str, tuple[str, str]]
+) -> StepRecord:
     def work(ctx: StepContext) -> Outcome:
         from bucle.customise.pretrain import pretrain
 
@@ -47,18 +54,37 @@ def _pretrain(ws: Workspace, runner: Runner, name: str, model: PretrainModel, co
         out = ctx.work / "out"
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)
-        figures = pretrain(texts, out, ctx.work, steps=model.steps, width=model.width, layers=model.layers, context=model.context,
-                           batch_tokens=model.batch_tokens, seed=ws.config.seed, report=ctx.report)
+        figures = pretrain(
+            texts,
+            out,
+            ctx.work,
+            steps=model.steps,
+            width=model.width,
+            layers=model.layers,
+            context=model.context,
+            batch_tokens=model.batch_tokens,
+            seed=ws.config.seed,
+            report=ctx.report,
+        )
         parents = [("corpus", corpus)] if corpus else []
         parents += [(f"train {task}", split) for task, (_, split) in datasets.items()]
-        node = ctx.ledger.put_folder("base_model", out, {"name": name, **model.model_dump(mode="json"), "seed": ws.config.seed},
-                                     parents=parents)
-        return Outcome({"model": node.id}, {"name": name, "kind": "pretrain", "context": model.context, **figures},
-                       f"{figures['parameters'] / 1e6:.1f}M parameters, {figures['bits_per_byte_after']:.2f} bits per byte")
+        node = ctx.ledger.put_folder(
+            "base_model", out, {"name": name, **model.model_dump(mode="json"), "seed": ws.config.seed}, parents=parents
+        )
+        return Outcome(
+            {"model": node.id},
+            {"name": name, "kind": "pretrain", "context": model.context, **figures},
+            f"{figures['parameters'] / 1e6:.1f}M parameters, {figures['bits_per_byte_after']:.2f} bits per byte",
+        )
 
     inputs: dict[str, str | list[str]] = {"corpus": corpus, "splits": [split for _, split in datasets.values()]}
-    return runner.step(f"pretrain {name}", work, stage="models", inputs=inputs,
-                       params={"model": model.model_dump(mode="json"), "seed": ws.config.seed})
+    return runner.step(
+        f"pretrain {name}",
+        work,
+        stage="models",
+        inputs=inputs,
+        params={"model": model.model_dump(mode="json"), "seed": ws.config.seed},
+    )
 
 
 def index_step(ws: Workspace, runner: Runner, corpus: str, encoder: tuple[str, str]) -> StepRecord:
@@ -72,12 +98,19 @@ def index_step(ws: Workspace, runner: Runner, corpus: str, encoder: tuple[str, s
         out = ctx.work / "out"
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)
-        meta = build_index(chunks, out, encoder=model_folder(ws, encoder[1]), language=ws.config.language, report=ctx.report)
+        meta = build_index(
+            chunks, out, encoder=model_folder(ws, encoder[1]), language=ws.config.language, report=ctx.report
+        )
         node = ctx.ledger.put_folder("index", out, meta, parents=[("corpus", corpus), ("encoder", encoder[1])])
         return Outcome({"index": node.id}, meta, f"{meta['chunks']} passages")
 
-    return runner.step("index", work, stage="customise", inputs={"corpus": corpus, "encoder": encoder[1]},
-                       params={"language": ws.config.language})
+    return runner.step(
+        "index",
+        work,
+        stage="customise",
+        inputs={"corpus": corpus, "encoder": encoder[1]},
+        params={"language": ws.config.language},
+    )
 
 
 def model_folder(ws: Workspace, node_id: str) -> Path:
@@ -93,7 +126,9 @@ def model_folder(ws: Workspace, node_id: str) -> Path:
         from bucle.models.folder import checked_folder
 
         return checked_folder(str(node.attrs["path"]))
-    raise BadInput(f"{node.attrs.get('name', node.id)} is a remote model and has no folder.", "Use a local one for this technique.")
+    raise BadInput(
+        f"{node.attrs.get('name', node.id)} is a remote model and has no folder.", "Use a local one for this technique."
+    )
 
 
 def chat_model(ws: Workspace, node_id: str) -> ChatModel:
@@ -103,8 +138,15 @@ def chat_model(ws: Workspace, node_id: str) -> ChatModel:
         from bucle.models.remote import OpenAIChat
 
         settings = OpenAIModel.model_validate({k: v for k, v in node.attrs.items() if k in OpenAIModel.model_fields})
-        return OpenAIChat(str(node.attrs["name"]), settings.base_url, settings.model, settings.api_key_env, settings.timeout_s,
-                          usd_per_million_in=settings.usd_per_million_in, usd_per_million_out=settings.usd_per_million_out)
+        return OpenAIChat(
+            str(node.attrs["name"]),
+            settings.base_url,
+            settings.model,
+            settings.api_key_env,
+            settings.timeout_s,
+            usd_per_million_in=settings.usd_per_million_in,
+            usd_per_million_out=settings.usd_per_million_out,
+        )
     return _local(str(model_folder(ws, node_id)), str(node.attrs["name"]))
 
 

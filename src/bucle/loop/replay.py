@@ -29,7 +29,9 @@ CLIENTS = 12
 CHUNK = 120
 
 
-def replay_step(ws: Workspace, runner: Runner, release: Node, *, first_day: float, last_day: float, index: str) -> StepRecord:
+def replay_step(
+    ws: Workspace, runner: Runner, release: Node, *, first_day: float, last_day: float, index: str
+) -> StepRecord:
     """The log's requests of days `[first_day, last_day)` through the API of `release`."""
     replay = ws.config.replay
     if replay is None:
@@ -39,18 +41,36 @@ def replay_step(ws: Workspace, runner: Runner, release: Node, *, first_day: floa
     def work(ctx: StepContext) -> Outcome:
         entries = read_log(path)
         start = start_of(entries)
-        chosen = [e for e in entries
-                  if timedelta(days=first_day) <= datetime.fromisoformat(e["at"]) - start < timedelta(days=last_day)]
+        chosen = [
+            e
+            for e in entries
+            if timedelta(days=first_day) <= datetime.fromisoformat(e["at"]) - start < timedelta(days=last_day)
+        ]
         with ExitStack() as stack:
             _send(ws, ctx, stack, release, chosen, replay.upstream)
         added = _review(ws, release, chosen, documents_of_chunks(ws, index))
-        stored = [t for t in ws.traces.traces(release=release.id)]
+        stored = ws.traces.traces(release=release.id)
         failed = sum(t.status >= 400 for t in stored)
-        return Outcome({}, {"requests": len(chosen), "errors": failed, "feedback": added, "first_day": first_day,
-                            "last_day": last_day, "release": release.id}, f"{len(chosen)} requests, {failed} failed")
+        return Outcome(
+            {},
+            {
+                "requests": len(chosen),
+                "errors": failed,
+                "feedback": added,
+                "first_day": first_day,
+                "last_day": last_day,
+                "release": release.id,
+            },
+            f"{len(chosen)} requests, {failed} failed",
+        )
 
-    return runner.step(f"replay days {first_day:g}-{last_day:g}", work, stage="serve", inputs={"release": release.id, "index": index},
-                       params={"log": file_sha256(path), "days": [first_day, last_day], "upstream": replay.upstream})
+    return runner.step(
+        f"replay days {first_day:g}-{last_day:g}",
+        work,
+        stage="serve",
+        inputs={"release": release.id, "index": index},
+        params={"log": file_sha256(path), "days": [first_day, last_day], "upstream": replay.upstream},
+    )
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -65,7 +85,9 @@ def read_log(path: Path) -> list[dict[str, Any]]:
                 datetime.fromisoformat(entry["at"])
                 _ = entry["id"], entry["route"], entry["input"]
             except (ValueError, KeyError, TypeError) as error:
-                raise BadInput(f"{path}:{number}: not a log entry ({error!r}).", "Each line needs id, at, route and input.") from None
+                raise BadInput(
+                    f"{path}:{number}: not a log entry ({error!r}).", "Each line needs id, at, route and input."
+                ) from None
             entries.append(entry)
     if not entries:
         raise BadInput(f"{path} is empty.", "Correct `replay.log` in bucle.yaml.")
@@ -77,7 +99,14 @@ def start_of(entries: Sequence[Mapping[str, Any]]) -> datetime:
     return datetime.fromisoformat(entries[0]["at"]).replace(hour=0, minute=0, second=0, microsecond=0)
 
 
-def _send(ws: Workspace, ctx: StepContext, stack: ExitStack, release: Node, entries: Sequence[Mapping[str, Any]], upstream: str) -> None:
+def _send(
+    ws: Workspace,
+    ctx: StepContext,
+    stack: ExitStack,
+    release: Node,
+    entries: Sequence[Mapping[str, Any]],
+    upstream: str,
+) -> None:
     import httpx
 
     from bucle.models.remote import OpenAIChat
@@ -91,9 +120,13 @@ def _send(ws: Workspace, ctx: StepContext, stack: ExitStack, release: Node, entr
     app = app_for(ws, release, replay=True, override=override)
     unknown = sorted({e["route"] for e in entries} - set(app.state.routes))
     if unknown:
-        raise BadInput(f"The log names a route that is not served: `{unknown[0]}`.", f"Served: {', '.join(app.state.routes)}.")
+        raise BadInput(
+            f"The log names a route that is not served: `{unknown[0]}`.", f"Served: {', '.join(app.state.routes)}."
+        )
     server = stack.enter_context(BackgroundServer(app))
-    client = stack.enter_context(httpx.Client(base_url=server.url, timeout=60, limits=httpx.Limits(max_connections=CLIENTS)))
+    client = stack.enter_context(
+        httpx.Client(base_url=server.url, timeout=60, limits=httpx.Limits(max_connections=CLIENTS))
+    )
     stored = ws.traces.known([_trace_id(release, e) for e in entries])
     waiting = [e for e in entries if _trace_id(release, e) not in stored]
     done = len(entries) - len(waiting)
@@ -102,7 +135,11 @@ def _send(ws: Workspace, ctx: StepContext, stack: ExitStack, release: Node, entr
         headers = {"x-bucle-at": entry["at"], "x-bucle-request-id": _request_id(release, entry)}
         if entry.get("upstream_ms") is not None:
             headers["x-upstream-ms"] = str(round(entry["upstream_ms"]))
-        body = {"model": entry["route"], "messages": [{"role": "user", "content": entry["input"]}], "user": str(entry.get("user", ""))}
+        body = {
+            "model": entry["route"],
+            "messages": [{"role": "user", "content": entry["input"]}],
+            "user": str(entry.get("user", "")),
+        }
         return client.post("/v1/chat/completions", json=body, headers=headers).status_code
 
     with ThreadPoolExecutor(CLIENTS) as pool:
@@ -110,9 +147,13 @@ def _send(ws: Workspace, ctx: StepContext, stack: ExitStack, release: Node, entr
             try:
                 codes = list(pool.map(one, part))
             except httpx.HTTPError as error:
-                raise Infrastructure(f"The server stopped answering ({type(error).__name__}).", "Run the same command to go on.") from error
+                raise Infrastructure(
+                    f"The server stopped answering ({type(error).__name__}).", "Run the same command to go on."
+                ) from error
             if odd := [c for c in codes if c in (401, 404, 413)]:
-                raise BadInput(f"The server refused a request of the log with status {odd[0]}.", "bucle monitor --traces shows it.")
+                raise BadInput(
+                    f"The server refused a request of the log with status {odd[0]}.", "bucle monitor --traces shows it."
+                )
             done += len(part)
             ctx.report(done, len(entries), "requests")
     if not app.state.traces.flush() or app.state.traces.dropped or app.state.traces.lost:
@@ -145,7 +186,9 @@ def _review(ws: Workspace, release: Node, entries: Sequence[Mapping[str, Any]], 
     return ws.traces.add_feedback(items)
 
 
-def _verdict(trace: Trace, entry: Mapping[str, Any], review: Mapping[str, Any], documents: Mapping[str, str]) -> Feedback:
+def _verdict(
+    trace: Trace, entry: Mapping[str, Any], review: Mapping[str, Any], documents: Mapping[str, str]
+) -> Feedback:
     correction = None
     if "label" in review:  # an agent filed the message: right or corrected
         rating = 1 if trace.output == review["label"] else -1

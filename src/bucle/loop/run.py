@@ -1,4 +1,5 @@
-"""The whole loop, read from top to bottom: data, choose, customise, evaluate, release, serve, monitor, feedback, again."""
+"""The whole loop, read from top to bottom: data, choose, customise, evaluate, release, serve, monitor, feedback,
+again."""
 
 from __future__ import annotations
 
@@ -84,8 +85,10 @@ def prepare(ws: Workspace, runner: Runner, *, until: Stage = "all") -> tuple[dic
     index = ""
     if until != "models" and corpus and encoders and any(t.kind == "answer" for t in ws.config.tasks.values()):
         index = index_step(ws, runner, corpus, encoders[0])["index"]
-    return {name: replace(data, models=models, index=index if ws.config.tasks[name].kind == "answer" else "")
-            for name, data in tasks.items()}, corpus
+    return {
+        name: replace(data, models=models, index=index if ws.config.tasks[name].kind == "answer" else "")
+        for name, data in tasks.items()
+    }, corpus
 
 
 def _all(ws: Workspace, runner: Runner, until: Stage) -> None:
@@ -126,8 +129,18 @@ def _all(ws: Workspace, runner: Runner, until: Stage) -> None:
     served = replay_step(ws, runner, second, first_day=day, last_day=last, index=index)
     watch_step(ws, runner, until_day=last, start=start, inputs={"served": served.key})
     labels = sorted({str(r.target) for r in ws.examples(data.dataset)})
-    gain_step(ws, runner, replay.task, first, second, start=start, from_day=day, until_day=last, old_labels=labels,
-              inputs={"served": served.key})
+    gain_step(
+        ws,
+        runner,
+        replay.task,
+        first,
+        second,
+        start=start,
+        from_day=day,
+        until_day=last,
+        old_labels=labels,
+        inputs={"served": served.key},
+    )
 
 
 def _choose(ws: Workspace, runner: Runner, data: TaskData, corpus: str, *, gated: bool) -> Chosen | None:
@@ -136,23 +149,33 @@ def _choose(ws: Workspace, runner: Runner, data: TaskData, corpus: str, *, gated
     fits = {rung.name: fit_step(ws, runner, data, rung) for rung in rungs}
     evaluations = {rung.name: score_step(ws, runner, data, fits[rung.name]["candidate"], rung.name) for rung in rungs}
     found = compare_step(ws, runner, data, rungs, fits, evaluations)
-    lost = {rung.name: forgetting_step(ws, runner, data, fits[rung.name]["candidate"], rung.name, data.models[rung.base], corpus)
-            for rung in rungs if rung.base and "base" in rung.technique.needs}
+    lost = {
+        rung.name: forgetting_step(
+            ws, runner, data, fits[rung.name]["candidate"], rung.name, data.models[rung.base], corpus
+        )
+        for rung in rungs
+        if rung.base and "base" in rung.technique.needs
+    }
     if not gated:
         return None
     name = found.figures["recommended"]
     if not name:
-        raise GateFailed(f"No candidate of `{data.name}` keeps within the constraints.",
-                         "Loosen `choose.constraints` in bucle.yaml, or add a cheaper model; bucle report shows each one's figures.")
+        raise GateFailed(
+            f"No candidate of `{data.name}` keeps within the constraints.",
+            "Loosen `choose.constraints` in bucle.yaml, or add a cheaper model; bucle report shows each one's figures.",
+        )
     rung = next(r for r in rungs if r.name == name)
     reference = next(r for r in rungs if r.name == found.figures["best_baseline"])
-    gate = gate_step(ws, runner, data, evaluations[name], baseline=evaluations[reference.name], forgetting=lost.get(name))
+    gate = gate_step(
+        ws, runner, data, evaluations[name], baseline=evaluations[reference.name], forgetting=lost.get(name)
+    )
     _must_pass(gate, data)
     return Chosen(rung, reference, evaluations[name], _ready(ws, runner, data, rung, fits[name]["candidate"]), gate)
 
 
 def _again(ws: Workspace, runner: Runner, data: TaskData, before: Chosen, corpus: str) -> Chosen:
-    """The same recipe on the next version of the data, gated against production and against the baseline on that data."""
+    """The same recipe on the next version of the data, gated against production and against the baseline on that
+    data."""
     rung = before.rung
     fit = fit_step(ws, runner, data, rung)
     evaluation = baseline = score_step(ws, runner, data, fit["candidate"], rung.name, stage="evaluate")
@@ -178,8 +201,10 @@ def _must_pass(gate: StepRecord, data: TaskData) -> None:
     failed = [c for c in gate.figures["checks"] if not c["passed"]]
     if failed:
         what = "; ".join(f"{c['gate']} ({c['note'] or c['measured']})" for c in failed)
-        raise GateFailed(f"`{data.name}`{data.suffix} does not pass its gate: {what}.",
-                         "Nothing was released. bucle report shows the figures; improve the data or change `gates:` in bucle.yaml.")
+        raise GateFailed(
+            f"`{data.name}`{data.suffix} does not pass its gate: {what}.",
+            "Nothing was released. bucle report shows the figures; improve the data or change `gates:` in bucle.yaml.",
+        )
 
 
 def _release(ws: Workspace, runner: Runner, chosen: Mapping[str, Chosen], tasks: Mapping[str, TaskData]) -> Node:
@@ -194,24 +219,51 @@ def _release(ws: Workspace, runner: Runner, chosen: Mapping[str, Chosen], tasks:
             rows = {r.id: r for r in rows_of(ws, data.dataset, data.split)}
             ids, per_row = scores(ws, c.evaluation["evaluation"])
             clusters = [rows[i].document or rows[i].group or i for i in ids]
-            return {"candidate": c.rung.name, "technique": c.rung.technique.name, "base": c.rung.base or c.rung.encoder,
-                    "dataset": f"version {data.version}", "rows": len(ids), "why": c.rung.technique.when,
-                    "refit": ws.ledger.get(c.release).attrs["fitted_on"] == "all",
-                    "metrics": {m: interval(v, clusters=clusters, seed=ws.config.seed).model_dump() for m, v in per_row.items()}}
+            return {
+                "candidate": c.rung.name,
+                "technique": c.rung.technique.name,
+                "base": c.rung.base or c.rung.encoder,
+                "dataset": f"version {data.version}",
+                "rows": len(ids),
+                "why": c.rung.technique.when,
+                "refit": ws.ledger.get(c.release).attrs["fitted_on"] == "all",
+                "metrics": {
+                    m: interval(v, clusters=clusters, seed=ws.config.seed).model_dump() for m, v in per_row.items()
+                },
+            }
 
         def make_card(version: int) -> str:
-            return card(project=ws.config.project, version=version, tasks={n: facts(n, c) for n, c in chosen.items()},
-                        checks=[check for c in chosen.values() for check in c.gate.figures["checks"]])
+            return card(
+                project=ws.config.project,
+                version=version,
+                tasks={n: facts(n, c) for n, c in chosen.items()},
+                checks=[check for c in chosen.values() for check in c.gate.figures["checks"]],
+            )
 
-        node = make_release(ctx.ledger, ws.config.project, {n: c.release for n, c in chosen.items()},
-                            {n: c.gate["gate"] for n, c in chosen.items()}, make_card)
+        node = make_release(
+            ctx.ledger,
+            ws.config.project,
+            {n: c.release for n, c in chosen.items()},
+            {n: c.gate["gate"] for n, c in chosen.items()},
+            make_card,
+        )
         ctx.ledger.move_alias(PRODUCTION, node.id, by="bucle run", reason="passed its gates")
-        return Outcome({"release": node.id}, {"version": node.attrs["version"], "tasks": {n: c.rung.name for n, c in chosen.items()}},
-                       f"version {node.attrs['version']}")
+        return Outcome(
+            {"release": node.id},
+            {"version": node.attrs["version"], "tasks": {n: c.rung.name for n, c in chosen.items()}},
+            f"version {node.attrs['version']}",
+        )
 
     label = "release" + "".join(sorted({tasks[n].suffix for n in chosen} - {""}))
-    record = runner.step(label, work, stage="release", inputs={
-        **{f"candidate {n}": c.release for n, c in chosen.items()}, **{f"gate {n}": c.gate["gate"] for n, c in chosen.items()}})
+    record = runner.step(
+        label,
+        work,
+        stage="release",
+        inputs={
+            **{f"candidate {n}": c.release for n, c in chosen.items()},
+            **{f"gate {n}": c.gate["gate"] for n, c in chosen.items()},
+        },
+    )
     return ws.ledger.get(record["release"])
 
 
@@ -219,5 +271,3 @@ def _at(entry: Mapping[str, Any]) -> Any:
     from datetime import datetime
 
     return datetime.fromisoformat(entry["at"])
-
-

@@ -17,9 +17,16 @@ if TYPE_CHECKING:
 __all__ = ["app_for", "redactor"]
 
 
-def app_for(ws: Workspace, release: Node, *, replay: bool = False, studio: Any = None,
-            override: Mapping[str, ChatModel] | None = None) -> FastAPI:
-    """The gateway that serves `release`. `override` puts another engine behind a model's name (the replay's stand-in)."""
+def app_for(
+    ws: Workspace,
+    release: Node,
+    *,
+    replay: bool = False,
+    studio: Any = None,
+    override: Mapping[str, ChatModel] | None = None,
+) -> FastAPI:
+    """The gateway that serves `release`. `override` puts another engine behind a model's name (the replay's
+    stand-in)."""
     from bucle.monitor.injection import suspicion
     from bucle.serve.app import create_app
     from bucle.serve.guard import PersonalDataGuard, ScoreGuard
@@ -39,8 +46,15 @@ def app_for(ws: Workspace, release: Node, *, replay: bool = False, studio: Any =
             chat = (override or {}).get(name) or _Lazy(ws, node.id, name)
             routes[name] = Route(name, "chat", candidate=node.id, chat=chat)
     guards: list[Guard] = [ScoreGuard(lambda text: suspicion(text)[0]), PersonalDataGuard()]
-    return create_app(routes, writer=ws.traces, release_id=release.id, replay=replay, studio=studio, guards=guards,
-                      redact=redactor() if ws.config.serve.redact else None)
+    return create_app(
+        routes,
+        writer=ws.traces,
+        release_id=release.id,
+        replay=replay,
+        studio=studio,
+        guards=guards,
+        redact=redactor() if ws.config.serve.redact else None,
+    )
 
 
 def redactor() -> Any:
@@ -81,5 +95,3 @@ class _Encoder:
         from bucle.models.encoder import shared_encoder
 
         return shared_encoder(model_folder(self._ws, self._node)).embed(texts)
-
-

@@ -27,10 +27,22 @@ class Source:
         except NotFound:
             return {"project": {"name": self._ws.config.project, "language": self._ws.config.language}}
 
-    def traces(self, route: str | None = None, user: str | None = None, query: str | None = None, limit: int = 50,
-               before: str | None = None) -> Sequence[Trace]:
-        return self._ws.traces.traces(route=route or "", user=user or "", query=query or "", limit=limit, newest_first=True,
-                                      before=datetime.fromisoformat(before).timestamp() if before else 0.0)
+    def traces(
+        self,
+        route: str | None = None,
+        user: str | None = None,
+        query: str | None = None,
+        limit: int = 50,
+        before: str | None = None,
+    ) -> Sequence[Trace]:
+        return self._ws.traces.traces(
+            route=route or "",
+            user=user or "",
+            query=query or "",
+            limit=limit,
+            newest_first=True,
+            before=datetime.fromisoformat(before).timestamp() if before else 0.0,
+        )
 
     def trace(self, id: str) -> Trace:
         return self._ws.traces.trace(id)

@@ -18,8 +18,16 @@ __all__ = ["start_project"]
 MAX_LABELS = 500
 
 
-def start_project(folder: Path, source: Path | None, *, text: str = "", label: str = "", docs: Path | None = None, name: str = "",
-                  language: str = "es") -> dict[str, Any]:
+def start_project(
+    folder: Path,
+    source: Path | None,
+    *,
+    text: str = "",
+    label: str = "",
+    docs: Path | None = None,
+    name: str = "",
+    language: str = "es",
+) -> dict[str, Any]:
     """Write `folder/bucle.yaml`. The team's file stays where it is and is referred to.
 
     Returns path, columns (role -> column and why), rows, labels and the next command. Raises BadInput where a project
@@ -37,36 +45,74 @@ def start_project(folder: Path, source: Path | None, *, text: str = "", label: s
     from bucle.data.tables import read_examples, read_table
 
     guess = guess_columns(read_table(source))
-    columns = {role: column for role, column in (("text", text or guess.text), ("label", label or guess.label),
-                                                 ("group", guess.group), ("time", guess.time)) if column}
+    columns = {
+        role: column
+        for role, column in (
+            ("text", text or guess.text),
+            ("label", label or guess.label),
+            ("group", guess.group),
+            ("time", guess.time),
+        )
+        if column
+    }
     if missing := [role for role in ("text", "label") if role not in columns]:
-        raise BadInput(f"No column of {source} looks like the {missing[0]}.", f"bucle init --from {source} --{missing[0]} COLUMN")
+        raise BadInput(
+            f"No column of {source} looks like the {missing[0]}.", f"bucle init --from {source} --{missing[0]} COLUMN"
+        )
     rows, problems = read_examples(source, "classify", columns)
     labels = Counter(str(r.target) for r in rows)
     if len(labels) < 2 or len(labels) > min(MAX_LABELS, max(2, len(rows) // 2)):
-        raise BadInput(f"The column `{columns['label']}` holds {len(labels)} different labels in {len(rows)} rows.",
-                       f"bucle init --from {source} --text COLUMN --label COLUMN")
-    task: dict[str, Any] = {"kind": "classify", "data": _relative(source, folder), **columns, "gates": [
-        "accuracy >= baseline - 0.02 at 95%", "accuracy >= production - 0.03 at 95%"]}
+        raise BadInput(
+            f"The column `{columns['label']}` holds {len(labels)} different labels in {len(rows)} rows.",
+            f"bucle init --from {source} --text COLUMN --label COLUMN",
+        )
+    task: dict[str, Any] = {
+        "kind": "classify",
+        "data": _relative(source, folder),
+        **columns,
+        "gates": ["accuracy >= baseline - 0.02 at 95%", "accuracy >= production - 0.03 at 95%"],
+    }
     body: dict[str, Any] = {"project": name, "language": language, "seed": 7}
     if docs is not None:
         if not docs.is_dir():
             raise BadInput(f"{docs} is not a folder.", "bucle init --docs FOLDER")
         body["data"] = {"documents": {"path": _relative(docs, folder)}}
-    body |= {"tasks": {"labels": task}, "models": {"nano": {"kind": "pretrain", "steps": 400}, "minilm": {"kind": "encoder", "path": "minilm"}}}
+    body |= {
+        "tasks": {"labels": task},
+        "models": {"nano": {"kind": "pretrain", "steps": 400}, "minilm": {"kind": "encoder", "path": "minilm"}},
+    }
     _write(path, body, "# Written by `bucle init`; every key is explained in docs/bucle.yaml.md\n")
-    shown = {role: f"{column!r} ({'given' if column in (text, label) else guess.why.get(role, '')})" for role, column in columns.items()}
-    return {"path": str(path), "columns": shown, "rows": len(rows), "left_out": len(problems), "labels": dict(labels.most_common()),
-            "next": f"bucle run {folder}"}
+    shown = {
+        role: f"{column!r} ({'given' if column in (text, label) else guess.why.get(role, '')})"
+        for role, column in columns.items()
+    }
+    return {
+        "path": str(path),
+        "columns": shown,
+        "rows": len(rows),
+        "left_out": len(problems),
+        "labels": dict(labels.most_common()),
+        "next": f"bucle run {folder}",
+    }
 
 
 def _empty(path: Path, name: str, language: str) -> dict[str, Any]:
-    body = {"project": name, "language": language, "seed": 7,
-            "tasks": {"labels": {"kind": "classify", "data": "data/examples.csv", "text": "text", "label": "label"}},
-            "models": {"nano": {"kind": "pretrain"}, "minilm": {"kind": "encoder", "path": "minilm"}}}
+    body = {
+        "project": name,
+        "language": language,
+        "seed": 7,
+        "tasks": {"labels": {"kind": "classify", "data": "data/examples.csv", "text": "text", "label": "label"}},
+        "models": {"nano": {"kind": "pretrain"}, "minilm": {"kind": "encoder", "path": "minilm"}},
+    }
     _write(path, body, "# Put labelled rows into data/examples.csv (columns text and label), then `bucle run`.\n")
-    return {"path": str(path), "columns": {}, "rows": 0, "left_out": 0, "labels": {},
-            "next": f"write {path.parent / 'data' / 'examples.csv'} with columns text and label, then: bucle run {path.parent}"}
+    return {
+        "path": str(path),
+        "columns": {},
+        "rows": 0,
+        "left_out": 0,
+        "labels": {},
+        "next": f"write {path.parent}/data/examples.csv with columns text and label, then: bucle run {path.parent}",
+    }
 
 
 def _write(path: Path, body: dict[str, Any], comment: str) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -20,29 +22,17 @@ __all__ = ["REPORT", "build_story", "latest_records", "recommendation", "save_re
 
 REPORT = "report.html"
 
-_WHY = {
-    "es": {
-        "best": "{recommended} es la mejor: {value:.1%} frente a {baseline_value:.1%} de la referencia {best_baseline}.",
-        "cheapest_as_good": "{recommended} ({value:.1%}) es la más sencilla que no pierde más de {margin:.1%} frente a la mejor, {mark} ({mark_value:.1%}).",
-        "baseline_stands": "Ninguna candidata supera a la referencia {best_baseline} ({baseline_value:.1%}) con {rows} ejemplos: se queda la referencia.",
-        "allowed_baseline_stands": "Ninguna candidata supera a la referencia, y {recommended} es la mejor que cumple los límites.",
-        "baselines_ruled_out": "Los límites excluyen todas las referencias; {recommended} es la más sencilla que queda a la altura.",
-        "all_ruled_out": "Ninguna candidata cumple los límites.",
-    },
-    "en": {
-        "best": "{recommended} is the best: {value:.1%} against {baseline_value:.1%} of the baseline {best_baseline}.",
-        "cheapest_as_good": "{recommended} ({value:.1%}) is the simplest that loses no more than {margin:.1%} to the best, {mark} ({mark_value:.1%}).",
-        "baseline_stands": "No candidate beats the baseline {best_baseline} ({baseline_value:.1%}) on {rows} examples: the baseline stands.",
-        "allowed_baseline_stands": "No candidate beats the baseline, and {recommended} is the best that keeps the limits.",
-        "baselines_ruled_out": "The limits rule out every baseline; {recommended} is the simplest that is as good as what is left.",
-        "all_ruled_out": "No candidate keeps the limits.",
-    },
-}
+
+@cache
+def _sentences() -> dict[str, dict[str, str]]:
+    text = resources.files("bucle.loop").joinpath("sentences.json").read_text("utf-8")
+    found: dict[str, dict[str, str]] = json.loads(text)
+    return found
 
 
 def why_text(found: Mapping[str, Any], language: str) -> str:
     """The reason of a comparison in words."""
-    return _WHY[language][found["key"]].format(**found["figures"])
+    return _sentences()[language][found["key"]].format(**found["figures"])
 
 
 def latest_records(ledger: Ledger) -> list[StepRecord]:
@@ -55,8 +45,17 @@ def latest_records(ledger: Ledger) -> list[StepRecord]:
         rows = ledger.rows("SELECT outputs, figures, seconds FROM steps WHERE key = ?", (step["key"],))
         if rows:
             outputs, figures, seconds = rows[0]
-            records.append(StepRecord(step["key"], step["name"], step["stage"], json.loads(outputs), json.loads(figures), seconds,
-                                      step["cached"]))
+            records.append(
+                StepRecord(
+                    step["key"],
+                    step["name"],
+                    step["stage"],
+                    json.loads(outputs),
+                    json.loads(figures),
+                    seconds,
+                    step["cached"],
+                )
+            )
     return records
 
 
@@ -72,32 +71,59 @@ def build_story(ws: Workspace, records: Sequence[StepRecord]) -> dict[str, Any]:
     watched = named("watch ")
     learned = next((r for r in records if r.name.startswith("dataset ")), None)
     story: dict[str, Any] = {
-        "project": {"name": ws.config.project, "language": language, "bucle_version": bucle.__version__, "seed": ws.config.seed,
-                    "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"},
-        "steps": [{"name": r.name, "stage": r.stage, "status": "done", "seconds": r.seconds, "key": r.key[:12],
-                   "outputs": list(r.outputs.values())} for r in records],
+        "project": {
+            "name": ws.config.project,
+            "language": language,
+            "bucle_version": bucle.__version__,
+            "seed": ws.config.seed,
+            "created": _created(ws),
+            "machine": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+        },
+        "steps": [
+            {
+                "name": r.name,
+                "stage": r.stage,
+                "status": "cached" if r.cached else "done",
+                "seconds": r.seconds,
+                "key": r.key[:12],
+                "outputs": list(r.outputs.values()),
+            }
+            for r in records
+        ],
         "data": _data(ws, by_name),
         "models": [_model(r.figures) for r in records if r.stage == "models"],
         "comparisons": comparisons,
         "forgetting": [r.figures for r in named("forgetting ")],
         "gates": [r.figures for r in named("gate ")],
         "releases": _releases(ws),
-        "alias_history": [{"alias": h["alias"], "release": h["node"], "at": h["at"], "by": h["by"], "reason": h["reason"]}
-                          for h in ws.ledger.alias_history()],
+        "alias_history": [
+            {"alias": h["alias"], "release": h["node"], "at": h["at"], "by": h["by"], "reason": h["reason"]}
+            for h in ws.ledger.alias_history()
+        ],
     }
     if watched:
         story["monitor"] = {"alerts": watched[-1].figures["alerts"], "windows": watched[-1].figures["windows"]}
         routes = watched[-1].figures["by_route"]
-        story["serve"] = {"by_route": routes, "requests": sum(r["requests"] for r in routes), "errors": sum(r["errors"] for r in routes)}
+        story["serve"] = {
+            "by_route": routes,
+            "requests": sum(r["requests"] for r in routes),
+            "errors": sum(r["errors"] for r in routes),
+        }
     if learned:
         story["feedback"] = learned.figures
     if "gain" in by_name:
         story["gain"] = by_name["gain"].figures
         if trace := _telling_trace(ws, by_name):
-            story["why"] = {"trace": {"id": trace}, "chain": why(ws, trace)}
+            found = ws.traces.trace(trace)
+            story["why"] = {
+                "trace": {"id": trace, "input": found.input, "output": found.output},
+                "chain": why(ws, trace),
+            }
     story["recommendation"] = {
-        "text": recommendation(story, language), "report_path": str(ws.ledger.folder / REPORT),
-        "command_serve": f"bucle serve {ws.root}", "command_studio": f"bucle studio {ws.root}",
+        "text": recommendation(story, language),
+        "report_path": str(ws.ledger.folder / REPORT),
+        "command_serve": f"bucle serve {ws.root}",
+        "command_studio": f"bucle studio {ws.root}",
     }
     return story
 
@@ -108,10 +134,12 @@ def recommendation(story: Mapping[str, Any], language: str) -> str:
     gain = story.get("gain")
     if gain and gain.get("n"):
         d = gain["diff"]
-        text = ("Con el feedback, la versión 2 pasa de {a:.1%} a {b:.1%} en {n} mensajes posteriores ({d:+.1%}, 95%: {low:+.1%} a {high:+.1%})."
-                if language == "es" else
-                "With feedback, version 2 goes from {a:.1%} to {b:.1%} on {n} later messages ({d:+.1%}, 95%: {low:+.1%} to {high:+.1%}).")
-        parts.append(text.format(a=gain["v1"]["value"], b=gain["v2"]["value"], n=gain["n"], d=d["value"], low=d["low"], high=d["high"]))
+        text = _sentences()[language]["gain"]
+        parts.append(
+            text.format(
+                a=gain["v1"]["value"], b=gain["v2"]["value"], n=gain["n"], d=d["value"], low=d["low"], high=d["high"]
+            )
+        )
     return "\n".join(parts)
 
 
@@ -121,7 +149,8 @@ def save_report(ws: Workspace, records: Sequence[StepRecord]) -> tuple[dict[str,
 
     story = build_story(ws, records)
     path, mark = ws.ledger.folder / REPORT, ws.ledger.folder / "report.sha256"
-    digest = sha256_hex(canonical_json(_json_safe(story)) + bucle.__version__)
+    told = {**story, "steps": [{**step, "status": ""} for step in story["steps"]]}  # a reused step changes no figure
+    digest = sha256_hex(canonical_json(_json_safe(told)) + bucle.__version__)
     if not (path.exists() and mark.exists() and mark.read_text() == digest):
         from bucle.loop.report import render_report
 
@@ -144,33 +173,62 @@ def _data(ws: Workspace, by_name: Mapping[str, StepRecord]) -> dict[str, Any]:
             continue
         rows, split, seen = (by_name.get(f"{step} {name}") for step in ("examples", "split", "explore"))
         figures = {**(rows.figures if rows else {}), **(split.figures if split else {})}
-        data["tasks"].append({
-            "name": name, "kind": task.kind, **{k: figures.get(k) for k in ("rows", "problems", "train", "validation", "test", "leaks_prevented")},
-            "labels": figures.get("labels", {}) if task.kind == "classify" else {},
-            "suspects": [{"text": s.get("input", s.get("text")), "label": s.get("label"), "proposed": s.get("proposed"), "p": s.get("p")}
-                         for s in (seen.figures.get("suspects", []) if seen else [])][:20]})
+        data["tasks"].append(
+            {
+                "name": name,
+                "kind": task.kind,
+                **{k: figures.get(k) for k in ("rows", "problems", "train", "validation", "test", "leaks_prevented")},
+                "labels": figures.get("labels", {}) if task.kind == "classify" else {},
+                "suspects": [
+                    {
+                        "text": s.get("input", s.get("text")),
+                        "label": s.get("label"),
+                        "proposed": s.get("proposed"),
+                        "p": s.get("p"),
+                    }
+                    for s in (seen.figures.get("suspects", []) if seen else [])
+                ][:20],
+            }
+        )
     if "preferences" in by_name:
         data["preferences"] = by_name["preferences"].figures
     return data
 
 
 def _model(figures: Mapping[str, Any]) -> dict[str, Any]:
-    return {**{k: figures.get(k) for k in ("name", "kind", "parameters", "context", "bits_per_byte_before", "bits_per_byte_after", "seconds")},
-            "tokens_per_s": figures.get("tokens_per_second"), "loss_curve": figures.get("losses", [])}
+    return {
+        **{
+            k: figures.get(k)
+            for k in ("name", "kind", "parameters", "context", "bits_per_byte_before", "bits_per_byte_after", "seconds")
+        },
+        "tokens_per_s": figures.get("tokens_per_second"),
+        "loss_curve": figures.get("losses", []),
+    }
+
+
+def _created(ws: Workspace) -> str:
+    return str(ws.ledger.rows("SELECT min(started_at) FROM runs")[0][0] or "")
 
 
 def _releases(ws: Workspace) -> list[dict[str, Any]]:
     current = ws.ledger.alias(PRODUCTION)
-    return [{"id": n.id, "version": n.attrs["version"], "created": n.created_at, "aliases": [PRODUCTION] if n.id == current else [],
-             "tasks": {t: str(ws.ledger.get(c).attrs["name"]) for t, c in n.attrs["tasks"].items()}} for n in releases(ws.ledger)]
+    return [
+        {
+            "id": n.id,
+            "version": n.attrs["version"],
+            "created": n.created_at,
+            "aliases": [PRODUCTION] if n.id == current else [],
+            "tasks": {t: str(ws.ledger.get(c).attrs["name"]) for t, c in n.attrs["tasks"].items()},
+        }
+        for n in releases(ws.ledger)
+    ]
 
 
 def _telling_trace(ws: Workspace, by_name: Mapping[str, StepRecord]) -> str:
-    """A late trace of the answer task if there is one that quoted, else any late trace: the one whose chain is shown."""
+    """A late trace of the answer task if one quoted, else any late trace: the one whose chain is shown."""
     answers = [n for n, t in ws.config.tasks.items() if t.kind == "answer"]
     for route in [*answers, *ws.config.tasks]:
         found = [t for t in ws.traces.traces(route=route, newest_first=True, limit=40) if t.output and t.status < 400]
         if found:
             return found[0].id
     return ""
-

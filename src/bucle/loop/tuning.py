@@ -30,8 +30,17 @@ def tune(ws: Workspace, task: str, name: str, display: Display) -> dict[str, Any
     _, per_row = scores(ws, score["evaluation"])
     rows = rows_of(ws, data.dataset, data.split)
     found = interval(per_row[metric], clusters=[r.document or r.group or r.id for r in rows], seed=ws.config.seed)
-    return {"candidate": rung.name, "node": fit["candidate"], "metric": metric, "value": found.value, "low": found.low, "high": found.high,
-            "rows": found.n, "fit_seconds": fit.figures["fit_seconds"], "fit": fit.figures}
+    return {
+        "candidate": rung.name,
+        "node": fit["candidate"],
+        "metric": metric,
+        "value": found.value,
+        "low": found.low,
+        "high": found.high,
+        "rows": found.n,
+        "fit_seconds": fit.figures["fit_seconds"],
+        "fit": fit.figures,
+    }
 
 
 def batch(ws: Workspace, task: str, name: str, rows: int, display: Display) -> dict[str, Any]:
@@ -58,10 +67,14 @@ def _find(ws: Workspace, runner: Runner, task: str, name: str) -> tuple[TaskData
     if task not in ws.config.tasks:
         raise BadInput(f"There is no task `{task}`.", f"Tasks: {', '.join(ws.config.tasks)}.")
     kind = ws.config.tasks[task].kind
-    rungs = ladder(kind, ws.config.models, ws.config.choose.model_copy(update={"candidates": "auto"}), has_index=ws.config.data.documents is not None)
+    rungs = ladder(
+        kind,
+        ws.config.models,
+        ws.config.choose.model_copy(update={"candidates": "auto"}),
+        has_index=ws.config.data.documents is not None,
+    )
     found = [r for r in rungs if name in (r.name, r.technique.name)]
     if not found:
         raise BadInput(f"`{task}` has no candidate `{name}`.", f"It has: {', '.join(r.name for r in rungs)}.")
     tasks, _ = prepare(ws, runner)
     return tasks[task], found[0]
-

@@ -12,7 +12,9 @@ from bucle.loop.workspace import Workspace
 __all__ = ["abusers", "alerts_now", "watch_step", "windows_of"]
 
 
-def watch_step(ws: Workspace, runner: Runner, *, until_day: float, start: datetime, inputs: dict[str, str]) -> StepRecord:
+def watch_step(
+    ws: Workspace, runner: Runner, *, until_day: float, start: datetime, inputs: dict[str, str]
+) -> StepRecord:
     """Alerts over every trace up to `until_day` days after `start`, stored as nodes."""
     rules = ws.config.monitor
 
@@ -21,11 +23,20 @@ def watch_step(ws: Workspace, runner: Runner, *, until_day: float, start: dateti
         found = alerts_now(ws, traces, ctx.report)
         for alert in found:
             ctx.ledger.put("alert", alert.model_dump(mode="json"))
-        figures = {"alerts": [a.model_dump(mode="json") for a in found], "windows": windows_of(ws, traces), "by_route": _routes(traces)}
+        figures = {
+            "alerts": [a.model_dump(mode="json") for a in found],
+            "windows": windows_of(ws, traces),
+            "by_route": _routes(traces),
+        }
         return Outcome({}, figures, ", ".join(f"{a.kind} ({a.route})" for a in found) or "no alert")
 
-    return runner.step(f"watch until day {until_day:g}", work, stage="monitor", inputs=inputs,
-                       params={"rules": rules.model_dump(mode="json"), "until": until_day, "seed": ws.config.seed})
+    return runner.step(
+        f"watch until day {until_day:g}",
+        work,
+        stage="monitor",
+        inputs=inputs,
+        params={"rules": rules.model_dump(mode="json"), "until": until_day, "seed": ws.config.seed},
+    )
 
 
 def alerts_now(ws: Workspace, traces: list[Trace], report: Any = None) -> list[Alert]:
@@ -51,10 +62,19 @@ def windows_of(ws: Workspace, traces: list[Trace]) -> list[dict[str, Any]]:
         for window in windows(own, length=ws.config.monitor.window):
             figures = summary(window, feedback)
             positive = figures["ratings"]["positive"]
-            rows.append({"start": window.start.isoformat(), "end": window.end.isoformat(), "route": route,
-                         "requests": figures["requests"], "p50_ms": figures["p50_ms"], "p95_ms": figures["p95_ms"],
-                         "mean_rating": None if positive is None else 2 * positive - 1, "abstained": figures["abstentions"],
-                         "score": figures["mean_score"]})
+            rows.append(
+                {
+                    "start": window.start.isoformat(),
+                    "end": window.end.isoformat(),
+                    "route": route,
+                    "requests": figures["requests"],
+                    "p50_ms": figures["p50_ms"],
+                    "p95_ms": figures["p95_ms"],
+                    "mean_rating": None if positive is None else 2 * positive - 1,
+                    "abstained": figures["abstentions"],
+                    "score": figures["mean_score"],
+                }
+            )
     return rows
 
 
@@ -65,7 +85,14 @@ def _routes(traces: list[Trace]) -> list[dict[str, Any]]:
     for route in sorted({t.route for t in traces}):
         own = [t for t in traces if t.route == route]
         ms = [t.ms for t in own if t.status < 400] or [0.0]
-        rows.append({"route": route, "requests": len(own), "errors": sum(t.status >= 400 for t in own),
-                     "p50_ms": float(np.percentile(ms, 50)), "p95_ms": float(np.percentile(ms, 95)),
-                     "usd": sum(t.usage.usd for t in own)})
+        rows.append(
+            {
+                "route": route,
+                "requests": len(own),
+                "errors": sum(t.status >= 400 for t in own),
+                "p50_ms": float(np.percentile(ms, 50)),
+                "p95_ms": float(np.percentile(ms, 95)),
+                "usd": sum(t.usage.usd for t in own),
+            }
+        )
     return rows

@@ -25,7 +25,16 @@ def why(ws: Workspace, name: str) -> list[dict[str, Any]]:
     if not name.startswith("trace:") and ":" in name:
         return _back(ws, [(ws.ledger.resolve(name), "", 0)], set())
     trace = ws.traces.trace(name if name.startswith("trace:") else f"trace:{name}")
-    rows = [_row(trace.id, "trace", f"{trace.input[:100]!r} -> {trace.output[:100]!r}", f"{trace.at}, {trace.ms:.0f} ms", "", 0)]
+    rows = [
+        _row(
+            trace.id,
+            "trace",
+            f"{trace.input[:100]!r} -> {trace.output[:100]!r}",
+            f"{trace.at}, {trace.ms:.0f} ms",
+            "",
+            0,
+        )
+    ]
     rows += [_feedback_row(f.id, f.by, f.rating, f.correction) for f in ws.traces.feedback(trace.id)]
     seen: set[str] = set()
     rows += _passages(ws, trace, seen)
@@ -70,8 +79,16 @@ def _back(ws: Workspace, starts: list[tuple[str, str, int]], seen: set[str]) -> 
         parents = ws.ledger.parents(node_id)
         documents = [e for e in parents if e.role == "document"]
         if documents:
-            rows.append(_row(f"{len(documents)} documents", "documents", f"{len(documents)} documents",
-                             ", ".join(sorted(str(ws.ledger.get(e.parent).attrs["path"]) for e in documents)[:5]) + " …", "document", depth + 1))
+            rows.append(
+                _row(
+                    f"{len(documents)} documents",
+                    "documents",
+                    f"{len(documents)} documents",
+                    ", ".join(sorted(str(ws.ledger.get(e.parent).attrs["path"]) for e in documents)[:5]) + " …",
+                    "document",
+                    depth + 1,
+                )
+            )
         stack += [(e.parent, e.role, depth + 1) for e in reversed(parents) if e.role != "document"]
     return rows
 
@@ -82,7 +99,10 @@ def _passages(ws: Workspace, trace: Trace, seen: set[str]) -> list[dict[str, Any
     index = next((e.parent for e in ws.ledger.parents(trace.candidate) if e.role == "index"), "")
     if not index:
         return []
-    known = {c.id: c for c in map(Chunk.model_validate_json, ws.ledger.read(ws.ledger.get(index), "chunks.jsonl").splitlines())}
+    known = {
+        c.id: c
+        for c in map(Chunk.model_validate_json, ws.ledger.read(ws.ledger.get(index), "chunks.jsonl").splitlines())
+    }
     documents = {str(n.attrs["id"]): n for n in ws.ledger.nodes("document")}
     rows = []
     for chunk_id in trace.chunks:
@@ -109,7 +129,9 @@ def _sources(ws: Workspace, name: str) -> list[str]:
         if any(name in (row["input"], row["id"], row["source"]) for row in map(json.loads, lines)):
             found.append(node.id)
     if not found:
-        raise NotFound(f"No node, document path or example is called `{name}`.", "Give a path as `bucle data list` shows it.")
+        raise NotFound(
+            f"No node, document path or example is called `{name}`.", "Give a path as `bucle data list` shows it."
+        )
     return found
 
 
@@ -126,28 +148,50 @@ def _answers(ws: Workspace, name: str, releases: list[Node]) -> list[dict[str, A
         traces = ws.traces.traces(release=release.id)
         quoting = [t for t in traces if index_chunks & set(t.chunks)]
         for trace in quoting[:50]:
-            rows.append(_row(trace.id, "trace", f"{trace.input[:80]!r} -> {trace.output[:80]!r}", trace.at, "used in", 9))
-        rows.append(_row(release.id, "traces", f"{len(traces)} answers were served by version {release.attrs['version']}",
-                         f"{len(quoting)} of them used a passage of it" if index_chunks else "", "served", 9))
+            rows.append(
+                _row(trace.id, "trace", f"{trace.input[:80]!r} -> {trace.output[:80]!r}", trace.at, "used in", 9)
+            )
+        rows.append(
+            _row(
+                release.id,
+                "traces",
+                f"{len(traces)} answers were served by version {release.attrs['version']}",
+                f"{len(quoting)} of them used a passage of it" if index_chunks else "",
+                "served",
+                9,
+            )
+        )
     return rows
 
 
 def _feedback_row(node_id: str, by: str, rating: int | None, correction: str | None) -> dict[str, Any]:
-    return _row(node_id, "feedback", f"{by}: {'+1' if rating == 1 else '-1' if rating else 'no rating'}",
-                f"correction: {correction}" if correction else "", "feedback", 1)
+    return _row(
+        node_id,
+        "feedback",
+        f"{by}: {'+1' if rating == 1 else '-1' if rating else 'no rating'}",
+        f"correction: {correction}" if correction else "",
+        "feedback",
+        1,
+    )
 
 
 def _node_row(node: Node, role: str, depth: int) -> dict[str, Any]:
     a = node.attrs
     title = {
         "release": lambda: f"{a['project']} version {a['version']}",
-        "candidate": lambda: f"{a['name']} for {a['task']}, fitted on {'every row' if a['fitted_on'] == 'all' else 'training rows'}",
+        "candidate": lambda: (
+            f"{a['name']} for {a['task']}, fitted on {'every row' if a['fitted_on'] == 'all' else 'training rows'}"
+        ),
         "dataset": lambda: f"{a['task']} version {a['version']}: {a['rows']} rows",
         "split": lambda: f"{a['train']} training, {a['validation']} validation, {a['test']} test rows",
-        "evaluation": lambda: f"{a['rows']} held-out rows", "base_model": lambda: f"{a['name']} ({a['kind']})",
-        "index": lambda: f"{a['chunks']} passages", "corpus": lambda: f"{a['documents']} documents",
-        "document": lambda: str(a["path"]), "gate": lambda: "gate passed" if a["passed"] else "gate FAILED",
-        "comparison": lambda: f"recommended {a['recommended']}", "feedback": lambda: f"{a['ratings']} ratings, {a['corrections']} corrections",
+        "evaluation": lambda: f"{a['rows']} held-out rows",
+        "base_model": lambda: f"{a['name']} ({a['kind']})",
+        "index": lambda: f"{a['chunks']} passages",
+        "corpus": lambda: f"{a['documents']} documents",
+        "document": lambda: str(a["path"]),
+        "gate": lambda: "gate passed" if a["passed"] else "gate FAILED",
+        "comparison": lambda: f"recommended {a['recommended']}",
+        "feedback": lambda: f"{a['ratings']} ratings, {a['corrections']} corrections",
     }.get(node.kind, lambda: node.kind)()
     return _row(node.id, node.kind, title, f"{short(node.id)}, {node.created_at[:19]}", role, depth)
 

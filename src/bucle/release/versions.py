@@ -19,8 +19,9 @@ def releases(ledger: Ledger) -> list[Node]:
     return sorted(ledger.nodes("release"), key=lambda node: int(node.attrs["version"]))
 
 
-def make_release(ledger: Ledger, project: str, tasks: Mapping[str, str], gates: Mapping[str, str],
-                 make_card: Any) -> Node:
+def make_release(
+    ledger: Ledger, project: str, tasks: Mapping[str, str], gates: Mapping[str, str], make_card: Any
+) -> Node:
     """The release of these candidates (task -> candidate id): the one that exists, or the next version.
 
     `gates` maps task -> gate node; `make_card(version)` gives its card in Markdown.
@@ -31,8 +32,12 @@ def make_release(ledger: Ledger, project: str, tasks: Mapping[str, str], gates: 
     version = max((int(n.attrs["version"]) for n in releases(ledger)), default=0) + 1
     parents = [(f"candidate {task}", candidate) for task, candidate in tasks.items()]
     parents += [(f"gate {task}", gate) for task, gate in gates.items()]
-    return ledger.put("release", {"project": project, "version": version, "tasks": dict(tasks)}, parents=parents,
-                      blobs={"card.md": make_card(version).encode()})
+    return ledger.put(
+        "release",
+        {"project": project, "version": version, "tasks": dict(tasks)},
+        parents=parents,
+        blobs={"card.md": make_card(version).encode()},
+    )
 
 
 def production(ledger: Ledger) -> Node:
@@ -46,7 +51,9 @@ def rollback(ledger: Ledger, *, to: str = "", by: str, reason: str) -> Node:
     """Move `production` to release `to` (`1`, `v1` or an id), or to the one before the current. Returns it."""
     if to:
         wanted = to.removeprefix("v")
-        found = [n for n in releases(ledger) if str(n.attrs["version"]) == wanted] if wanted.isdigit() else [ledger.get(to)]
+        found = (
+            [n for n in releases(ledger) if str(n.attrs["version"]) == wanted] if wanted.isdigit() else [ledger.get(to)]
+        )
         if not found:
             raise NotFound(f"There is no release {to}.", "bucle release --list")
         target = found[0]

@@ -11,7 +11,13 @@ __all__ = ["load_arrays", "load_tfidf", "make_tfidf", "save_arrays", "save_tfidf
 
 # Words and pairs of words; characters within words, which survive typos and Spanish endings.
 _WORDS = {"ngram_range": (1, 2), "sublinear_tf": True, "strip_accents": "unicode", "lowercase": True}
-_CHARS = {"analyzer": "char_wb", "ngram_range": (2, 5), "sublinear_tf": True, "strip_accents": "unicode", "lowercase": True}
+_CHARS = {
+    "analyzer": "char_wb",
+    "ngram_range": (2, 5),
+    "sublinear_tf": True,
+    "strip_accents": "unicode",
+    "lowercase": True,
+}
 
 
 def make_tfidf() -> list[Any]:
@@ -34,8 +40,9 @@ def load_tfidf(folder: Path) -> list[Any]:
 
     arrays = load_arrays(folder / "tfidf.safetensors")
     vectorizers = []
-    for i, (settings, vocabulary) in enumerate(zip((_WORDS, _CHARS), json.loads((folder / "vocabulary.json").read_text()),
-                                                   strict=True)):
+    for i, (settings, vocabulary) in enumerate(
+        zip((_WORDS, _CHARS), json.loads((folder / "vocabulary.json").read_text()), strict=True)
+    ):
         vectorizer = TfidfVectorizer(**settings, dtype=np.float32, vocabulary=vocabulary)
         vectorizer.idf_ = arrays[f"idf_{i}"]
         vectorizers.append(vectorizer)

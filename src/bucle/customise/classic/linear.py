@@ -36,8 +36,10 @@ class _Linear:
         rows = [e for e in [*ctx.train, *ctx.validation] if e.target]
         targets = [str(e.target) for e in rows]
         if len(set(targets)) < 2:
-            raise BadInput(f"`{self.name}` needs at least two labels; the training rows have {len(set(targets))}.",
-                           "bucle explore shows the balance of labels.")
+            raise BadInput(
+                f"`{self.name}` needs at least two labels; the training rows have {len(set(targets))}.",
+                "bucle explore shows the balance of labels.",
+            )
         texts = [e.input for e in rows]
         blocks: list[Any] = []
         if self.tfidf:
@@ -49,9 +51,13 @@ class _Linear:
         matrix = _join(blocks)
         strength, table = self._choose(matrix, targets, ctx)
         model = self._model(strength).fit(matrix, targets)
-        save_arrays({"coef": model.coef_.astype("float32"), "intercept": model.intercept_.astype("float32")},
-                    ctx.out / "head.safetensors")
-        (ctx.out / "head.json").write_text(json.dumps({"labels": list(model.classes_), "C": strength}, ensure_ascii=False))
+        save_arrays(
+            {"coef": model.coef_.astype("float32"), "intercept": model.intercept_.astype("float32")},
+            ctx.out / "head.safetensors",
+        )
+        (ctx.out / "head.json").write_text(
+            json.dumps({"labels": list(model.classes_), "C": strength}, ensure_ascii=False)
+        )
         return {"C": strength, "cross_validated": table, "rows": len(rows)}
 
     def _choose(self, matrix: Any, targets: Sequence[str], ctx: FitContext) -> tuple[float, dict[str, float]]:
@@ -149,7 +155,9 @@ def _encode(folder: Path | None, texts: Sequence[str], *, alone: bool = False) -
     from bucle.models.encoder import shared_encoder
 
     if folder is None:
-        raise BadInput("This technique needs an encoder.", "Add `encoder: {kind: encoder}` under `models:` in bucle.yaml.")
+        raise BadInput(
+            "This technique needs an encoder.", "Add `encoder: {kind: encoder}` under `models:` in bucle.yaml."
+        )
     encoder = shared_encoder(folder)
     return encoder.embed_alone(texts) if alone else encoder.embed_array(texts)
 

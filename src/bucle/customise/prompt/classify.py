@@ -38,10 +38,17 @@ class ZeroShot:
 
     def fit(self, ctx: FitContext) -> Mapping[str, Any]:
         """Writes the prompt: instruction, labels and the examples to draw from. Nothing is trained."""
-        instruction = str(ctx.params.get("instruction") or "Clasifica el mensaje en una de estas categorías. Responde solo con la categoría.")
+        instruction = str(
+            ctx.params.get("instruction")
+            or "Clasifica el mensaje en una de estas categorías. Responde solo con la categoría."
+        )
         shots = int(ctx.params.get("shots", self.shots))
-        prompt = {"instruction": instruction, "labels": list(ctx.labels), "shots": shots,
-                  "examples": [[e.input, e.target] for e in ctx.train if e.target] if shots else []}
+        prompt = {
+            "instruction": instruction,
+            "labels": list(ctx.labels),
+            "shots": shots,
+            "examples": [[e.input, e.target] for e in ctx.train if e.target] if shots else [],
+        }
         (ctx.out / "prompt.json").write_text(json.dumps(prompt, ensure_ascii=False))
         return {"shots": shots, "labels": len(ctx.labels)}
 
@@ -132,14 +139,18 @@ class _ScoringPredictor:
         prompts = [self._fitting(text, shown) for text, shown in zip(inputs, near, strict=True)]
         shares = softmax(self._scores(prompts) - self.prior, axis=1)
         sizes = self.model.count_tokens(prompts)
-        return [Prediction(output=self.prompt["labels"][row.argmax()], score=float(row.max()),
-                           usage=Usage(tokens_in=size)) for row, size in zip(shares, sizes, strict=True)]
+        return [
+            Prediction(output=self.prompt["labels"][row.argmax()], score=float(row.max()), usage=Usage(tokens_in=size))
+            for row, size in zip(shares, sizes, strict=True)
+        ]
 
 
 class _WritingPredictor:
     """A remote model writes the label; one that names no label is an error of that row."""
 
-    def __init__(self, model: ChatModel, prompt: Mapping[str, Any], examples: _NearestExamples | None, seed: int) -> None:
+    def __init__(
+        self, model: ChatModel, prompt: Mapping[str, Any], examples: _NearestExamples | None, seed: int
+    ) -> None:
         self.model, self.prompt, self.examples, self.seed = model, prompt, examples, seed
         self.labels = {_fold(label): label for label in prompt["labels"]}
 
@@ -154,8 +165,13 @@ class _WritingPredictor:
         except BucleError as error:
             return Prediction(output="", error=error.message)
         label = self._match(reply.text)
-        return Prediction(output=label or "", score=None, usage=reply.usage, ms=(time.perf_counter() - began) * 1000,
-                          error="" if label else f"the reply names no label: {reply.text[:80]!r}")
+        return Prediction(
+            output=label or "",
+            score=None,
+            usage=reply.usage,
+            ms=(time.perf_counter() - began) * 1000,
+            error="" if label else f"the reply names no label: {reply.text[:80]!r}",
+        )
 
     def _match(self, reply: str) -> str | None:
         folded = _fold(reply)

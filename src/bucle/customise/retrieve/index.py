@@ -41,21 +41,30 @@ def build_index(chunks: Sequence[Chunk], out: Path, *, encoder: Path, language: 
     from bucle.models.encoder import shared_encoder
 
     if not chunks:
-        raise BadInput("There is no passage to index: no document could be read.", "bucle data quarantine lists the reasons.")
+        raise BadInput(
+            "There is no passage to index: no document could be read.", "bucle data quarantine lists the reasons."
+        )
     texts = [_searchable(c) for c in chunks]
     report(0, 3, "embedding")
     vectors = shared_encoder(encoder).embed_array(texts)
     report(1, 3, "indexing")
     dimensions = int(vectors.shape[1])
-    columns = pa.table({
-        "id": pa.array([c.id for c in chunks]),
-        "text": pa.array(texts),
-        "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1), pa.float32()), dimensions),
-    })
+    columns = pa.table(
+        {
+            "id": pa.array([c.id for c in chunks]),
+            "text": pa.array(texts),
+            "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1), pa.float32()), dimensions),
+        }
+    )
     table = lancedb.connect(str(out / "lance")).create_table("chunks", columns)
     stemmer = _STEMMERS.get(language)
-    table.create_fts_index("text", language=stemmer or "English", stem=stemmer is not None, ascii_folding=True,
-                           remove_stop_words=stemmer is not None)
+    table.create_fts_index(
+        "text",
+        language=stemmer or "English",
+        stem=stemmer is not None,
+        ascii_folding=True,
+        remove_stop_words=stemmer is not None,
+    )
     report(2, 3, "indexing")
     vectorizers = make_tfidf()
     for vectorizer in vectorizers:
@@ -75,13 +84,14 @@ class Index:
 
     def __init__(self, folder: Path, encoder: Path | None) -> None:
         import lancedb
-
         from scipy.sparse import hstack
 
         from bucle.customise.classic.features import load_arrays, load_tfidf
 
         self.meta = json.loads((folder / "index.json").read_text())
-        self.chunks = {c.id: c for c in map(Chunk.model_validate_json, (folder / "chunks.jsonl").read_text().splitlines())}
+        self.chunks = {
+            c.id: c for c in map(Chunk.model_validate_json, (folder / "chunks.jsonl").read_text().splitlines())
+        }
         self.vectorizers = load_tfidf(folder)
         self.encoder = encoder
         spans = json.loads((folder / "sentences.json").read_text())
@@ -98,8 +108,10 @@ class Index:
             raise BadInput("This index needs its encoder to search by meaning.", "Add an encoder under `models:`.")
         vectors = shared_encoder(self.encoder).embed_alone(texts)
         if vectors.shape[1] != self.meta["dimensions"]:
-            raise BadInput(f"The index has {self.meta['dimensions']} dimensions, the encoder {vectors.shape[1]}.",
-                           "Run `bucle run` again: the index is rebuilt for the new encoder.")
+            raise BadInput(
+                f"The index has {self.meta['dimensions']} dimensions, the encoder {vectors.shape[1]}.",
+                "Run `bucle run` again: the index is rebuilt for the new encoder.",
+            )
         return vectors
 
     def search(self, question: str, *, k: int, weight: float, vector: Any = None) -> list[Hit]:
@@ -143,7 +155,9 @@ def sentences(text: str) -> list[str]:
 
 
 def _searchable(chunk: Chunk) -> str:
-    return f"{chunk.heading}\n{chunk.text}" if chunk.heading and not chunk.text.startswith(chunk.heading) else chunk.text
+    return (
+        f"{chunk.heading}\n{chunk.text}" if chunk.heading and not chunk.text.startswith(chunk.heading) else chunk.text
+    )
 
 
 def _unit_range(scores: dict[str, float]) -> dict[str, float]:

@@ -24,6 +24,7 @@ __all__ = ["NoAnswer", "Quote", "QuotePredictor", "Retrieve"]
 PASSAGES = 6
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
+
 @dataclass(frozen=True)
 class _Found:
     answer: str
@@ -113,9 +114,15 @@ class QuotePredictor:
         predictions = []
         for found in _search_all(self.index, inputs, self.settings["weight"], self.settings["passages"]):
             silent = found.support < self.settings["threshold"] or not found.answer
-            predictions.append(Prediction(
-                output="" if silent else found.answer, score=found.support, abstained=silent,
-                chunks=tuple(h.chunk.id for h in found.hits), citations=() if silent else (found.chosen,)))
+            predictions.append(
+                Prediction(
+                    output="" if silent else found.answer,
+                    score=found.support,
+                    abstained=silent,
+                    chunks=tuple(h.chunk.id for h in found.hits),
+                    citations=() if silent else (found.chosen,),
+                )
+            )
         return predictions
 
 
@@ -145,8 +152,10 @@ def _calibrate(rows: Sequence[Example], found: Sequence[_Found]) -> tuple[float,
 
     if not rows:
         return 0.0, 0.0
-    gains = [(f.support, token_f1(f.answer, r.target) if r.target else 0.0, 1.0 if r.target is None else 0.0)
-             for r, f in zip(rows, found, strict=True)]
+    gains = [
+        (f.support, token_f1(f.answer, r.target) if r.target else 0.0, 1.0 if r.target is None else 0.0)
+        for r, f in zip(rows, found, strict=True)
+    ]
     best = (-1.0, 0.0)
     for threshold in sorted({0.0, *(round(s, 3) for s, _, _ in gains)}):
         score = sum(right if s >= threshold else quiet for s, right, quiet in gains) / len(gains)

@@ -18,8 +18,10 @@ __all__ = ["ClosedBook", "Rag"]
 
 MAX_ANSWER_TOKENS = 60
 MAX_PASSAGES = 3
-INSTRUCTION = ("Responde en una frase usando solo estos pasajes. Si no contienen la respuesta, responde exactamente: "
-               "NO CONSTA. / Answer in one sentence from these passages only; if they lack it, answer: NO CONSTA.")
+INSTRUCTION = (
+    "Responde en una frase usando solo estos pasajes. Si no contienen la respuesta, responde exactamente: "
+    "NO CONSTA. / Answer in one sentence from these passages only; if they lack it, answer: NO CONSTA."
+)
 _NO = "no consta"
 
 
@@ -62,7 +64,9 @@ class _RagPredictor:
         chunks.sort(key=lambda c: c.id != found.citations[0])
         for used in range(MAX_PASSAGES, 0, -1):  # a short context drops the worst passage first
             try:
-                reply = self.chat.chat(self._messages(question, chunks[:used]), max_tokens=MAX_ANSWER_TOKENS, seed=self.seed)
+                reply = self.chat.chat(
+                    self._messages(question, chunks[:used]), max_tokens=MAX_ANSWER_TOKENS, seed=self.seed
+                )
                 break
             except BadInput as error:
                 problem = error.message
@@ -71,14 +75,22 @@ class _RagPredictor:
         else:
             return found.model_copy(update={"output": "", "citations": (), "error": problem})
         silent = not reply.text.strip() or _NO in reply.text.lower()
-        return found.model_copy(update={
-            "output": "" if silent else reply.text.strip(), "abstained": silent, "usage": reply.usage,
-            "citations": () if silent else tuple(c.id for c in chunks[:used]),
-            "ms": found.ms + (time.perf_counter() - began) * 1000})
+        return found.model_copy(
+            update={
+                "output": "" if silent else reply.text.strip(),
+                "abstained": silent,
+                "usage": reply.usage,
+                "citations": () if silent else tuple(c.id for c in chunks[:used]),
+                "ms": found.ms + (time.perf_counter() - began) * 1000,
+            }
+        )
 
     def _messages(self, question: str, chunks: Sequence[Chunk]) -> list[Message]:
         passages = "\n\n".join(f"[{i}] {c.text}" for i, c in enumerate(chunks, 1))
-        return [{"role": "system", "content": self.instruction}, {"role": "user", "content": f"{passages}\n\n{question}"}]
+        return [
+            {"role": "system", "content": self.instruction},
+            {"role": "user", "content": f"{passages}\n\n{question}"},
+        ]
 
 
 class ClosedBook:
@@ -112,9 +124,15 @@ class _ClosedBookPredictor:
         began = time.perf_counter()
         system = [{"role": "system", "content": self.instruction}] if self.instruction else []
         try:
-            reply = self.chat.chat([*system, {"role": "user", "content": question}], max_tokens=MAX_ANSWER_TOKENS, seed=self.seed)
+            reply = self.chat.chat(
+                [*system, {"role": "user", "content": question}], max_tokens=MAX_ANSWER_TOKENS, seed=self.seed
+            )
         except BucleError as error:
             return Prediction(output="", error=error.message)
         silent = not reply.text.strip() or _NO in reply.text.lower()
-        return Prediction(output="" if silent else reply.text.strip(), abstained=silent, usage=reply.usage,
-                          ms=(time.perf_counter() - began) * 1000)
+        return Prediction(
+            output="" if silent else reply.text.strip(),
+            abstained=silent,
+            usage=reply.usage,
+            ms=(time.perf_counter() - began) * 1000,
+        )
