@@ -250,7 +250,7 @@ def world(seed: int, *, changes: bool = True, days: int = 21) -> list[Trace]:
 def test_exactly_what_was_planted(seed: int) -> None:
     alerts = watch(world(seed), seed=seed)
     assert sorted((one.kind, one.route, str(one.detail["user"])) for one in alerts) == [
-        ("abuse", "soporte", "mallory"),
+        ("abuse", "*", "mallory"),
         ("drift", "soporte", ""),
         ("latency", "preguntas", ""),
     ]

@@ -111,8 +111,9 @@ def watch(traces: Iterable[Trace], feedback: Iterable[Feedback] = (), rules: Mon
     short = windows(every, length=rules.window, start=start)
     long = windows(every, length=rules.long_window, start=start)
     history, running, waiting = _History(every, rules.reference_days), _Running(), dict[str, Window]()
-    hostile: set[tuple[str, str]] = set()
-    for window in long:
+    hostile: set[str] = set()
+    everywhere = [trace.model_copy(update={"route": EVERY_ROUTE}) for trace in every]  # a caller is one on all routes
+    for window in windows(everywhere, length=rules.long_window, start=start):
         hostile |= _watch_abuse(window, running, rules)
     for done, window in enumerate(short, 1):
         _watch_service(window, history, running, rules, waiting)
@@ -171,8 +172,8 @@ def _watch_cost(short: Sequence[Window], running: _Running, budget_usd_per_day: 
         _service_found("cost", whole, service.cost(traces, budget_usd=budget), running)
 
 
-def _watch_abuse(window: Window, running: _Running, rules: MonitorRules) -> set[tuple[str, str]]:
-    """The (route, user) pairs flagged in this window."""
+def _watch_abuse(window: Window, running: _Running, rules: MonitorRules) -> set[str]:
+    """The users flagged in this window."""
     judged = abusers(window.traces, min_suspicious=rules.min_suspicious, min_share=rules.min_suspicious_share,
                      min_burst=rules.min_burst, min_repeats=rules.min_repeats)
     for one in judged:
@@ -187,15 +188,15 @@ def _watch_abuse(window: Window, running: _Running, rules: MonitorRules) -> set[
     suspected = {one.user for one in judged}
     for user in {trace.user for trace in window.traces} - suspected:
         running.clean("abuse", window.route, user)
-    return {(window.route, one.user) for one in judged if one.flagged}
+    return {one.user for one in judged if one.flagged}
 
 
-def _watch_drift(window: Window, history: _History, hostile: set[tuple[str, str]], running: _Running,
+def _watch_drift(window: Window, history: _History, hostile: set[str], running: _Running,
                  rules: MonitorRules, alarm_rate: float, seed: int, embed: Embedder | None) -> None:
     days = {event_time(trace).weekday() for trace in window.traces}
     before = [trace for trace in history.before(window, "drift", running)
-              if event_time(trace).weekday() in days and (trace.route, trace.user) not in hostile]
-    now = [trace for trace in window.traces if (trace.route, trace.user) not in hostile]
+              if event_time(trace).weekday() in days and trace.user not in hostile]
+    now = [trace for trace in window.traces if trace.user not in hostile]
     if min(len(before), len(now)) < rules.min_drift_requests:
         return
     found = drift(before, now, alarm_rate=alarm_rate, seed=seed, embed=embed)
