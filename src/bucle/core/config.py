@@ -95,14 +95,14 @@ class Preferences(Section):
 
 
 class PretrainModel(Section):
-    """A small Llama-architecture model trained here from the project's own text."""
+    """A small Llama-architecture model trained here from the project's own text. `steps` 0: four passes over it."""
 
     kind: Literal["pretrain"]
-    steps: int = Field(500, ge=1)
+    steps: int = Field(0, ge=0)
     width: int = Field(192, ge=32, multiple_of=32)
-    layers: int = Field(2, ge=1)
+    layers: int = Field(3, ge=1)
     context: int = Field(256, ge=64)
-    batch_tokens: int = Field(4096, ge=256)
+    batch_tokens: int = Field(2048, ge=256)
 
 
 class LocalModel(Section):

@@ -79,7 +79,7 @@ def start_project(
         body["data"] = {"documents": {"path": _relative(docs, folder)}}
     body |= {
         "tasks": {"labels": task},
-        "models": {"nano": {"kind": "pretrain", "steps": 400}, "minilm": {"kind": "encoder", "path": "minilm"}},
+        "models": {"nano": {"kind": "pretrain"}, "minilm": {"kind": "encoder", "path": "minilm"}},
     }
     _write(path, body, "# Written by `bucle init`; every key is explained in docs/bucle.yaml.md\n")
     shown = {

@@ -40,7 +40,7 @@ def abusers(traces: Sequence[Trace], *, min_suspicious: int = 5, min_share: floa
     A request is suspicious when its text is (`suspicion`) or it repeats, beyond `min_repeats` times, one
     text of the same user. A user is `flagged` with both `min_suspicious` suspicious requests and
     `min_share` of all their requests, or with `min_burst` requests inside one minute. Of a user who surges
-    (at least `SURGE_REQUESTS` requests in an hour and `SURGE_RATIO` times the busiest hour of 99 in 100 others) a third
+    (at least `SURGE_REQUESTS` requests in an hour and `SURGE_RATIO` times the busiest hour of 19 in 20 others) a third
     of `min_share` is enough: known phrasings miss most new attacks, and two kinds of evidence agree. Requests
     without a user are nobody's and left out.
     """
@@ -78,9 +78,9 @@ def abusers(traces: Sequence[Trace], *, min_suspicious: int = 5, min_share: floa
 
 
 def _usual(busiest: dict[str, int], user: str) -> int:
-    """The busiest hour of 99 in 100 users other than `user`; 1 where there is nobody else."""
+    """The busiest hour of 19 in 20 users other than `user`; 1 where there is nobody else."""
     others = sorted(count for name, count in busiest.items() if name != user)
-    return others[min(len(others) - 1, len(others) * 99 // 100)] if others else 1
+    return others[min(len(others) - 1, len(others) * 19 // 20)] if others else 1
 
 
 def _burst(traces: Sequence[Trace], length: timedelta = timedelta(minutes=1)) -> int:

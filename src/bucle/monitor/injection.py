@@ -82,12 +82,12 @@ _PATTERNS: Sequence[tuple[str, float, str]] = (
                   r"for (?:the )?)"
                   r"(?:admin\w*|root|sistema|system|servidor|server|base de datos|database|empleados|"
                   r"staff)\b"),
-    ("leak", 0.6, rf"\b(?:{_TELL}|vuelca|exporta|export|extract|extrae)\b.{{0,40}}\b(?:tabla|table|base|database|ultimos|"
-                  r"last)\b.{0,20}\b(?:clientes|usuarios|customers?|users?)\b"),
+    ("leak", 0.6, rf"\b(?:{_TELL}|vuelca|exporta|export|extract|extrae)\b.{{0,40}}\b(?:tabla|table|base|database|"
+                  r"ultimos|last)\b.{0,20}\b(?:clientes|usuarios|customers?|users?)\b"),
     ("leak", 0.6, r"\b(?:variables? de entorno|environment variables?|env vars?|system_prompt|api_?key|"
                   r"clave de la api|datos de entrenamiento|training (?:data|examples|set))\b"),
-    ("leak", 0.6, rf"\b(?:{_TELL})\b.{{0,30}}\b(?:words?|text|texto|palabras|todo lo que hay)\b.{{0,20}}\b(?:above|before|"
-                  r"encima|anterior(?:es)?)\b"),
+    ("leak", 0.6, rf"\b(?:{_TELL})\b.{{0,30}}\b(?:words?|text|texto|palabras|todo lo que hay)\b.{{0,20}}\b"
+                  r"(?:above|before|encima|anterior(?:es)?)\b"),
     ("smuggle", 0.6, r"\bbase64\b.{0,60}\b[a-z0-9+/]{16,}={0,2}"),
     ("hijack", 0.5, r"\b(?:just|only|solo|unicamente|simplemente|exactamente) (?:print|say|output|reply|"
                     r"imprime|di|escribe|"
