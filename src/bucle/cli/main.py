@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from typing import Any
 
@@ -69,6 +70,8 @@ def main(argv: list[str] | None = None) -> Any:
     """Run the command line. Errors that Bucle explains become two lines and an exit code."""
     from bucle.core.errors import BucleError
 
+    # Threads that wait asleep: spinning ones make torch several times slower as soon as another process wants a core.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         bucle.main(args=argv, standalone_mode=False)
     except BucleError as error:
