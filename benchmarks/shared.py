@@ -27,11 +27,18 @@ def arguments(description: str) -> argparse.Namespace:
 
 def measured(command: Sequence[str], *, env: dict[str, str] | None = None) -> dict[str, Any]:
     """Seconds and peak memory (GiB, the largest process) of `command`, run as its own process. Fails if it fails."""
-    code = ("import resource, subprocess, sys, json; r = subprocess.run(json.loads(sys.argv[1]), stdout=subprocess.DEVNULL); "
-            "print(json.dumps([r.returncode, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20]))")
+    code = (
+        "import resource, subprocess, sys, json; r = subprocess.run(json.loads(sys.argv[1]), stdout=subprocess.DEVNULL); "
+        "print(json.dumps([r.returncode, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20]))"
+    )
     began = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", code, json.dumps(list(command))], capture_output=True, text=True, check=True,
-                          env={**os.environ, **(env or {})})
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(list(command))],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, **(env or {})},
+    )
     seconds = time.perf_counter() - began
     status, peak = json.loads(done.stdout.splitlines()[-1])
     if status != 0:
@@ -39,12 +46,39 @@ def measured(command: Sequence[str], *, env: dict[str, str] | None = None) -> di
     return {"seconds": seconds, "peak_gib": peak}
 
 
-def report(name: str, *, ours: float, peer: float | None, ratio: float | None, target: str, unit: str, packages: Sequence[str],
-           **more: Any) -> None:
+def report(
+    name: str,
+    *,
+    ours: float,
+    peer: float | None,
+    ratio: float | None,
+    target: str,
+    unit: str,
+    packages: Sequence[str],
+    **more: Any,
+) -> None:
     """Print the benchmark's one object."""
     versions = {"python": platform.python_version(), **{p: metadata.version(p) for p in packages}}
     machine = f"{platform.processor() or platform.machine()}, {len(os.sched_getaffinity(0))} cores"
-    cpu = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    print(json.dumps({"name": name, "ours": ours, "peer": peer, "ratio": ratio, "target": target, "unit": unit, **more,
-                      "machine": f"{cpu[0]}, {len(cpu)} cores" if cpu else machine, "versions": versions,
-                      "peak_gib_self": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3)}, indent=2))
+    cpu = [
+        line.split(":")[1].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
+    print(
+        json.dumps(
+            {
+                "name": name,
+                "ours": ours,
+                "peer": peer,
+                "ratio": ratio,
+                "target": target,
+                "unit": unit,
+                **more,
+                "machine": f"{cpu[0]}, {len(cpu)} cores" if cpu else machine,
+                "versions": versions,
+                "peak_gib_self": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3),
+            },
+            indent=2,
+        )
+    )
