@@ -28,7 +28,8 @@ def arguments(description: str) -> argparse.Namespace:
 def measured(command: Sequence[str], *, env: dict[str, str] | None = None) -> dict[str, Any]:
     """Seconds and peak memory (GiB, the largest process) of `command`, run as its own process. Fails if it fails."""
     code = (
-        "import resource, subprocess, sys, json; r = subprocess.run(json.loads(sys.argv[1]), stdout=subprocess.DEVNULL); "
+        "import resource, subprocess, sys, json; "
+        "r = subprocess.run(json.loads(sys.argv[1]), stdout=subprocess.DEVNULL); "
         "print(json.dumps([r.returncode, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20]))"
     )
     began = time.perf_counter()
