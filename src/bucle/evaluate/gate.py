@@ -83,6 +83,8 @@ class Check:
     measured: float | None
     needed: float | None
     note: str = ""
+    say: Mapping[str, Any] = field(default_factory=dict)
+    """The key and the figures of `note`, for other languages."""
 
 
 @dataclass(frozen=True)
@@ -162,19 +164,20 @@ def _figure(value: float | None) -> str:
 
 
 def _check(gate: Gate, facts: GateFacts) -> Check:
-    def failed(note: str) -> Check:
-        return Check(gate.text, False, None, None, note)
+    def failed(note: str, key: str = "") -> Check:
+        return Check(gate.text, False, None, None, note, _say(key, metric=gate.metric) if key else {})
 
     if facts.rows < 1:
-        return failed("the evaluation has no rows")
+        return failed("the evaluation has no rows", "no_rows")
     measured = facts.metrics.get(gate.metric)
     if measured is None or not math.isfinite(measured):
-        return failed(f"{gate.metric} was not measured")
+        return failed(f"{gate.metric} was not measured", "not_measured")
     other = {"production": facts.production, "baseline": facts.baseline}.get(gate.reference)
     if gate.reference and other is None:
         if gate.reference == "production":
-            return Check(gate.text, True, measured, None, "there is no production yet to compare with")
-        return failed("no baseline was evaluated")
+            return Check(gate.text, True, measured, None, "there is no production yet to compare with",
+                         _say("no_production"))
+        return failed("no baseline was evaluated", "no_baseline")
     if other is None:
         if gate.level is None:
             return _judge(gate, measured, gate.offset, "")
@@ -183,15 +186,18 @@ def _check(gate: Gate, facts: GateFacts) -> Check:
         except BucleError as error:
             return failed(error.message)
         note = f"{found.value:.4g} [{found.low:.4g}, {found.high:.4g}] on {found.n} rows"
-        return _judge(gate, found.low if gate.op == ">=" else found.high, gate.offset, note)
+        told = _say("interval" if gate.metric in _SHARES else "interval_number", **found.model_dump())
+        return _judge(gate, found.low if gate.op == ">=" else found.high, gate.offset, note, told)
     if other.same:
         kept = gate.offset <= 0 if gate.op == ">=" else gate.offset >= 0
-        return Check(gate.text, kept, measured, measured + gate.offset, f"the candidate is the {gate.reference} itself")
+        return Check(gate.text, kept, measured, measured + gate.offset, f"the candidate is the {gate.reference} itself",
+                     _say(f"is_{gate.reference}"))
     theirs = other.metrics.get(gate.metric)
     if theirs is None or not math.isfinite(theirs):
         return failed(f"{gate.metric} was not measured for {other.name}")
     if gate.level is None:
-        return _judge(gate, measured, theirs + gate.offset, f"{gate.reference} is {other.name}: {theirs:.4g}")
+        return _judge(gate, measured, theirs + gate.offset, f"{gate.reference} is {other.name}: {theirs:.4g}",
+                      _say("other", other=other.name, value=theirs))
     mine, before = facts.per_row.get(gate.metric), other.per_row.get(gate.metric)
     if mine is None or before is None:
         return failed(f"{gate.metric} has no scores by row, so no interval against {other.name}")
@@ -200,7 +206,8 @@ def _check(gate: Gate, facts: GateFacts) -> Check:
     except BucleError as error:
         return failed(error.message)
     note = f"difference from {other.name} {gap.value:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}] on {gap.n} rows"
-    return _judge(gate, gap.low if gate.op == ">=" else gap.high, gate.offset, note)
+    return _judge(gate, gap.low if gate.op == ">=" else gap.high, gate.offset, note,
+                  _say("difference", other=other.name, **gap.model_dump()))
 
 
 def _interval(gate: Gate, facts: GateFacts) -> Interval:
@@ -214,6 +221,10 @@ def _interval(gate: Gate, facts: GateFacts) -> Interval:
     return found
 
 
-def _judge(gate: Gate, measured: float, needed: float, note: str) -> Check:
+def _say(key: str, **figures: Any) -> dict[str, Any]:
+    return {"key": key, "figures": figures}
+
+
+def _judge(gate: Gate, measured: float, needed: float, note: str, say: Mapping[str, Any] | None = None) -> Check:
     passed = measured >= needed if gate.op == ">=" else measured <= needed
-    return Check(gate.text, passed, measured, needed, note)
+    return Check(gate.text, passed, measured, needed, note, say or {})

@@ -43,7 +43,8 @@ def alerts_now(ws: Workspace, traces: list[Trace], report: Any = None) -> list[A
     """The alerts that the project's rules raise over `traces`."""
     from bucle.monitor.alerts import watch
 
-    return watch(traces, ws.traces.feedback(), ws.config.monitor, seed=ws.config.seed, report=report)
+    return watch(traces, ws.traces.feedback(), ws.config.monitor, seed=ws.config.seed, report=report,
+                 tasks=ws.config.tasks)
 
 
 def abusers(alerts: list[dict[str, Any]]) -> set[str]:

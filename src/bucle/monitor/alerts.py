@@ -3,14 +3,15 @@ on."""
 
 from __future__ import annotations
 
+import shlex
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from bucle.core.config import MonitorRules
-from bucle.core.ids import content_id
+from bucle.core.ids import content_id, short
 from bucle.core.ports import Embedder, Report
 from bucle.core.records import Alert, Feedback, Trace
 from bucle.monitor import service
@@ -89,7 +90,8 @@ class _History:
 
 
 def watch(traces: Iterable[Trace], feedback: Iterable[Feedback] = (), rules: MonitorRules | None = None, *,
-          seed: int = 0, embed: Embedder | None = None, report: Report | None = None) -> list[Alert]:
+          seed: int = 0, embed: Embedder | None = None, report: Report | None = None,
+          tasks: Collection[str] = ()) -> list[Alert]:
     """Every alert over the whole of `traces`, ordered by start, route and kind; equal input gives equal
     alerts.
 
@@ -100,8 +102,11 @@ def watch(traces: Iterable[Trace], feedback: Iterable[Feedback] = (), rules: Mon
 
     `value` and `threshold` are milliseconds, shares, US dollars or suspicious requests of the worst window;
     for drift the p value, which alarms from below. `detail` holds `open` (going on where the traces end),
-    that window's figures and its `summary` with the ratings of `feedback`. Drift leaves out callers flagged
-    for abuse and compares the same weekdays. Raises BadInput for a trace without a date.
+    that window's figures and its `summary` with the ratings of `feedback`. Drift leaves out callers flagged for abuse
+    and compares the same weekdays. `detail["say"]` is the key and the figures of `message`, for other languages;
+    `next` is a command that shows more, and for drift on one of `tasks` what its feedback would teach.
+    `detail["say"]` is the key and the figures of `message`, for other languages; `next` the command that shows
+    more, for drift on one of `tasks` what its feedback would teach. Raises BadInput for a trace without a date.
     """
     rules = rules or MonitorRules()
     every, said = list(traces), list(feedback)
@@ -121,7 +126,7 @@ def watch(traces: Iterable[Trace], feedback: Iterable[Feedback] = (), rules: Mon
             report(done, len(short) + len(long), window.route)
     alarm_rate = rules.alarm_rate / len(history.routes)
     for done, window in enumerate(long, len(short) + 1):
-        _watch_drift(window, history, hostile, running, rules, alarm_rate, seed, embed)
+        _watch_drift(window, history, hostile, running, rules, alarm_rate, seed, embed, tasks)
         if report is not None:
             report(done, len(short) + len(long), window.route)
     if rules.budget_usd_per_day is not None:
@@ -158,7 +163,7 @@ def _service_found(kind: Rule, window: Window, found: service.Finding | None, ru
         running.clean(kind, window.route)
         return
     running.found(_Found(kind, window, found.value, found.threshold, found.value / max(found.threshold, 1e-9),
-                         found.message, found.traces, {"p": found.p}, f"bucle why {found.traces[0]}"))
+                         found.message, found.traces, {"p": found.p, "say": found.say}, _why(found.traces[0])))
 
 
 def _watch_cost(short: Sequence[Window], running: _Running, budget_usd_per_day: float) -> None:
@@ -181,10 +186,13 @@ def _watch_abuse(window: Window, running: _Running, rules: MonitorRules) -> set[
             value, threshold, what = float(one.suspicious), float(rules.min_suspicious), "suspicious"
             if one.burst >= rules.min_burst:
                 value, threshold, what = float(one.burst), float(rules.min_burst), "within a minute"
+            said = {"key": "burst" if what == "within a minute" else "suspicious",
+                    "figures": {"user": one.user, "value": value, "requests": one.requests}}
             running.found(_Found(
                 "abuse", window, value, threshold, value / threshold,
                 f"{one.user}: {value:.0f} of {one.requests} requests {what}", one.traces[:5],
-                asdict(one) | {"traces": list(one.traces)}, f"bucle why {one.traces[0]}", one.user))
+                asdict(one) | {"traces": list(one.traces), "say": said},
+                f"bucle monitor --traces --user {shlex.quote(one.user)}", one.user))
     suspected = {one.user for one in judged}
     for user in {trace.user for trace in window.traces} - suspected:
         running.clean("abuse", window.route, user)
@@ -192,7 +200,8 @@ def _watch_abuse(window: Window, running: _Running, rules: MonitorRules) -> set[
 
 
 def _watch_drift(window: Window, history: _History, hostile: set[str], running: _Running,
-                 rules: MonitorRules, alarm_rate: float, seed: int, embed: Embedder | None) -> None:
+                 rules: MonitorRules, alarm_rate: float, seed: int, embed: Embedder | None,
+                 tasks: Collection[str]) -> None:
     days = {event_time(trace).weekday() for trace in window.traces}
     before = [trace for trace in history.before(window, "drift", running)
               if event_time(trace).weekday() in days and trace.user not in hostile]
@@ -206,9 +215,18 @@ def _watch_drift(window: Window, history: _History, hostile: set[str], running: 
     about = "; ".join(", ".join(one["terms"][:3]) for one in found.clusters[:2])
     message = f"{found.score:.0%} of {found.n_window} messages are unlike the {found.n_reference} before"
     ids = [name for one in found.clusters for name in one["traces"]][:5] or [trace.id for trace in now[:5]]
+    said = {"key": "drift_new" if about else "drift",
+            "figures": {"score": found.score, "n_window": found.n_window, "n_reference": found.n_reference,
+                        "terms": about, "test": found.kind}}
+    name = shlex.quote(window.route)
+    following = f"bucle feedback preview {name}" if window.route in tasks else f"bucle monitor --traces --route {name}"
     running.found(_Found("drift", window, found.p, alarm_rate, found.score,
                          f"{message}; new: {about}" if about else f"{message} ({found.kind})", ids,
-                         found.to_dict(), "bucle feedback"))
+                         found.to_dict() | {"say": said}, following))
+
+
+def _why(trace: str) -> str:
+    return f"bucle why {shlex.quote(short(trace))}"
 
 
 def _alert(run: Sequence[_Found], going: bool, feedback: Sequence[Feedback]) -> Alert:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from bucle.core.records import Trace
 from bucle.monitor.windows import is_error
@@ -15,13 +16,15 @@ TAIL = 0.05
 
 @dataclass(frozen=True)
 class Finding:
-    """A measured value past its threshold; `p` of seeing it by chance; `traces` the worst, by id."""
+    """A measured value past its threshold; `p` of seeing it by chance; `traces` the worst, by id; `say` the key and
+    the figures of the message, for other languages."""
 
     value: float
     threshold: float
     p: float
     message: str
     traces: tuple[str, ...]
+    say: Mapping[str, Any] = field(default_factory=dict)
 
 
 def latency(window: Sequence[Trace], reference: Sequence[Trace], *, p95_ms: float | None = None,
@@ -50,7 +53,9 @@ def latency(window: Sequence[Trace], reference: Sequence[Trace], *, p95_ms: floa
     against = times + (f"usual {usual:.0f} ms" if p95_ms is None else f"objective of {p95_ms:.0f} ms")
     slow = sorted(window, key=lambda trace: (-trace.ms, trace.id))[:5]
     return Finding(measured, limit, p, f"p95 latency {measured:.0f} ms, {against}",
-                   tuple(trace.id for trace in slow))
+                   tuple(trace.id for trace in slow),
+                   {"key": "latency_usual" if p95_ms is None else "latency_objective",
+                    "figures": {"value": measured, "usual": usual, "ratio": measured / usual}})
 
 
 def errors(window: Sequence[Trace], reference: Sequence[Trace], *, max_rate: float = 0.05,
@@ -69,7 +74,8 @@ def errors(window: Sequence[Trace], reference: Sequence[Trace], *, max_rate: flo
     if rate <= limit or p > alarm_rate:
         return None
     return Finding(rate, limit, p, f"{len(failed)} of {len(window)} requests failed ({rate:.0%})",
-                   tuple(trace.id for trace in failed[:5]))
+                   tuple(trace.id for trace in failed[:5]),
+                   {"key": "errors", "figures": {"failed": len(failed), "requests": len(window), "rate": rate}})
 
 
 def cost(window: Sequence[Trace], *, budget_usd: float) -> Finding | None:
@@ -80,4 +86,5 @@ def cost(window: Sequence[Trace], *, budget_usd: float) -> Finding | None:
         return None
     dear = sorted(window, key=lambda trace: (-trace.usage.usd, trace.id))[:5]
     return Finding(spent, budget_usd, 0.0, f"${spent:.2f} spent of a budget of ${budget_usd:.2f}",
-                   tuple(trace.id for trace in dear))
+                   tuple(trace.id for trace in dear),
+                   {"key": "cost", "figures": {"spent": spent, "budget": budget_usd}})
