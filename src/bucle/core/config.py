@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 Policy = Literal["keep", "mask", "hash", "drop"]
+MAX_PORT = 65535
 
 
 class Section(BaseModel):
@@ -153,7 +154,7 @@ class Choose(Section):
 
 class Serve(Section):
     host: str = "127.0.0.1"
-    port: int = Field(8700, ge=0, le=65535)
+    port: int = Field(8700, ge=0, le=MAX_PORT)
     redact: bool = True
 
 
@@ -240,11 +241,13 @@ def load_project(folder: Path) -> Project:
         ("BUCLE_PORT", serve, "port"),
     ):
         if value := os.environ.get(name):
-            if not value.isdigit():
+            if not (value.isascii() and value.isdigit() and len(value) < 10):
                 raise ConfigError(f"{name}={value!r} is not a whole number.", f"unset {name}")
             target[key] = int(value)
     if host := os.environ.get("BUCLE_HOST"):
         serve["host"] = host
+    if serve.get("port", 0) > MAX_PORT:
+        raise ConfigError(f"BUCLE_PORT={serve['port']} is beyond {MAX_PORT}.", "unset BUCLE_PORT")
     if serve:
         updates["serve"] = project.serve.model_copy(update=serve)
     return project.model_copy(update=updates) if updates else project

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -15,7 +16,10 @@ __all__ = ["load_yaml_model"]
 
 M = TypeVar("M", bound=BaseModel)
 MAX_BYTES = 1_000_000
+MAX_DEPTH = 40
+MAX_NODES = 100_000
 _PathKey = tuple[str | int, ...]
+_SHALLOW = "bucle.yaml needs four levels at most."
 
 
 def load_yaml_model(path: Path, model: type[M]) -> M:
@@ -24,6 +28,8 @@ def load_yaml_model(path: Path, model: type[M]) -> M:
         raw = path.read_bytes()
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist.", f"bucle init {path.parent}") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}.", "Name a project's folder.") from None
     if len(raw) > MAX_BYTES:
         raise ConfigError(
             f"{path} is larger than {MAX_BYTES:,} bytes.", "A bucle.yaml is a page; data belongs in files."
@@ -37,6 +43,8 @@ def load_yaml_model(path: Path, model: type[M]) -> M:
         raise ConfigError(f"{path}:{line}: not valid YAML: {error.problem}.", "Check indentation and colons.") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {error}", "Check indentation and colons.") from None
+    except RecursionError:
+        raise ConfigError(f"{path} is nested too deep.", _SHALLOW) from None
     if root is None:
         raise ConfigError(f"{path} is empty.", "bucle init --help shows how to make one.")
     lines: dict[_PathKey, int] = {}
@@ -51,8 +59,10 @@ def load_yaml_model(path: Path, model: type[M]) -> M:
 
 def _plain(node: yaml.Node, where: _PathKey, lines: dict[_PathKey, int], path: Path, depth: int = 0) -> Any:
     lines[where] = node.start_mark.line + 1
-    if depth > 40:
-        raise ConfigError(f"{path}:{lines[where]}: nested too deep.", "bucle.yaml needs four levels at most.")
+    if depth > MAX_DEPTH:
+        raise ConfigError(f"{path}:{lines[where]}: nested too deep.", _SHALLOW)
+    if len(lines) > MAX_NODES:  # a few aliases of aliases can stand for billions of values
+        raise ConfigError(f"{path}:{lines[where]}: more than {MAX_NODES:,} values.", "Write it without YAML aliases.")
     if isinstance(node, yaml.MappingNode):
         result: dict[str, Any] = {}
         for key_node, value_node in node.value:
@@ -65,27 +75,36 @@ def _plain(node: yaml.Node, where: _PathKey, lines: dict[_PathKey, int], path: P
         return result
     if isinstance(node, yaml.SequenceNode):
         return [_plain(item, (*where, i), lines, path, depth + 1) for i, item in enumerate(node.value)]
-    return yaml.SafeLoader("").construct_object(node)  # scalars only: dates, numbers, booleans, text
+    try:
+        return yaml.SafeLoader("").construct_object(node)  # scalars only: dates, numbers, booleans, text
+    except (yaml.YAMLError, ValueError):
+        kind = node.tag.rpartition(":")[2]
+        raise ConfigError(
+            f"{path}:{lines[where]}: {str(node.value)[:60]!r} cannot be read as `{kind}`.",
+            "Put it in quotes if it is text.",
+        ) from None
 
 
 def _explain(error: ValidationError, path: Path, lines: dict[_PathKey, int], model: type[BaseModel]) -> tuple[str, str]:
-    messages, hint = [], ""
+    told: list[tuple[int, str]] = []
+    hint = meant = ""
     for problem in error.errors()[:5]:
         loc = _real(problem["loc"], lines)
         line = next((lines[loc[:n]] for n in range(len(loc), -1, -1) if loc[:n] in lines), 1)
         dotted = ".".join(str(part) for part in loc) or "the file"
         if problem["type"] == "extra_forbidden":
-            known = _fields_at(model, loc[:-1], problem["loc"])
+            known = _fields_at(model, loc[:-1], set(map(str, Counter(problem["loc"]) - Counter(loc))))
             near = difflib.get_close_matches(str(loc[-1]), known, n=1, cutoff=0.5)
-            messages.append(f"{path}:{line}: unknown key `{dotted}`.")
-            hint = hint or (f"Did you mean `{near[0]}`?" if near else f"Known here: {', '.join(known)}.")
+            told.append((line, f"unknown key `{dotted}`."))
+            meant = meant or (f"Did you mean `{near[0]}`?" if near else "")
+            hint = hint or f"Known here: {', '.join(known)}."
         elif problem["type"] == "missing":
-            messages.append(f"{path}:{line}: `{dotted}` is missing.")
+            told.append((line, f"`{dotted}` is missing."))
             hint = hint or f"Add `{loc[-1]}:` under line {line}."
         else:
-            messages.append(f"{path}:{line}: `{dotted}`: {problem['msg']} (found {problem['input']!r:.60}).")
+            told.append((line, f"`{dotted}`: {problem['msg']} (found {problem['input']!r:.60})."))
             hint = hint or "Correct that line."
-    return "\n".join(messages), hint
+    return "\n".join(f"{path}:{line}: {fact}" for line, fact in sorted(told)), meant or hint  # a misspelt key explains the one that is missing
 
 
 def _real(loc: tuple[int | str, ...], lines: dict[_PathKey, int]) -> _PathKey:
@@ -97,10 +116,9 @@ def _real(loc: tuple[int | str, ...], lines: dict[_PathKey, int]) -> _PathKey:
     return real
 
 
-def _fields_at(model: type[BaseModel], parents: _PathKey, loc: tuple[int | str, ...]) -> list[str]:
-    """Names of the fields of the model that stands at `parents`, following unions by their tag in `loc`."""
+def _fields_at(model: type[BaseModel], parents: _PathKey, tags: set[str]) -> list[str]:
+    """Names of the fields of the model that stands at `parents`, following unions by the `tags` chosen in them."""
     current: Any = model
-    tags = {str(part) for part in loc}
     for part in parents:
         if isinstance(current, type) and issubclass(current, BaseModel) and str(part) in current.model_fields:
             current = current.model_fields[str(part)].annotation

@@ -1,0 +1,105 @@
+"""The configuration: the environment wins within the same limits, and no option is without a reader."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from bucle.core import config
+from bucle.core.config import Project, load_project
+from bucle.core.errors import ConfigError
+
+SOURCE = Path(__file__).parents[2] / "src" / "bucle"
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    (tmp_path / "bucle.yaml").write_text(
+        "project: a\nseed: 3\nserve: {port: 80, redact: false}\ntasks: {t: {kind: classify, data: x}}\n"
+    )
+    return tmp_path
+
+
+def test_the_environment_wins_over_the_file(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"SEED": "11", "THREADS": "2", "PORT": "0", "HOST": "0.0.0.0"}.items():  # noqa: S104
+        monkeypatch.setenv(f"BUCLE_{name}", value)
+    found = load_project(project)
+    assert (found.seed, found.threads, found.serve.port, found.serve.host) == (11, 2, 0, "0.0.0.0")  # noqa: S104
+    assert not found.serve.redact
+
+
+def test_an_empty_variable_says_nothing(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SEED", "THREADS", "PORT", "HOST"):
+        monkeypatch.setenv(f"BUCLE_{name}", "")
+    assert (load_project(project).seed, load_project(project).serve.port) == (3, 80)
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("BUCLE_SEED", "siete"), ("BUCLE_SEED", "-1"), ("BUCLE_SEED", "²"), ("BUCLE_THREADS", "1.5"),
+    ("BUCLE_PORT", "70000"), ("BUCLE_PORT", "9" * 5000), ("BUCLE_PORT", "٣"),
+])
+def test_a_variable_that_cannot_be_meant_is_refused(
+    project: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=name) as caught:
+        load_project(project)
+    assert caught.value.hint == f"unset {name}"
+
+
+# By what names the code holds a section when it reads a field of it: `id`, `path` or `test` alone would prove nothing.
+READERS = {
+    "Documents": "documents|source", "Data": "data|policy", "Split": "split|settings", "ClassifyTask": "task|tasks|t",
+    "AnswerTask": "task|tasks|t", "Preferences": "preferences|settings", "PretrainModel": "model|settings|m",
+    "LocalModel": "model|settings|m", "EncoderModel": "model|settings|m", "OpenAIModel": "model|settings|m",
+    "Choose": "choose", "Serve": "serve|settings", "MonitorRules": "monitor|rules", "Replay": "replay|settings|wanted",
+    "Project": "config|project",
+}
+
+
+def options() -> Iterator[tuple[str, str]]:
+    for name, section in vars(config).items():
+        if isinstance(section, type) and issubclass(section, BaseModel) and section.__module__ == config.__name__:
+            yield from ((name, field) for field in section.model_fields)
+
+
+def reads() -> set[tuple[str, str]]:
+    """(what holds it, attribute) of every attribute that the code reads, also by getattr with a constant name."""
+    found = set()
+    for path in SOURCE.rglob("*.py"):
+        inside = path == Path(config.__file__)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+                holder, attribute = node.value, node.attr
+            elif isinstance(node, ast.Call) and ast.unparse(node.func) == "getattr":
+                holder, attribute = node.args[0], str(getattr(node.args[1], "value", ""))
+            else:
+                continue
+            holder = holder.value if isinstance(holder, ast.Subscript) else holder
+            name = re.findall(r"\w+", ast.unparse(holder))[-1:]
+            if not inside:
+                found.update((owner, attribute) for owner in name)
+            elif name == ["self"] and attribute.endswith("_days"):  # the windows, which MonitorRules gives as timedelta
+                found.add(("rules", attribute))
+    return found
+
+
+def test_every_option_has_a_reader() -> None:
+    found = reads()
+    unread = [
+        f"{section}.{field}" for section, field in options()
+        if not any(field == attribute and re.fullmatch(READERS[section], holder) for holder, attribute in found)
+    ]
+    assert unread == [], "no option without a reader (or its section is held by a name that READERS lacks)"
+
+
+def test_the_search_for_readers_can_fail() -> None:
+    found = reads()
+    assert len(list(options())) > 60
+    assert not any(attribute in ("nobody_reads_this", "model_config") for _, attribute in found)
+    assert ("config", "thread") not in found
