@@ -45,12 +45,14 @@ class CleanPolicy:
 
 @dataclass(frozen=True)
 class Removal:
-    """A document left out. `reason`: `too-short`, `language`, `exact-duplicate` or `near-duplicate`."""
+    """A document left out. `reason`: `too-short`, `language`, `exact-duplicate` or `near-duplicate`; `kept`: of a
+    duplicate, the path of the one that stays."""
 
     id: str
     path: str
     reason: str
     detail: str
+    kept: str = ""
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def clean_documents(documents: Sequence[Document], policy: CleanPolicy | None = 
                 reason, detail = "near-duplicate", f"{alike:.0%} the same as {left[kept].path}"
             else:
                 continue
-            removed[document.id] = Removal(document.id, document.path, reason, detail)
+            removed[document.id] = Removal(document.id, document.path, reason, detail, left[kept].path)
     cleaned, counts = [], []
     for document in left:
         if document.id not in removed:

@@ -68,7 +68,9 @@ def documents_step(ws: Workspace, runner: Runner) -> StepRecord:
             "files": len(files),
             "documents": len(cleaned.documents),
             "quarantined": [{"path": q.path, "reason": q.reason, "message": q.message} for q in parsed.quarantined],
-            "removed": [{"path": r.path, "reason": r.reason, "detail": r.detail} for r in cleaned.removed],
+            "removed": [
+                {"path": r.path, "reason": r.reason, "detail": r.detail, "kept": r.kept} for r in cleaned.removed
+            ],
             "languages": dict(Counter(d.language for d in cleaned.documents).most_common()),
             "personal": _personal(cleaned.personal),
         }

@@ -8,8 +8,8 @@ from typing import Any
 
 from bucle.core.errors import NotFound
 from bucle.core.records import Node, Trace
+from bucle.loop.chain import chain
 from bucle.loop.story import build_story, latest_records
-from bucle.loop.why import why
 from bucle.loop.workspace import Workspace
 
 __all__ = ["Source"]
@@ -48,7 +48,7 @@ class Source:
         return self._ws.traces.trace(id)
 
     def why(self, id: str) -> Sequence[Mapping[str, Any]]:
-        return why(self._ws, id)
+        return chain(self._ws, id)
 
     def models(self) -> Sequence[str]:
         tasks = list(self._release.attrs["tasks"])

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +12,14 @@ import bucle
 from bucle.core.errors import NotFound
 from bucle.execute import StepRecord
 from bucle.ledger import Ledger
-from bucle.loop.why import why
+from bucle.loop.chain import chain
+from bucle.loop.sentences import alert_text, say
 from bucle.loop.workspace import Workspace
 from bucle.release import PRODUCTION, releases
 
 __all__ = ["REPORT", "build_story", "latest_records", "recommendation", "save_report"]
 
 REPORT = "report.html"
-
-
-@cache
-def _sentences() -> dict[str, dict[str, str]]:
-    text = resources.files("bucle.loop").joinpath("sentences.json").read_text("utf-8")
-    found: dict[str, dict[str, str]] = json.loads(text)
-    return found
-
-
-def why_text(found: Mapping[str, Any], language: str) -> str:
-    """The reason of a comparison in words."""
-    return _sentences()[language][found["key"]].format(**found["figures"])
 
 
 def latest_records(ledger: Ledger) -> list[StepRecord]:
@@ -60,14 +47,17 @@ def latest_records(ledger: Ledger) -> list[StepRecord]:
 
 
 def build_story(ws: Workspace, records: Sequence[StepRecord]) -> dict[str, Any]:
-    """Everything the steps found, JSON-ready; see `bucle.loop.report.model` for its shape."""
+    """Everything the steps found, JSON-ready; see `bucle.loop.report.model` for its shape.
+
+    Sentences that the loop makes stand in the project's language, and beside each in both, as `said`.
+    """
     by_name = {r.name: r for r in records}
 
     def named(prefix: str) -> list[StepRecord]:
         return [r for r in records if r.name.startswith(prefix)]
 
     language = ws.config.language
-    comparisons = [{**r.figures, "why": why_text(r.figures["why"], language)} for r in named("compare ")]
+    comparisons = [_comparison(r.figures, language) for r in named("compare ")]
     watched = named("watch ")
     learned = next((r for r in records if r.name.startswith("dataset ")), None)
     story: dict[str, Any] = {
@@ -82,7 +72,7 @@ def build_story(ws: Workspace, records: Sequence[StepRecord]) -> dict[str, Any]:
         "steps": [
             {
                 "name": r.name,
-                "stage": r.stage,
+                "stage": "customise" if r.name.startswith("fit ") else r.stage,
                 "status": "cached" if r.cached else "done",
                 "seconds": r.seconds,
                 "key": r.key[:12],
@@ -94,7 +84,7 @@ def build_story(ws: Workspace, records: Sequence[StepRecord]) -> dict[str, Any]:
         "models": [_model(r.figures) for r in records if r.stage == "models"],
         "comparisons": comparisons,
         "forgetting": [r.figures for r in named("forgetting ")],
-        "gates": [r.figures for r in named("gate ")],
+        "gates": [_gate(r.figures) for r in named("gate ")],
         "releases": _releases(ws),
         "alias_history": [
             {"alias": h["alias"], "release": h["node"], "at": h["at"], "by": h["by"], "reason": h["reason"]}
@@ -102,7 +92,8 @@ def build_story(ws: Workspace, records: Sequence[StepRecord]) -> dict[str, Any]:
         ],
     }
     if watched:
-        story["monitor"] = {"alerts": watched[-1].figures["alerts"], "windows": watched[-1].figures["windows"]}
+        alerts = [{**a, "said": alert_text(a)} for a in watched[-1].figures["alerts"]]
+        story["monitor"] = {"alerts": alerts, "windows": watched[-1].figures["windows"]}
         routes = watched[-1].figures["by_route"]
         story["serve"] = {
             "by_route": routes,
@@ -117,10 +108,12 @@ def build_story(ws: Workspace, records: Sequence[StepRecord]) -> dict[str, Any]:
             found = ws.traces.trace(trace)
             story["why"] = {
                 "trace": {"id": trace, "input": found.input, "output": found.output},
-                "chain": why(ws, trace),
+                "chain": chain(ws, trace),
             }
+    told = recommendation(story)
     story["recommendation"] = {
-        "text": recommendation(story, language),
+        "text": told.get(language, told["en"]),
+        "said": told,
         "report_path": str(ws.ledger.folder / REPORT),
         "command_serve": f"bucle serve {ws.root}",
         "command_studio": f"bucle studio {ws.root}",
@@ -128,19 +121,32 @@ def build_story(ws: Workspace, records: Sequence[StepRecord]) -> dict[str, Any]:
     return story
 
 
-def recommendation(story: Mapping[str, Any], language: str) -> str:
-    """One sentence a task, and what the loop gained."""
-    parts = [f"{c['task']}: {c['why']}" for c in story.get("comparisons", [])]
+def recommendation(story: Mapping[str, Any]) -> dict[str, str]:
+    """One sentence a task, and what the loop gained, in both languages; a line each."""
+    lines = [
+        {k: say("for", {"task": c["task"], "why": c["said"].get(k, c["why"])})[k] for k in ("es", "en")}
+        for c in story.get("comparisons", [])
+    ]
     gain = story.get("gain")
     if gain and gain.get("n"):
         d = gain["diff"]
-        text = _sentences()[language]["gain"]
-        parts.append(
-            text.format(
-                a=gain["v1"]["value"], b=gain["v2"]["value"], n=gain["n"], d=d["value"], low=d["low"], high=d["high"]
-            )
-        )
-    return "\n".join(parts)
+        figures = {"a": gain["v1"]["value"], "b": gain["v2"]["value"], "n": gain["n"]}
+        figures |= {"d": 100 * d["value"], "low": 100 * d["low"], "high": 100 * d["high"]}
+        lines.append(say("gain" if d["low"] > 0 or d["high"] < 0 else "gain.open", figures))
+    return {k: "\n".join(line[k] for line in lines) for k in ("es", "en")}
+
+
+def _comparison(figures: Mapping[str, Any], language: str) -> dict[str, Any]:
+    said = say(figures["why"]["key"], figures["why"]["figures"])
+    return {**figures, "why": said.get(language, figures["why"]["key"]), "said": said}
+
+
+def _gate(figures: Mapping[str, Any]) -> dict[str, Any]:
+    def check(one: Mapping[str, Any]) -> dict[str, Any]:
+        found = one.get("say") or {}
+        return {**one, "said": say(f"gate.{found.get('key')}", found.get("figures"))}
+
+    return {**figures, "checks": [check(one) for one in figures["checks"]]}
 
 
 def save_report(ws: Workspace, records: Sequence[StepRecord]) -> tuple[dict[str, Any], Path]:
@@ -181,10 +187,10 @@ def _data(ws: Workspace, by_name: Mapping[str, StepRecord]) -> dict[str, Any]:
                 "labels": figures.get("labels", {}) if task.kind == "classify" else {},
                 "suspects": [
                     {
-                        "text": s.get("input", s.get("text")),
-                        "label": s.get("label"),
-                        "proposed": s.get("proposed"),
-                        "p": s.get("p"),
+                        "text": s["input"],
+                        "label": s["given"],
+                        "proposed": s["proposed"],
+                        "p": s["confidence"],
                     }
                     for s in (seen.figures.get("suspects", []) if seen else [])
                 ][:20],

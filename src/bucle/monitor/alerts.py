@@ -105,8 +105,7 @@ def watch(traces: Iterable[Trace], feedback: Iterable[Feedback] = (), rules: Mon
     that window's figures and its `summary` with the ratings of `feedback`. Drift leaves out callers flagged for abuse
     and compares the same weekdays. `detail["say"]` is the key and the figures of `message`, for other languages;
     `next` is a command that shows more, and for drift on one of `tasks` what its feedback would teach.
-    `detail["say"]` is the key and the figures of `message`, for other languages; `next` the command that shows
-    more, for drift on one of `tasks` what its feedback would teach. Raises BadInput for a trace without a date.
+    Raises BadInput for a trace without a date.
     """
     rules = rules or MonitorRules()
     every, said = list(traces), list(feedback)

@@ -19,6 +19,7 @@ __all__ = [
     "date",
     "duration",
     "figure",
+    "metric_value",
     "ms",
     "number",
     "points",
@@ -36,6 +37,9 @@ MONTHS = {
 }
 DASH = "–"
 LEAST_USD = 0.0001
+LEAST_MS = 0.1
+COUNTS = {"rows", "errors"}
+"""Metrics that are counts; the rest are shares in [0, 1] or means."""
 
 
 @dataclass(frozen=True)
@@ -140,12 +144,21 @@ def ms(value: float | None) -> Both:
         return same(DASH)
     if value >= 1000:
         return number(value / 1000, 1) + f"{NBSP}s"
-    return number(value, 0 if value >= 10 else 1) + f"{NBSP}ms"
+    if 0 < value < LEAST_MS:
+        return same("< ") + ms(LEAST_MS)
+    return number(value, 0 if value >= 10 else 1 if value >= LEAST_MS else 0) + f"{NBSP}ms"
+
+
+def metric_value(value: float | None, name: str) -> Both:
+    """A metric by its name: a count as it is, tokens to the nearest one, a share as a percentage."""
+    return number(value) if name in COUNTS or name == "tokens" else figure(value)
 
 
 def duration(seconds: float | None) -> Both:
     if seconds is None:
         return same(DASH)
+    if 0 < seconds < 0.05:
+        return Both(f"< 0,1{NBSP}s", f"< 0.1{NBSP}s")
     if seconds < 60:
         return number(seconds, 1 if seconds < 10 else 0) + f"{NBSP}s"
     minutes, rest = divmod(round(seconds), 60)

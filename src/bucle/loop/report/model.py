@@ -36,6 +36,13 @@ class Part(BaseModel):
         return {k: v for k, v in value.items() if v is not None} if isinstance(value, Mapping) else value
 
 
+class Said(Part):
+    """A sentence that the loop made, in both languages; empty where it was stored in one only."""
+
+    es: str = ""
+    en: str = ""
+
+
 class Project(Part):
     name: str = ""
     language: str = ""
@@ -64,6 +71,7 @@ class SetAside(Part):
     reason: str = ""
     message: str = ""
     detail: str = ""
+    kept: str = ""
 
 
 class Suspect(Part):
@@ -172,6 +180,7 @@ class Comparison(Part):
     candidates: list[Candidate] = []
     recommended: str = ""
     why: str = ""
+    said: Said = Said()
     runner_up: str = ""
     baseline_stands: bool = False
     best_baseline: str = ""
@@ -209,6 +218,7 @@ class Check(Part):
     measured: float | str | None = None
     needed: float | str | None = None
     note: str = ""
+    said: Said = Said()
 
 
 class Gate(Part):
@@ -253,7 +263,8 @@ class Serve(Part):
 
 
 class Window(Part):
-    """One window of traces of one route. `mean_rating` in [-1, 1], `score` (confidence) in [0, 1]."""
+    """One window of traces of one route. `mean_rating` in [-1, 1], `score` (confidence) in [0, 1], `abstained` the
+    count of answers withheld."""
 
     start: str = ""
     end: str = ""
@@ -274,6 +285,9 @@ class Cluster(Part):
 
 
 class AlertDetail(Part):
+    """`open`: it still goes on where the traces end."""
+
+    open: bool | None = None
     clusters: list[Cluster] = []
 
 
@@ -286,6 +300,7 @@ class Alert(Part):
     value: float | None = None
     threshold: float | None = None
     message: str = ""
+    said: Said = Said()
     examples: list[str] = []
     detail: AlertDetail = AlertDetail()
     next: str = ""
@@ -315,6 +330,7 @@ class FeedbackPart(Part):
     ratings: int | None = None
     corrections: int | None = None
     new_labels: list[str] = []
+    left_out: dict[str, int] = {}
     dataset: NewDataset | None = None
 
 
@@ -346,6 +362,7 @@ class Link(Part):
     id: str = ""
     kind: str = ""
     title: str = ""
+    said: Said = Said()
     detail: str = ""
     depth: int = 0
     role: str = ""
@@ -358,6 +375,7 @@ class Why(Part):
 
 class Recommendation(Part):
     text: str = ""
+    said: Said = Said()
     command_serve: str = ""
     command_studio: str = ""
     report_path: str = ""

@@ -4,7 +4,8 @@ nothing to draw; the template sets a caption and a table beside it."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from markupsafe import Markup
@@ -313,12 +314,14 @@ def labels_plot(name: str, labels: dict[str, LabelChange], names: tuple[Both, Bo
     return draw(name, WIDTH, height, paint)
 
 
-def gain_plot(name: str, gain: Gain, overall: Both, label: Both) -> Markup | None:
-    """Version 2 minus version 1, overall and by slice, with intervals; right of zero is better."""
+def gain_plot(
+    name: str, gain: Gain, overall: Both, label: Both, names: Mapping[str, Both] = MappingProxyType({})
+) -> Markup | None:
+    """Version 2 minus version 1, overall and by slice (`names` for people), with intervals; right of zero is better."""
     rows: list[tuple[Both | str, float, float | None, float | None]] = []
     if gain.diff is not None and gain.diff.value is not None:
         rows.append((overall, gain.diff.value, gain.diff.low, gain.diff.high))
-    rows += [(s.name, s.diff, s.low, s.high) for s in gain.slices if s.diff is not None][:MAX_ROWS]
+    rows += [(names.get(s.name, s.name), s.diff, s.low, s.high) for s in gain.slices if s.diff is not None][:MAX_ROWS]
     if not rows:
         return None
 

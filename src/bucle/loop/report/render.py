@@ -15,7 +15,7 @@ from markupsafe import Markup
 from bucle.core.errors import BadInput
 from bucle.loop.report import formats, plots, view
 from bucle.loop.report.formats import LANGUAGES, LOCALES, Both, translator
-from bucle.loop.report.model import STAGES, Story, read_story
+from bucle.loop.report.model import STAGES, Said, Story, read_story
 from bucle.loop.report.timeline import timeline_plot
 
 __all__ = ["STATIC", "environment", "figures", "render_report", "story_context"]
@@ -45,6 +45,8 @@ def environment(templates: Sequence[Path] = (), locales: Sequence[Path] = ()) ->
         mistakes=view.mistakes,
         measured=measured,
         spoken=spoken,
+        told=told,
+        metric_value=formats.metric_value,
     )
     return env
 
@@ -52,8 +54,13 @@ def environment(templates: Sequence[Path] = (), locales: Sequence[Path] = ()) ->
 def measured(value: float | str | None) -> Both:
     """A gate's measured or needed value: text as it is, numbers to four digits at most."""
     if isinstance(value, float):
-        return formats.number(value, 0 if value == int(value) and abs(value) > 1 else 3)
+        return formats.number(value, 0 if value == int(value) and abs(value) > 1 else 1 if abs(value) >= 10 else 3)
     return formats.same(value if value is not None else formats.DASH)
+
+
+def told(said: Said, stored: str) -> Both:
+    """A sentence of the loop in both languages; as it was stored where it was stored in one only."""
+    return Both(said.es, said.en) if said.es and said.en else formats.same(stored)
 
 
 def spoken(text: Both) -> str:
@@ -94,7 +101,8 @@ def figures(story: Story, t: Any) -> dict[str, Markup | None]:
             "labels", story.feedback.dataset.by_label, (t("version.1"), t("version.2"))
         )
     if story.gain is not None:
-        found["gain"] = plots.gain_plot("gain", story.gain, t("gain.overall"), t("plot.gain_axis"))
+        names = {s.name: t(f"slice.{s.name}", default=s.name) for s in story.gain.slices}
+        found["gain"] = plots.gain_plot("gain", story.gain, t("gain.overall"), t("plot.gain_axis"), names)
     return found
 
 

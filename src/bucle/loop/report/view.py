@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bucle.loop.report.formats import Both, duration, figure, number, same
+from bucle.loop.report.formats import Both, duration, figure, number, points, same
 from bucle.loop.report.model import STAGES, Comparison, Confusion, Gate, Release, Story
 
 __all__ = [
@@ -120,8 +120,11 @@ def _facts(story: Story, t: Say) -> dict[str, Both]:
         facts["monitor"] = t("fact.monitor", alerts=number(len(story.monitor.alerts)))
     if story.feedback is not None:
         dataset = story.feedback.dataset
+        gain = story.gain.diff if story.gain is not None else None
         facts["feedback"] = (
-            t("fact.rows", rows=number(dataset.added or 0))
+            t("fact.gain", rows=number(dataset.added or 0), gain=points(gain.value, True))
+            if dataset is not None and gain is not None and gain.low is not None and gain.low > 0
+            else t("fact.rows", rows=number(dataset.added or 0))
             if dataset is not None
             else t("fact.ratings", ratings=number(story.feedback.ratings or 0))
         )
