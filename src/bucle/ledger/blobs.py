@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
-import shutil
 import tempfile
 from pathlib import Path
 
-from bucle.core.errors import Infrastructure, NotFound
+from bucle.core.errors import BadInput, Infrastructure, NotFound
 from bucle.core.ids import file_sha256, sha256_hex
 
 __all__ = ["BlobStore"]
@@ -21,7 +21,8 @@ class BlobStore:
         self.root = root
 
     def put(self, content: bytes | Path) -> str:
-        """Store bytes or a file; returns its sha256. Raises Infrastructure when the disk is full."""
+        """Store bytes or a file; returns its sha256. Raises Infrastructure when the disk is full, BadInput when the
+        file changes meanwhile."""
         digest = sha256_hex(content) if isinstance(content, bytes) else file_sha256(content)
         target = self.path(digest, must_exist=False)
         if target.exists():
@@ -34,8 +35,13 @@ class BlobStore:
                     if isinstance(content, bytes):
                         out.write(content)
                     else:
+                        copied = hashlib.sha256()
                         with content.open("rb") as source:
-                            shutil.copyfileobj(source, out, 1 << 20)
+                            while piece := source.read(1 << 20):
+                                copied.update(piece)
+                                out.write(piece)
+                        if copied.hexdigest() != digest:
+                            raise BadInput(f"{content} changed while it was being stored.", "Run again.")
                     out.flush()
                     os.fsync(out.fileno())
                 os.chmod(name, 0o444)
@@ -64,10 +70,15 @@ class BlobStore:
 
 def disk_error(error: OSError, where: Path) -> Infrastructure:
     """An OSError told as a fact with the next step; nothing committed is affected by it."""
-    if error.errno == errno.ENOSPC:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return Infrastructure(
             f"The disk under {where} is full.", "Free some space and run the same command; nothing finished is lost."
         )
+    named = error.filename or where
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return Infrastructure(f"{where} cannot be written: {error.strerror}.", "Check who owns the folder.")
-    return Infrastructure(f"{where}: {error.strerror or error}.", "bucle doctor")
+        return Infrastructure(f"{named} cannot be used: {error.strerror}.", "Check who owns it.")
+    if error.errno == errno.EFBIG:
+        return Infrastructure(
+            f"A file under {where} would be larger than allowed here.", "Raise the limit (ulimit -f), then run again."
+        )
+    return Infrastructure(f"{named}: {error.strerror or error}.", "bucle doctor")

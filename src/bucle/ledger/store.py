@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sqlite3
+import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -173,26 +175,24 @@ class Ledger:
         """A read-only folder with the node's files under their names, made of hard links (copies across disks)."""
         target = self.folder / "exports" / node.id.replace(":", "-")
         if not target.exists():
-            scratch = target.with_name(f".{target.name}.{os.getpid()}")
-            for name, digest in node.blobs.items():
-                path = scratch / name
-                if not path.resolve().is_relative_to(scratch.resolve()):
-                    raise BadInput(
-                        f"{node.id} holds a file name that leaves its folder: {name!r}.", "Delete that node's blobs."
-                    )
-                path.parent.mkdir(parents=True, exist_ok=True)
-                if path.exists():
-                    path.unlink()
-                try:
-                    os.link(self.blobs.path(digest), path)
-                except OSError:
-                    path.write_bytes(self.blobs.path(digest).read_bytes())
-            scratch.mkdir(parents=True, exist_ok=True)
+            for name in node.blobs:
+                _check_name(node, name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{node.kind}-"))
             try:
+                for name, digest in node.blobs.items():
+                    path = scratch / name
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    try:
+                        os.link(self.blobs.path(digest), path)
+                    except OSError:
+                        shutil.copy(self.blobs.path(digest), path)  # with its mode: read-only
                 scratch.rename(target)
-            except OSError:  # another process was first; its folder has the same content
+            except OSError as error:  # where another writer was first, its folder has the same content
                 if not target.exists():
-                    raise
+                    raise disk_error(error, self.folder) from error
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
         return target
 
     # aliases ---------------------------------------------------------------------------------------------
@@ -206,10 +206,11 @@ class Ledger:
         if ":" in name:
             raise BadInput(f"An alias cannot hold a colon: {name!r}.", "Use a plain word, such as `production`.")
         with self.transaction() as db:
-            if self.alias(name) != node_id:
+            target = self.resolve(node_id)
+            if self.alias(name) != target:
                 db.execute(
                     "INSERT INTO aliases (name, node, at, by, reason) VALUES (?, ?, ?, ?, ?)",
-                    (name, self.resolve(node_id), now(), by, reason),
+                    (name, target, now(), by, reason),
                 )
 
     def alias_history(self, name: str | None = None) -> list[dict[str, str]]:
@@ -219,6 +220,13 @@ class Ledger:
             dict(zip(("alias", "node", "at", "by", "reason"), row, strict=True))
             for row in self.rows(f"SELECT name, node, at, by, reason FROM aliases {where} ORDER BY seq", values)
         ]
+
+
+def _check_name(node: Node, name: str) -> None:
+    """A ledger may come from elsewhere: a file name in it must not lead out of the folder it is put into."""
+    parts = name.split("/")
+    if "\0" in name or "\\" in name or any(part in ("", ".", "..") or len(part.encode()) > 255 for part in parts):
+        raise BadInput(f"{node.id} holds a file name that cannot be used: {name[:80]!r}.", "Delete that node's blobs.")
 
 
 def _node(row: tuple[Any, ...]) -> Node:

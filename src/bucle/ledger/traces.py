@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -47,7 +46,11 @@ class TraceStore:
 
     def trace(self, trace_id: str) -> Trace:
         """The trace with this id, or the only one whose id begins so. Raises NotFound."""
-        rows = self.ledger.rows("SELECT body FROM traces WHERE id >= ? AND id < ? LIMIT 2", (trace_id, trace_id + "~"))
+        rows = self.ledger.rows("SELECT body FROM traces WHERE id = ?", (trace_id,))
+        if not rows and trace_id.removeprefix("trace:"):
+            rows = self.ledger.rows(
+                "SELECT body FROM traces WHERE id >= ? AND id < ? LIMIT 2", (trace_id, trace_id + "~")
+            )
         if len(rows) != 1:
             raise NotFound(
                 f"{'No' if not rows else 'More than one'} trace is called `{trace_id}`.", "bucle monitor --traces"
@@ -73,9 +76,9 @@ class TraceStore:
                 where.append(f"{column} = ?")
                 values.append(value)
         if query:
-            where.append("body LIKE ? ESCAPE '\\'")
-            literal = json.dumps(query, ensure_ascii=False)[1:-1]
-            values.append("%" + literal.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%")
+            where.append("(input LIKE ? ESCAPE '\\' OR json_extract(body, '$.output') LIKE ? ESCAPE '\\')")
+            literal = query.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+            values += [f"%{literal}%"] * 2
         if since:
             where.append("at_epoch >= ?")
             values.append(since)
