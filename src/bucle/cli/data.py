@@ -53,7 +53,10 @@ def command(what: str, folder: str, json_: bool) -> None:
             {"task": name, **p} for name in ws.config.tasks for p in records[f"examples {name}"].figures["problem_list"]
         ]
     else:
-        rows = list(documents.get("quarantined" if what == "quarantine" else "removed", []))
+        rows = [
+            {k: row[k] for k in ("path", "reason", "message", "detail") if k in row}
+            for row in documents.get("quarantined" if what == "quarantine" else "removed", [])
+        ]
 
     def human() -> None:
         if rows:

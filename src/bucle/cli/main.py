@@ -73,7 +73,9 @@ def main(argv: list[str] | None = None) -> Any:
     # Threads that wait asleep: spinning ones make torch several times slower as soon as another process wants a core.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        bucle.main(args=argv, standalone_mode=False)
+        status = bucle.main(args=argv, standalone_mode=False)
+        if isinstance(status, int) and status:  # what click makes of Exit here
+            sys.exit(status)
     except BucleError as error:
         _fail(error.message, error.hint, error.exit_code, type(error).__name__)
     except click.exceptions.Exit as error:

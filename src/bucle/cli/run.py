@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
+
 import click
 
 from bucle.cli.shared import as_json, emit, quiet_option
@@ -48,7 +52,12 @@ def command(folder: str, until: str, quiet: bool, json_: bool) -> None:
             click.echo(f"alert: {alert['message']}")
         click.echo(f"report: {result.report}")
         if story["releases"]:
-            click.echo(f"next:   {story['recommendation']['command_studio']}   (studio and API in one server)")
+            click.echo(f"next:   {_program()} studio {folder}   (studio and API in one server)")
         click.echo(f"{result.steps} steps, {result.reused} reused")
 
     emit(value, json_, human)
+
+
+def _program() -> str:
+    """How this program can be called again from here: `bucle` where that is on the path, else its relative path."""
+    return "bucle" if shutil.which("bucle") else os.path.relpath(sys.argv[0])

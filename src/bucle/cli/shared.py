@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -42,7 +43,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         made.add_column(name, overflow="fold")
     for row in rows:
         made.add_row(*(Text(_cell(value)) for value in row))
-    Console(width=None).print(made)
+    Console(width=None if sys.stdout.isatty() else 200).print(made)
 
 
 def _cell(value: Any) -> str:

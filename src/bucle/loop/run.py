@@ -34,6 +34,7 @@ class Chosen:
 
     rung: Rung
     baseline: Rung
+    comparison: StepRecord
     evaluation: StepRecord
     release: str
     gate: StepRecord
@@ -170,7 +171,8 @@ def _choose(ws: Workspace, runner: Runner, data: TaskData, corpus: str, *, gated
         ws, runner, data, evaluations[name], baseline=evaluations[reference.name], forgetting=lost.get(name)
     )
     _must_pass(gate, data)
-    return Chosen(rung, reference, evaluations[name], _ready(ws, runner, data, rung, fits[name]["candidate"]), gate)
+    ready = _ready(ws, runner, data, rung, fits[name]["candidate"])
+    return Chosen(rung, reference, found, evaluations[name], ready, gate)
 
 
 def _again(ws: Workspace, runner: Runner, data: TaskData, before: Chosen, corpus: str) -> Chosen:
@@ -187,7 +189,8 @@ def _again(ws: Workspace, runner: Runner, data: TaskData, before: Chosen, corpus
         lost = forgetting_step(ws, runner, data, fit["candidate"], rung.name, data.models[rung.base], corpus)
     gate = gate_step(ws, runner, data, evaluation, baseline=baseline, forgetting=lost)
     _must_pass(gate, data)
-    return Chosen(rung, before.baseline, evaluation, _ready(ws, runner, data, rung, fit["candidate"]), gate)
+    ready = _ready(ws, runner, data, rung, fit["candidate"])
+    return Chosen(rung, before.baseline, before.comparison, evaluation, ready, gate)
 
 
 def _ready(ws: Workspace, runner: Runner, data: TaskData, rung: Rung, candidate: str) -> str:
@@ -214,6 +217,8 @@ def _release(ws: Workspace, runner: Runner, chosen: Mapping[str, Chosen], tasks:
         from bucle.evaluate.statistics import interval
         from bucle.loop.candidates import rows_of, scores
 
+        from bucle.loop.sentences import say
+
         def facts(name: str, c: Chosen) -> dict[str, Any]:
             data = tasks[name]
             rows = {r.id: r for r in rows_of(ws, data.dataset, data.split)}
@@ -225,7 +230,7 @@ def _release(ws: Workspace, runner: Runner, chosen: Mapping[str, Chosen], tasks:
                 "base": c.rung.base or c.rung.encoder,
                 "dataset": f"version {data.version}",
                 "rows": len(ids),
-                "why": c.rung.technique.when,
+                "why": say(c.comparison.figures["why"]["key"], c.comparison.figures["why"]["figures"]).get("en", ""),
                 "refit": ws.ledger.get(c.release).attrs["fitted_on"] == "all",
                 "metrics": {
                     m: interval(v, clusters=clusters, seed=ws.config.seed).model_dump() for m, v in per_row.items()
@@ -246,6 +251,7 @@ def _release(ws: Workspace, runner: Runner, chosen: Mapping[str, Chosen], tasks:
             {n: c.release for n, c in chosen.items()},
             {n: c.gate["gate"] for n, c in chosen.items()},
             make_card,
+            {n: c.comparison["comparison"] for n, c in chosen.items()},
         )
         ctx.ledger.move_alias(PRODUCTION, node.id, by="bucle run", reason="passed its gates")
         return Outcome(

@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from dotenv import load_dotenv
+
 from bucle.core.config import Project, load_project
 from bucle.core.errors import BadInput
 from bucle.core.records import Example, Node
@@ -27,8 +29,9 @@ class Workspace:
     def open(cls, path: str | Path = ".") -> Workspace:
         """The project in `path` (its folder or its bucle.yaml). Raises ConfigError or Infrastructure."""
         path = Path(path)
-        config = load_project(path)
         root = path.parent if path.suffix in {".yaml", ".yml"} else path
+        load_dotenv(root / ".env")  # what the environment already says stays
+        config = load_project(path)
         if config.threads:
             os.environ["BUCLE_THREADS"] = str(config.threads)
         ledger = Ledger(root / ".bucle")

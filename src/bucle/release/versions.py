@@ -20,11 +20,17 @@ def releases(ledger: Ledger) -> list[Node]:
 
 
 def make_release(
-    ledger: Ledger, project: str, tasks: Mapping[str, str], gates: Mapping[str, str], make_card: Any
+    ledger: Ledger,
+    project: str,
+    tasks: Mapping[str, str],
+    gates: Mapping[str, str],
+    make_card: Any,
+    comparisons: Mapping[str, str] | None = None,
 ) -> Node:
     """The release of these candidates (task -> candidate id): the one that exists, or the next version.
 
-    `gates` maps task -> gate node; `make_card(version)` gives its card in Markdown.
+    `gates` maps task -> gate node, `comparisons` task -> the comparison that recommended the candidate;
+    `make_card(version)` gives its card in Markdown.
     """
     for node in releases(ledger):
         if node.attrs["project"] == project and node.attrs["tasks"] == dict(tasks):
@@ -32,6 +38,7 @@ def make_release(
     version = max((int(n.attrs["version"]) for n in releases(ledger)), default=0) + 1
     parents = [(f"candidate {task}", candidate) for task, candidate in tasks.items()]
     parents += [(f"gate {task}", gate) for task, gate in gates.items()]
+    parents += [(f"comparison {task}", comparison) for task, comparison in (comparisons or {}).items()]
     return ledger.put(
         "release",
         {"project": project, "version": version, "tasks": dict(tasks)},
@@ -48,7 +55,8 @@ def production(ledger: Ledger) -> Node:
 
 
 def rollback(ledger: Ledger, *, to: str = "", by: str, reason: str) -> Node:
-    """Move `production` to release `to` (`1`, `v1` or an id), or to the one before the current. Returns it."""
+    """Move `production` to release `to` (`1`, `v1` or an id), or to the newest version in production before the
+    current one; going back twice goes back two. Returns it."""
     if to:
         wanted = to.removeprefix("v")
         found = (
@@ -58,11 +66,12 @@ def rollback(ledger: Ledger, *, to: str = "", by: str, reason: str) -> Node:
             raise NotFound(f"There is no release {to}.", "bucle release --list")
         target = found[0]
     else:
-        current = production(ledger).id
-        before = [move["node"] for move in ledger.alias_history(PRODUCTION) if move["node"] != current]
+        current = int(production(ledger).attrs["version"])
+        served = {move["node"] for move in ledger.alias_history(PRODUCTION)}
+        before = [n for n in releases(ledger) if n.id in served and int(n.attrs["version"]) < current]
         if not before:
             raise BadInput("There is no earlier release to go back to.", "bucle release --list")
-        target = ledger.get(before[-1])
+        target = before[-1]
     if target.kind != "release":
         raise BadInput(f"{target.id} is a {target.kind}, not a release.", "bucle release --list")
     ledger.move_alias(PRODUCTION, target.id, by=by, reason=reason)

@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bucle.core.errors import BadInput
 from bucle.core.ports import FitContext, LoadContext, Predictor
 from bucle.core.records import Prediction
-from bucle.customise.classic.features import load_tfidf, make_tfidf, save_tfidf
+from bucle.customise.classic.features import fit_tfidf, load_tfidf, save_tfidf, tfidf_matrix
 from bucle.customise.timing import timed
 
 __all__ = ["Majority", "Nearest"]
@@ -28,6 +29,8 @@ class Majority:
 
     def fit(self, ctx: FitContext) -> Mapping[str, Any]:
         counts = Counter(e.target for e in ctx.train if e.target)
+        if not counts:
+            raise BadInput("There is no labelled row to learn from.", "bucle explore shows the rows.")
         label, count = min(counts.items(), key=lambda item: (-item[1], item[0]))
         (ctx.out / "majority.json").write_text(json.dumps({"label": label, "share": count / sum(counts.values())}))
         return {"label": label}
@@ -56,10 +59,7 @@ class Nearest:
 
     def fit(self, ctx: FitContext) -> Mapping[str, Any]:
         rows = [e for e in ctx.train if e.target]
-        vectorizers = make_tfidf()
-        for vectorizer in vectorizers:
-            vectorizer.fit([e.input for e in rows])
-        save_tfidf(vectorizers, ctx.out)
+        save_tfidf(fit_tfidf([e.input for e in rows]), ctx.out)
         (ctx.out / "examples.json").write_text(json.dumps([[e.input, e.target] for e in rows], ensure_ascii=False))
         return {"examples": len(rows)}
 
@@ -69,22 +69,18 @@ class Nearest:
 
 class _NearestPredictor:
     def __init__(self, folder: Path) -> None:
-        from scipy.sparse import hstack
-
         self.vectorizers = load_tfidf(folder)
         examples = json.loads((folder / "examples.json").read_text())
         self.labels = [label for _, label in examples]
-        self.matrix = hstack([v.transform([text for text, _ in examples]) for v in self.vectorizers]).tocsr()
+        self.matrix = tfidf_matrix(self.vectorizers, [text for text, _ in examples])
 
     def predict(self, inputs: Sequence[str]) -> list[Prediction]:
         return timed(inputs, self._predict)
 
     def _predict(self, inputs: Sequence[str]) -> list[Prediction]:
-        from scipy.sparse import hstack
-
         if not inputs:
             return []
         # Each of the two blocks has unit rows, so their sum of products is twice a mean cosine.
-        similarity = (hstack([v.transform(inputs) for v in self.vectorizers]).tocsr() @ self.matrix.T).toarray() / 2
+        similarity = (tfidf_matrix(self.vectorizers, inputs) @ self.matrix.T).toarray() / 2
         best = similarity.argmax(axis=1)
         return [Prediction(output=self.labels[j], score=float(min(1.0, similarity[i, j]))) for i, j in enumerate(best)]

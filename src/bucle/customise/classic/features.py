@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["load_arrays", "load_tfidf", "make_tfidf", "save_arrays", "save_tfidf"]
+from bucle.core.errors import BadInput
+
+__all__ = ["fit_tfidf", "load_arrays", "load_tfidf", "save_arrays", "save_tfidf", "tfidf_matrix"]
 
 # Words and pairs of words; characters within words, which survive typos and Spanish endings.
 _WORDS = {"ngram_range": (1, 2), "sublinear_tf": True, "strip_accents": "unicode", "lowercase": True}
@@ -20,12 +22,26 @@ _CHARS = {
 }
 
 
-def make_tfidf() -> list[Any]:
-    """Two unfitted vectorizers, of words and of characters."""
+def fit_tfidf(texts: Sequence[str]) -> list[Any]:
+    """Two vectorizers fitted on `texts`, of words and of characters. Raises BadInput where no text holds a word."""
     import numpy as np
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    return [TfidfVectorizer(**_WORDS, dtype=np.float32), TfidfVectorizer(**_CHARS, dtype=np.float32)]
+    try:
+        return [TfidfVectorizer(**settings, dtype=np.float32).fit(texts) for settings in (_WORDS, _CHARS)]
+    except ValueError:  # scikit-learn: empty vocabulary
+        raise BadInput(
+            f"None of the {len(texts)} texts holds a word of two letters.", "bucle explore shows the rows."
+        ) from None
+
+
+def tfidf_matrix(vectorizers: Sequence[Any], texts: Sequence[str]) -> Any:
+    """`[len(texts), words + characters]` sparse; each of the two blocks has unit rows (or zeros)."""
+    from scipy.sparse import csr_matrix, hstack
+
+    if not texts:
+        return csr_matrix((0, sum(len(v.vocabulary_) for v in vectorizers)), dtype="float32")
+    return hstack([v.transform(texts) for v in vectorizers]).tocsr()
 
 
 def save_tfidf(vectorizers: Sequence[Any], folder: Path) -> None:
