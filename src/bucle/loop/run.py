@@ -216,7 +216,6 @@ def _release(ws: Workspace, runner: Runner, chosen: Mapping[str, Chosen], tasks:
     def work(ctx: StepContext) -> Outcome:
         from bucle.evaluate.statistics import interval
         from bucle.loop.candidates import rows_of, scores
-
         from bucle.loop.sentences import say
 
         def facts(name: str, c: Chosen) -> dict[str, Any]:
