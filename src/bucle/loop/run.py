@@ -3,12 +3,12 @@ again."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from bucle.choose import Rung, ladder
-from bucle.core.errors import GateFailed
+from bucle.core.errors import GateFailed, NotFound
 from bucle.core.records import Node
 from bucle.execute import Display, Outcome, Runner, StepContext, StepRecord, project_lock
 from bucle.loop.candidates import TaskData, fit_step, score_step
@@ -17,7 +17,7 @@ from bucle.loop.decide import compare_step, forgetting_step, gate_step
 from bucle.loop.learn import dataset_step, gain_step
 from bucle.loop.model_steps import index_step, model_step
 from bucle.loop.replay import read_log, replay_step, start_of
-from bucle.loop.story import save_report
+from bucle.loop.story import latest_records, save_report
 from bucle.loop.watch import watch_step
 from bucle.loop.workspace import Workspace
 from bucle.release import PRODUCTION, card, make_release
@@ -60,11 +60,22 @@ def run(ws: Workspace, display: Display, *, until: Stage = "all") -> RunResult:
             _all(ws, runner, until)
         except GateFailed as error:
             failed = error
-        runner.finish()
-        story, report = save_report(ws, runner.records)
+        if until == "all" or _adds_to_latest(ws, runner.records):
+            runner.finish()
+        story, report = save_report(ws, latest_records(ws.ledger))
     if failed:
         raise failed
     return RunResult(story, str(report), len(runner.records), sum(r.cached for r in runner.records), failed is None)
+
+
+def _adds_to_latest(ws: Workspace, records: Sequence[StepRecord]) -> bool:
+    """Whether a run of some stages found anything that the latest run does not hold: looking at the data again must
+    not take the rest of the loop out of the report."""
+    try:
+        known = {r.key for r in latest_records(ws.ledger)}
+    except NotFound:
+        return True
+    return not {r.key for r in records} <= known
 
 
 def prepare(ws: Workspace, runner: Runner, *, until: Stage = "all") -> tuple[dict[str, TaskData], str]:
