@@ -24,7 +24,13 @@ def command(folder: str, list_: bool, json_: bool) -> None:
         emit(
             listed,
             json_,
-            lambda: table(["task", "candidate", "baseline", "when"], [list(r.values()) for r in listed["candidates"]]),
+            lambda: table(
+                ["task", "candidate", "", "when"],
+                [
+                    [r["task"], r["candidate"], "baseline" if r["baseline"] else "", r["when"]]
+                    for r in listed["candidates"]
+                ],
+            ),
         )
         return
     story = project.run(until="choose", display=make_display(quiet=json_)).story

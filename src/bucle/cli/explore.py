@@ -45,8 +45,8 @@ def command(folder: str, task: str, json_: bool) -> None:
             if suspects := figures.get("suspects"):
                 click.echo("labels that are probably wrong, most doubtful first:")
                 table(
-                    ["label", "proposed", "p", "text"],
-                    [[s["label"], s["proposed"], s["p"], s["input"][:80]] for s in suspects[:10]],
+                    ["label", "proposed", "sure", "text"],
+                    [[s["given"], s["proposed"], f"{s['confidence']:.2f}", s["input"][:80]] for s in suspects[:10]],
                 )
         click.echo(f"report: {result.report}")
 

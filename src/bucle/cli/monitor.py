@@ -39,10 +39,18 @@ def command(
         return
     if windows:
         rows = [w for w in project.windows() if route in ("", w["route"])]
+        head = ["route", "from", "to", "requests", "p50 ms", "p95 ms", "rating", "abstained", "score"]
         emit(
             {"windows": rows},
             json_,
-            lambda: table(list(rows[0]) if rows else ["no traces"], [list(r.values()) for r in rows]),
+            lambda: table(
+                head,
+                [
+                    [w["route"], w["start"][:16], w["end"][:16], w["requests"], f"{w['p50_ms']:.0f}"]
+                    + [f"{w['p95_ms']:.0f}", w["mean_rating"], w["abstained"], w["score"]]
+                    for w in rows
+                ],
+            ),
         )
         return
     alerts = [a for a in project.alerts() if route in ("", a.route)]
