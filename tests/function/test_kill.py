@@ -1,0 +1,120 @@
+"""`kill -9` at ten random moments of the loop, then the same command: it completes, redoes no finished step, loses
+nothing that was stored, and its figures are those of an undisturbed run."""
+
+from __future__ import annotations
+
+import random
+import re
+import shutil
+import sqlite3
+import time
+from contextlib import closing
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command import Running, answer, bucle
+from small_project import SAMPLE, build
+
+KILLS = 10
+SEED = 20_261_121
+MEASURED_ANEW = re.compile(
+    r"(^|_)(ms|ms_p\d+|p\d+_ms|seconds|tokens_per_s|fit_seconds|created|at|id|key|outputs|status|pareto)$")
+"""Keys of a story's times and latencies, and of names (an evaluation's holds its latencies). `pareto` is drawn over
+latencies."""
+NAME = re.compile(r"[0-9a-f]{12,64}")
+TABLES = {"steps": "key, finished_at, name", "nodes": "id", "aliases": "name, node, at", "traces": "id, body",
+          "feedback": "id, at"}
+
+pytestmark = pytest.mark.torch
+
+
+def test_ten_kills_of_the_small_loop(finished: Path, tmp_path: Path) -> None:
+    kill_and_compare(finished, build(tmp_path / "soporte"), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_ten_kills_of_the_demo(tmp_path: Path) -> None:
+    undisturbed = Path(shutil.copytree(SAMPLE, tmp_path / "undisturbed" / "soporte"))
+    done = bucle("run", undisturbed, timeout=1200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    kill_and_compare(undisturbed, Path(shutil.copytree(SAMPLE, tmp_path / "soporte")), tmp_path)
+
+
+def kill_and_compare(undisturbed: Path, folder: Path, scratch: Path) -> None:
+    """Kill `bucle run folder` ten times, let it end, and compare it with the finished project `undisturbed`."""
+    plan = moments(undisturbed, random.Random(SEED))
+    assert len(plan) == KILLS
+    committed: dict[str, set[tuple[str, ...]]] = {table: set() for table in TABLES}
+    for number, (step, after) in enumerate(plan):
+        with Running("run", folder, log=scratch / f"{number}.log") as run:
+            if step:
+                run.wait_for(f" {step} (")
+            time.sleep(after)
+            assert run.process.poll() is None, f"kill {number} came too late:\n{run.text}"
+            run.kill()
+        for table, rows in stored(folder).items():
+            committed[table] |= rows
+    assert len(committed["steps"]) >= len(stored(undisturbed)["steps"]) // 2, "the kills came too early to test much"
+
+    done = bucle("run", folder, timeout=1200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    now = stored(folder)
+    for table, rows in committed.items():
+        assert rows <= now[table], f"{table}: {len(rows - now[table])} committed rows were lost or made again"
+    kept = re.findall(r"kept \S+ +(.+?) \(", done.stderr)
+    assert sorted(kept) == sorted(name for _, _, name in committed["steps"])
+    assert len({name for _, _, name in now["steps"]}) == len(now["steps"]), "a step finished twice, under two keys"
+
+    ours, theirs = (figures(answer("report", project)) for project in (folder, undisturbed))
+    assert ours == theirs
+    counts, expected = ({t: len(rows) for t, rows in stored(p).items() if t != "nodes"} for p in (folder, undisturbed))
+    assert counts == expected  # of nodes there may be more: a step that is killed before its end has made some
+
+
+def moments(undisturbed: Path, rng: random.Random) -> list[tuple[str, float]]:
+    """Ten moments drawn over the undisturbed run, as (the step that has just finished, seconds after it), in order.
+
+    Each kill waits for the same place in the loop: a time on the clock would come before the first step is done again.
+    """
+    with closing(sqlite3.connect(undisturbed / ".bucle" / "ledger.db")) as db:
+        began = db.execute("SELECT started_at FROM runs ORDER BY seq LIMIT 1").fetchone()[0]
+        rows = db.execute("SELECT name, finished_at FROM steps ORDER BY finished_at").fetchall()
+    start = datetime.fromisoformat(began)
+    ends = [("", 0.0)] + [(name, (datetime.fromisoformat(at) - start).total_seconds()) for name, at in rows]
+    drawn = sorted(rng.uniform(0, ends[-1][1]) for _ in range(KILLS))
+    return [(name, moment - at) for moment in drawn
+            for name, at in [max((e for e in ends if e[1] <= moment), key=lambda e: e[1])]]
+
+
+def stored(folder: Path) -> dict[str, set[tuple[str, ...]]]:
+    """What is committed, by table: finished steps and when they finished, nodes, aliases, traces, feedback."""
+    ledger = folder / ".bucle" / "ledger.db"
+    if not ledger.exists():
+        return {}
+    with closing(sqlite3.connect(ledger, timeout=30)) as db:
+        there = {row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        return {table: set(db.execute(f"SELECT {columns} FROM {table}"))
+                for table, columns in TABLES.items() if table in there}
+
+
+def figures(story: Any) -> Any:
+    """A story without what is measured anew in each run, and with its alerts as what, where, who and when."""
+    monitor = story.get("monitor") or {}
+    alerts = [(a["kind"], a["route"], a["detail"].get("user"), a["start"], a["end"]) for a in monitor.pop("alerts", [])]
+    del story["steps"], story["recommendation"]
+    for gate in story["gates"]:
+        gate["checks"] = [c if "_ms" not in c["gate"] else (c["gate"], c["passed"]) for c in gate["checks"]]
+    for link in (story.get("why") or {}).get("chain", []):
+        link.pop("detail"), link.pop("said", None)
+    return [alerts, plain(story)]
+
+
+def plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items() if not MEASURED_ANEW.search(key)}
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    return NAME.sub("…", value) if isinstance(value, str) else value
