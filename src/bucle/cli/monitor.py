@@ -46,8 +46,10 @@ def command(
             lambda: table(
                 head,
                 [
-                    [w["route"], w["start"][:16], w["end"][:16], w["requests"], f"{w['p50_ms']:.0f}"]
-                    + [f"{w['p95_ms']:.0f}", w["mean_rating"], w["abstained"], w["score"]]
+                    [
+                        *(w["route"], w["start"][:16], w["end"][:16], w["requests"]),
+                        *(f"{w['p50_ms']:.0f}", f"{w['p95_ms']:.0f}", w["mean_rating"], w["abstained"], w["score"]),
+                    ]
                     for w in rows
                 ],
             ),
