@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,9 @@ def app_for(
     routes = {}
     for task, candidate in release.attrs["tasks"].items():
         kind = ws.config.tasks[task].kind if task in ws.config.tasks else ws.ledger.get(candidate).attrs["kind"]
-        routes[task] = Route(task, kind, candidate=candidate, predictor=open_candidate(ws, candidate))
+        routes[task] = Route(
+            task, kind, candidate=candidate, predictor=open_candidate(ws, candidate), places=_places(ws, candidate)
+        )
     for node in _models(ws).values():
         name = str(node.attrs["name"])
         if name in routes:
@@ -55,6 +58,13 @@ def app_for(
         guards=guards,
         redact=redactor() if ws.config.serve.redact else None,
     )
+
+
+def _places(ws: Workspace, candidate: str) -> dict[str, str]:
+    """Chunk id -> path and place, of the index behind a candidate; empty without one."""
+    index = next((e.parent for e in ws.ledger.parents(candidate) if e.role == "index"), "")
+    lines = ws.ledger.read(ws.ledger.get(index), "chunks.jsonl").splitlines() if index else []
+    return {c["id"]: f"{c['path']} {c.get('place', '')}".strip() for c in map(json.loads, lines)}
 
 
 def redactor() -> Any:

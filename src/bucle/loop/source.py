@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from threading import Lock
 from typing import Any
 
 from bucle.core.errors import NotFound
@@ -14,14 +15,29 @@ from bucle.loop.workspace import Workspace
 
 __all__ = ["Source"]
 
+_CHANGES = (
+    "SELECT (SELECT max(seq) FROM runs WHERE finished_at IS NOT NULL), (SELECT max(seq) FROM aliases), "
+    "(SELECT max(seq) FROM traces), (SELECT max(seq) FROM feedback)"
+)
+
 
 class Source:
     """Implements the studio's StudioSource over a workspace and the release that is being served."""
 
     def __init__(self, ws: Workspace, release: Node) -> None:
         self._ws, self._release = ws, release
+        self._lock = Lock()
+        self._told: tuple[tuple[Any, ...], Mapping[str, Any]] | None = None
 
     def story(self) -> Mapping[str, Any]:
+        """The story, built again only when a run, the production alias or a trace came since."""
+        key = self._ws.ledger.rows(_CHANGES)[0]
+        with self._lock:
+            if self._told is None or self._told[0] != key:
+                self._told = (key, self._build())
+            return self._told[1]
+
+    def _build(self) -> Mapping[str, Any]:
         try:
             return build_story(self._ws, latest_records(self._ws.ledger))
         except NotFound:

@@ -103,9 +103,10 @@ class Gateway:
         call.first()
         await self._guard(call, call.output, call.after)
         call.finish()
-        content, head = replies.content_of(found), call.head()
+        places = tuple(dict.fromkeys(route.places.get(c, c) for c in found.citations))
+        content, head = replies.content_of(found.model_copy(update={"citations": places})), call.head()
         extra = {**call.extra(), "score": call.score, "abstained": found.abstained,
-                 "chunks": list(found.chunks), "citations": list(found.citations)}
+                 "chunks": list(found.chunks), "citations": list(places)}
         if not asked.stream:
             whole = replies.completion(head, content, "stop", found.usage, extra)
             return JSONResponse(whole, headers=call.headers())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from bucle.core.errors import ConfigError
@@ -18,7 +19,9 @@ class Route:
     """One name in `/v1/models` and the engine behind it.
 
     `classify` and `answer` have a `predictor`, `chat` a `chat` model, `embed` an `embedder`. `candidate` is
-    the id that traces carry. `release` overrides the gateway's own, for a route that was released by itself.
+    the id that traces carry. `places` says where each passage that may be cited stands (its id -> document and place):
+    a reply cites that, its `chunks` stay ids. `release` overrides the gateway's own, for a route that was released
+    by itself.
 
     A chat model or embedder gets one call at a time, unless it says otherwise by a `max_parallel` of its own.
     """
@@ -30,6 +33,7 @@ class Route:
     chat: ChatModel | None = None
     embedder: Embedder | None = None
     release: str = ""
+    places: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         engines = {"classify": self.predictor, "answer": self.predictor, "chat": self.chat,

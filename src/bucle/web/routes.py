@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Coroutine, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -16,7 +15,7 @@ from fastapi.routing import APIRoute
 from bucle.core.errors import BadInput, BucleError, NotFound
 from bucle.loop.report import read_story, render_report
 from bucle.loop.report.formats import LANGUAGES
-from bucle.loop.report.model import Link, clean
+from bucle.loop.report.model import Link, Story, clean
 from bucle.loop.report.render import STATIC as REPORT_STATIC
 from bucle.loop.report.render import environment, figures, story_context
 from bucle.web.guard import HEADERS, host_allowed
@@ -75,8 +74,26 @@ def router(source: StudioSource, hosts: Sequence[str]) -> APIRouter:
 
     routes = APIRouter(route_class=Guarded, include_in_schema=False)
 
+    latest: list[tuple[Any, Story]] = []
+
+    def told() -> Story:
+        """The source's story; read again only when the source gives another."""
+        raw = source.story()
+        if not latest or latest[0][0] is not raw:
+            latest[:] = [(raw, read_story(raw))]
+        return latest[0][1]
+
+    @lru_cache(maxsize=2)
+    def drawn_from(text: str) -> dict[str, Any]:
+        shown = Story.model_validate_json(text)
+        return figures(shown, env.globals["t"])
+
+    def drawn(story: Story) -> dict[str, Any]:
+        """The figures of the comparisons, drawn once while these stay the same."""
+        return drawn_from(Story(comparisons=story.comparisons).model_dump_json())
+
     def language() -> str:
-        asked = str((source.story().get("project") or {}).get("language") or "")
+        asked = told().project.language
         return asked if asked in LANGUAGES else "es"
 
     def traces(asked: dict[str, str | None], limit: int = PAGE) -> dict[str, Any]:
@@ -94,17 +111,16 @@ def router(source: StudioSource, hosts: Sequence[str]) -> APIRouter:
 
     @routes.get("/studio")
     def home() -> Response:
-        raw = source.story()
-        story = read_story(raw)
+        story = told()
         blank: dict[str, str | None] = dict.fromkeys(TEXT)
         names = sorted({row.route for row in story.serve.by_route} if story.serve else set())
         return page("home.html", language=story.project.language if story.project.language in LANGUAGES else "es",
-                    **story_context(story, env.globals["t"]), figures=_figures(env, _text(raw)),
+                    **story_context(story, env.globals["t"]), figures=drawn(story),
                     models=list(source.models())[:MAX_ASKED], routes=names, **traces(blank))
 
     @routes.get("/studio/live")
     def live() -> Response:
-        story = read_story(source.story())
+        story = told()
         return page("_live.html", **story_context(story, env.globals["t"]))
 
     @routes.get("/studio/traces")
@@ -123,7 +139,7 @@ def router(source: StudioSource, hosts: Sequence[str]) -> APIRouter:
 
     @routes.get("/studio/windows.json")
     def windows() -> Response:
-        story = read_story(source.story())
+        story = told()
         rows = [window.model_dump() for window in story.monitor.windows] if story.monitor else []
         spans = [alert.model_dump(include={"kind", "route", "start", "end"}) for alert in story.monitor.alerts] \
             if story.monitor else []
@@ -159,13 +175,3 @@ def router(source: StudioSource, hosts: Sequence[str]) -> APIRouter:
         raise NotFound("there is no such page", "go to /studio")
 
     return routes
-
-
-def _text(story: Any) -> str:
-    return json.dumps(clean(story), sort_keys=True, default=str)
-
-
-@lru_cache(maxsize=4)
-def _figures(env: Any, story: str) -> dict[str, Any]:
-    """The figures of a story, drawn once while it stays the same."""
-    return figures(read_story(json.loads(story)), env.globals["t"])

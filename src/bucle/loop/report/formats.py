@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,6 +23,7 @@ __all__ = [
     "metric_value",
     "ms",
     "number",
+    "place",
     "points",
     "same",
     "translator",
@@ -196,6 +198,19 @@ def date(text: str, time: bool = False) -> Both:
         f"{at.day}{NBSP}{MONTHS['es'][month]} {at.year}{clock}",
         f"{MONTHS['en'][month]}{NBSP}{at.day}, {at.year}{clock}",
     )
+
+
+PLACES = {
+    "page": "página", "section": "apartado", "sheet": "hoja", "slide": "diapositiva", "line": "línea", "rows": "filas",
+    "date": "fecha", "header": "cabecera", "body": "cuerpo", "attachment": "adjunto",
+}
+"""The words of a citation's place, as the parsers write it."""
+
+
+def place(text: str) -> Both:
+    """Where a passage stands (`guide.pdf page 3`), in both languages."""
+    spanish = re.sub(rf"(?<= )({'|'.join(PLACES)})(?= |$)", lambda m: PLACES[m[1]], text, count=1)
+    return Both(spanish, text)
 
 
 def day(at: datetime) -> Both:

@@ -10,7 +10,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from bucle.loop.report.formats import Both, figure, ms, number, points
+from bucle.loop.report.formats import LEAST_MS, NBSP, Both, figure, ms, number, points
 from bucle.loop.report.model import Candidate, Comparison, Confusion, Gain, LabelChange, ModelCard
 from bucle.loop.report.svg import draw, words
 
@@ -130,7 +130,7 @@ def cost_plot(name: str, comparison: Comparison, by: str, x_label: Both, y_label
         axes.set_xlim(min(xs) / 1.9, max(xs) * 1.9)
         axes.margins(y=0.12)
         _text_axis(axes.yaxis, lambda v: figure(v, 0))
-        _log_ticks(axes, min(xs), max(xs), ms if by == "ms_p95" else _plain)
+        _log_ticks(axes, min(xs), max(xs), _ms_tick if by == "ms_p95" else _plain)
         axes.set_xlabel(words(x_label))
         _y_title(axes, y_label, ink)
         _ranks(axes, [(x, y, rank) for x, y, rank, _ in dots], ink)
@@ -140,6 +140,11 @@ def cost_plot(name: str, comparison: Comparison, by: str, x_label: Both, y_label
 
 def _plain(value: float) -> Both:
     return number(value, max(0, -math.floor(math.log10(value))) if value > 0 else 0)
+
+
+def _ms_tick(value: float) -> Both:
+    """A power of ten below what `ms` tells apart keeps its own digits: ticks must differ."""
+    return _plain(value) + f"{NBSP}ms" if value < LEAST_MS else ms(value)
 
 
 def _y_title(axes: Any, label: Both, ink: dict[str, str]) -> None:

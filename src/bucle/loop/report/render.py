@@ -46,6 +46,7 @@ def environment(templates: Sequence[Path] = (), locales: Sequence[Path] = ()) ->
         measured=measured,
         spoken=spoken,
         told=told,
+        place=formats.place,
         metric_value=formats.metric_value,
     )
     return env
