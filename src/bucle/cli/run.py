@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from typing import Any
 
 import click
 
-from bucle.cli.shared import as_json, emit, quiet_option
+from bucle.cli.shared import as_json, emit, quiet_option, table
 
 
 @click.command("run")
@@ -20,9 +21,10 @@ from bucle.cli.shared import as_json, emit, quiet_option
     show_default=True,
     help="The last stage to run.",
 )
+@click.option("--dry-run", is_flag=True, help="Say what it would take (rows, tokens, dollars, minutes) and stop.")
 @quiet_option
 @as_json
-def command(folder: str, until: str, quiet: bool, json_: bool) -> None:
+def command(folder: str, until: str, dry_run: bool, quiet: bool, json_: bool) -> None:
     """Run the loop of the project in FOLDER: data, choose, customise, evaluate, release, serve, monitor, feedback.
 
     Finished steps are reused, an interrupted one goes on; the same command may be given again at any time.
@@ -31,6 +33,10 @@ def command(folder: str, until: str, quiet: bool, json_: bool) -> None:
     from bucle.loop.api import Project
 
     project = Project(folder)
+    if dry_run:
+        expected = project.forecast(display=make_display(quiet=quiet))
+        emit(expected, json_, lambda: _show(expected))
+        return
     result = project.run(until=until, display=make_display(quiet=quiet))  # type: ignore[arg-type]
     story = result.story
     value = {
@@ -56,6 +62,34 @@ def command(folder: str, until: str, quiet: bool, json_: bool) -> None:
         click.echo(f"{result.steps} steps, {result.reused} reused")
 
     emit(value, json_, human)
+
+
+def _show(expected: dict[str, Any]) -> None:
+    """A forecast as a table."""
+    table(
+        ["task", "step", "before", "rows", "tokens", "$", "minutes"],
+        [
+            [
+                s["task"],
+                s["name"],
+                "ran here before" if s["before"] else "",
+                s["rows"],
+                _range(s["tokens"], "{:,.0f}"),
+                _range(s["usd"], "{:.3f}"),
+                _range(s["minutes"], "{:.1f}"),
+            ]
+            for s in expected["steps"]
+        ],
+    )
+    click.echo(
+        f"in all {_range(expected['minutes'], '{:.1f}') or '0'} minutes, ${_range(expected['usd'], '{:.2f}') or '0'}; "
+        "finished steps are reused"
+    )
+
+
+def _range(ends: list[float], form: str) -> str:
+    low, high = (form.format(end) for end in ends)
+    return "" if not ends[1] else low if low == high else f"{low} to {high}"
 
 
 def _program() -> str:

@@ -10,7 +10,7 @@ from bucle.choose import ladder
 from bucle.core.errors import BadInput
 from bucle.core.records import Alert, Feedback, Node, Prediction, Trace
 from bucle.execute import Display, QuietDisplay, StepRecord
-from bucle.loop import hear, measure, run, story, tuning, watch, why
+from bucle.loop import forecast, hear, measure, run, story, tuning, watch, why
 from bucle.loop.candidates import open_candidate
 from bucle.loop.serving import app_for
 from bucle.loop.source import Source
@@ -57,6 +57,10 @@ class Project:
         target = Path(output) if output else path
         target.write_text(render_report(found, language=language or self.config.language), encoding="utf-8")
         return found, target
+
+    def forecast(self, *, display: Display | None = None) -> dict[str, Any]:
+        """What a run would take, as ranges: rows, tokens, dollars, minutes. Only the data stage is run."""
+        return forecast.forecast(self.workspace, display or QuietDisplay())
 
     def ladder(self) -> dict[str, Any]:
         """The candidates that `choose` would compare, cheapest first."""
