@@ -197,7 +197,7 @@ def _check(gate: Gate, facts: GateFacts) -> Check:
         return failed(f"{gate.metric} was not measured for {other.name}")
     if gate.level is None:
         return _judge(gate, measured, theirs + gate.offset, f"{gate.reference} is {other.name}: {theirs:.4g}",
-                      _say("other", other=other.name, value=theirs))
+                      _say(f"other_{gate.reference}", value=theirs))
     mine, before = facts.per_row.get(gate.metric), other.per_row.get(gate.metric)
     if mine is None or before is None:
         return failed(f"{gate.metric} has no scores by row, so no interval against {other.name}")
@@ -207,7 +207,7 @@ def _check(gate: Gate, facts: GateFacts) -> Check:
         return failed(error.message)
     note = f"difference from {other.name} {gap.value:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}] on {gap.n} rows"
     return _judge(gate, gap.low if gate.op == ">=" else gap.high, gate.offset, note,
-                  _say("difference", other=other.name, **gap.model_dump()))
+                  _say(f"difference_{gate.reference}", **gap.model_dump()))
 
 
 def _interval(gate: Gate, facts: GateFacts) -> Interval:

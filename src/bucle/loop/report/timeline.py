@@ -33,7 +33,7 @@ def panels(monitor: Monitor, titles: dict[str, Both]) -> list[Panel]:
         ("requests", number),
         ("p95_ms", ms),
         ("mean_rating", lambda v: number(v, 1, sign=True)),
-        ("score", figure),
+        ("score", lambda v: figure(v, 0)),
     ]
     found: list[Panel] = []
     for field, form in wanted:
