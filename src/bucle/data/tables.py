@@ -47,14 +47,14 @@ class RowProblem:
     detail: str = ""
 
 
-def read_table(path: Path) -> Table:
+def read_table(path: Path, names: Collection[str] = ()) -> Table:
     """The rows of a CSV, TSV, JSONL, JSON or Parquet file as texts; `lines` are row numbers for Parquet and
-    JSON.
+    JSON. `names` are columns that the caller expects: a first row that holds one is a header, whatever it looks like.
 
     Raises NotFound, and BadInput for a file that is too large, in no known format, or malformed.
     """
     if not path.is_file():
-        raise NotFound(f"{path} does not exist.", "Check the path under `data.examples` in bucle.yaml.")
+        raise NotFound(f"{path} does not exist.", "Check its name.")
     if path.stat().st_size > MAX_BYTES:
         raise BadInput(f"{path} has over {MAX_BYTES:,} bytes.", "Split it, or give a sample.")
     suffix = path.suffix.lower()
@@ -68,9 +68,12 @@ def read_table(path: Path) -> Table:
         return _json_lines(path, text, whole=suffix == ".json")
     if suffix in (".csv", ".tsv", ".tab", ".txt"):
         try:
-            return parse_delimited(text, suffix)
+            table = parse_delimited(text, suffix)
         except BadInput as error:
             raise BadInput(f"{path}: {error.message}", error.hint) from error
+        if not table.has_header and len(table.rows) > 1 and set(names) & set(table.rows[0]):
+            return Table(table.rows[0], table.rows[1:], True, table.lines[1:], table.ragged)
+        return table
     raise BadInput(
         f"{path}: {suffix or 'a file without a suffix'} is not a table Bucle reads.",
         "Give .csv, .tsv, .jsonl, .json or .parquet.",
@@ -138,7 +141,7 @@ def read_examples(
     input, its target and, for the n-th row with the same two, of n: it stays when rows are added. `source` is
     `file:line`. Raises BadInput for a column that is not there, naming the nearest.
     """
-    table = read_table(path)
+    table = read_table(path, [str(name) for name in (columns or {}).values()])
     chosen = _choose(table, kind, columns or {}, path)
     at = {role: table.columns.index(name) for role, name in chosen.items()}
     examples: list[Example] = []
@@ -187,7 +190,7 @@ def _choose(table: Table, kind: TaskKind, columns: Mapping[str, str], path: Path
         if role not in chosen:
             raise BadInput(
                 f"{path}: no column looks like the {role}; it has {', '.join(table.columns)}.",
-                f"Name it in bucle.yaml: `columns: {{{role}: …}}`.",
+                f"Name it in bucle.yaml, under the task: `{role}: COLUMN`.",
             )
     return chosen
 
