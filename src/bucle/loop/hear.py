@@ -36,7 +36,7 @@ def import_file(ws: Workspace, path: Path, *, by: str) -> dict[str, int]:
     from bucle.core.errors import NotFound
     from bucle.data.tables import read_table
 
-    table = read_table(path)
+    table = read_table(path, ["trace"])
     if "trace" not in table.columns:
         raise BadInput(f"{path} has no column `trace`.", f"Its columns: {', '.join(table.columns)}.")
     items, unknown, unusable = [], 0, 0

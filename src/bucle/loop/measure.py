@@ -25,7 +25,7 @@ def evaluate_file(ws: Workspace, task: str, path: Path, release: str = "producti
     paired difference. Rows that stand in the candidate's training data are counted in `seen`: the figures are then
     too good. Raises BadInput for an unknown task, an empty file, or columns that are not there.
     """
-    from bucle.data.tables import read_examples
+    from bucle.data.tables import read_examples, read_table
     from bucle.evaluate.metrics import PRIMARY, score_rows, summarise
     from bucle.evaluate.statistics import interval, paired_difference
 
@@ -34,7 +34,12 @@ def evaluate_file(ws: Workspace, task: str, path: Path, release: str = "producti
     settings = ws.config.tasks[task]
     if not path.is_file():
         raise BadInput(f"{path} does not exist.", "Give a file with the same columns as the task's.")
-    rows, problems = read_examples(path, settings.kind, task_columns(settings))
+    columns = task_columns(settings)
+    there = read_table(path, list(columns.values())).columns
+    for role in ("id", "group", "time", "document"):  # fresh rows seldom have them, and are measured without
+        if columns.get(role) not in there:
+            columns.pop(role, None)
+    rows, problems = read_examples(path, settings.kind, columns)
     if not rows:
         raise BadInput(f"{path} holds no row that can be used ({len(problems)} problems).", "Check its columns.")
     node = release_called(ws, release)
