@@ -15,7 +15,7 @@ DOCUMENTS = (
     "web/wifi-problemas.html", "web/wifi-problemas-2025.html", "correo/plan-pagos.eml", "docx/mudanza.docx",
     "pdf/protocolo-fraude-interno.pdf", "pdf/anexo-danado.pdf",  # encrypted, corrupt
 )
-MESSAGES, PAIRS, ANSWERABLE, UNANSWERABLE, ATTACKS = 260, 40, 20, 2, 24
+MESSAGES, PAIRS, QUESTIONS, ATTACKS = 260, 40, 20, 24
 EVERY = {"intenciones": 3, "respuestas": 6, "redactor": 6}
 """Of the log's requests on each route, one in so many is kept; of the new intent, all."""
 
@@ -29,10 +29,8 @@ def build(folder: Path, **changes: object) -> Path:
         shutil.copy(SAMPLE / "docs" / name, target)
     _head("mensajes.tsv", folder, MESSAGES + 1)
     _head("preferencias.jsonl", folder, PAIRS)
-    questions = _lines("preguntas.jsonl")
-    answerable = [q for q in questions if q["document"] in DOCUMENTS][:ANSWERABLE]
-    _write(folder / "data" / "preguntas.jsonl",
-           answerable + [q for q in questions if q["document"] is None][:UNANSWERABLE])
+    questions = [q for q in _lines("preguntas.jsonl") if q["document"] in DOCUMENTS]
+    _write(folder / "data" / "preguntas.jsonl", questions[:QUESTIONS])
     _write(folder / "data" / "registro.jsonl", _log())
     body = yaml.safe_load((SAMPLE / "bucle.yaml").read_text("utf-8"))
     body["models"]["nano"] = {"kind": "pretrain", "steps": 20, "width": 64, "layers": 1, "context": 192}

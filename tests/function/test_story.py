@@ -71,7 +71,7 @@ def test_the_report_shows_every_section_in_both_languages(story: dict[str, Any])
     html = render_report(story)
     assert 'class="empty"' not in html
     for title in ("Calidad e incertidumbre", "Aciertos y confusiones", "Curva de aprendizaje", "Producción día a día",
-                  "Filas por etiqueta", "Mejora por grupo", "Quality and uncertainty", "Gain by group"):
+                  "Filas por etiqueta", "Mejora por grupo", "Quality and uncertainty", "Gain by slice"):
         assert title in html
     assert html.count('class="plot"') >= 8
     for both in (story["recommendation"]["said"], story["monitor"]["alerts"][0]["said"]):
