@@ -24,6 +24,7 @@ def command(
     Drift, abuse, latency, errors and cost; each says what changed and what to run next.
     """
     from bucle.loop.api import Project
+    from bucle.loop.sentences import alert_text
 
     project = Project(folder)
     if traces:
@@ -59,7 +60,8 @@ def command(
 
     def human() -> None:
         for a in alerts:
-            click.echo(f"{a.kind}  {a.route}  {a.start[:16]} to {a.end[:16]}\n  {a.message}\n  -> {a.next}")
+            told = alert_text(a.model_dump())[project.config.language]
+            click.echo(f"{a.kind}  {a.route}  {a.start[:16]} to {a.end[:16]}\n  {told}\n  -> {a.next}")
         click.echo(f"{len(alerts)} alerts over {project.workspace.traces.count()} traces")
 
     emit({"alerts": [a.model_dump(mode="json") for a in alerts]}, json_, human)

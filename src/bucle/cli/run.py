@@ -55,7 +55,7 @@ def command(folder: str, until: str, dry_run: bool, quiet: bool, json_: bool) ->
     def human() -> None:
         click.echo(f"\n{story['recommendation']['text'] or 'The data are ready.'}\n")
         for alert in value["alerts"]:
-            click.echo(f"alert: {alert['message']}")
+            click.echo(f"alert: {alert['said'][story['project']['language']]}")
         click.echo(f"report: {result.report}")
         if story["releases"]:
             click.echo(f"next:   {_program()} studio {folder}   (studio and API in one server)")

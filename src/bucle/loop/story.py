@@ -104,7 +104,7 @@ def build_story(ws: Workspace, records: Sequence[StepRecord]) -> dict[str, Any]:
         story["feedback"] = learned.figures
     if "gain" in by_name:
         story["gain"] = by_name["gain"].figures
-        if trace := _telling_trace(ws, by_name):
+        if trace := _telling_trace(ws):
             found = ws.traces.trace(trace)
             story["why"] = {
                 "trace": {"id": trace, "input": found.input, "output": found.output},
@@ -230,11 +230,14 @@ def _releases(ws: Workspace) -> list[dict[str, Any]]:
     ]
 
 
-def _telling_trace(ws: Workspace, by_name: Mapping[str, StepRecord]) -> str:
-    """A late trace of the answer task if one quoted, else any late trace: the one whose chain is shown."""
+def _telling_trace(ws: Workspace) -> str:
+    """The trace whose chain is shown: of an answer task if there is one, late, not suspicious, and rated good if any
+    was. Empty without traffic."""
+    good = {f.trace for f in ws.traces.feedback() if f.rating == 1}
     answers = [n for n, t in ws.config.tasks.items() if t.kind == "answer"]
     for route in [*answers, *ws.config.tasks]:
-        found = [t for t in ws.traces.traces(route=route, newest_first=True, limit=40) if t.output and t.status < 400]
+        late = ws.traces.traces(route=route, newest_first=True, limit=200)
+        found = [t for t in late if t.output and t.status < 400 and not t.guard.get("flagged")]
         if found:
-            return found[0].id
+            return next((t.id for t in found if t.id in good), found[0].id)
     return ""

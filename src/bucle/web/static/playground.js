@@ -39,6 +39,7 @@
       line.append(fact("trace", link));
     }
     node.append(line);
+    chat.scrollTop = chat.scrollHeight;
   };
 
   // Server-sent events of one reply: `data: {...}` blocks with a blank line between them, then `data: [DONE]`.
@@ -81,6 +82,9 @@
         if (piece) { said += piece; reply.text.textContent = said; chat.scrollTop = chat.scrollHeight; }
         if (event.bucle) { extra = event.bucle; trace = event.bucle.trace || trace; }
       }
+      const places = (extra && extra.citations) || [];  // the reply ends with them; here they stand below, as sources
+      const listed = places.length ? `\n\n${places.map((place, i) => `[${i + 1}] ${place}`).join("\n")}` : "";
+      if (listed && said.endsWith(listed)) reply.text.textContent = said.slice(0, -listed.length);
       if (!said) reply.text.replaceChildren(say("no_text"));
       about(reply.node, extra || {}, trace);
       turns.push({ role: "assistant", content: said });
