@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from bucle.choose import Rung, ladder
-from bucle.core.errors import GateFailed, NotFound
+from bucle.core.errors import ConfigError, GateFailed, NotFound
 from bucle.core.records import Node
+from bucle.customise.registry import technique
 from bucle.execute import Display, Outcome, Runner, StepContext, StepRecord, project_lock
 from bucle.loop.candidates import TaskData, fit_step, score_step
 from bucle.loop.data_steps import documents_step, examples_step, explore_step, preferences_step, split_step
@@ -53,6 +54,7 @@ class RunResult:
 
 def run(ws: Workspace, display: Display, *, until: Stage = "all") -> RunResult:
     """Run the project up to and including stage `until`. Raises GateFailed after writing the report if a gate fails."""
+    _check(ws)
     with project_lock(ws.ledger.folder), display:
         runner = Runner(ws.ledger, display)
         failed: GateFailed | None = None
@@ -66,6 +68,27 @@ def run(ws: Workspace, display: Display, *, until: Stage = "all") -> RunResult:
     if failed:
         raise failed
     return RunResult(story, str(report), len(runner.records), sum(r.cached for r in runner.records), failed is None)
+
+
+def _check(ws: Workspace) -> None:
+    """What bucle.yaml can get wrong and only a late step would notice, said before the first one. Raises ConfigError
+    or BadInput."""
+    from bucle.evaluate.gate import parse_gate
+
+    for task in ws.config.tasks.values():
+        ws.file(task.data)
+        ladder(task.kind, ws.config.models, ws.config.choose, has_index=ws.config.data.documents is not None)
+        for gate in task.gates:
+            parse_gate(gate)
+    for name in ws.config.choose.techniques:
+        technique(name)
+    if replay := ws.config.replay:
+        read_log(ws.file(replay.log))
+        if replay.upstream and replay.upstream not in ws.config.models:
+            raise ConfigError(
+                f"replay.upstream names `{replay.upstream}`, which is not under `models:`.",
+                f"Known: {', '.join(ws.config.models)}.",
+            )
 
 
 def _adds_to_latest(ws: Workspace, records: Sequence[StepRecord]) -> bool:
@@ -214,7 +237,7 @@ def _ready(ws: Workspace, runner: Runner, data: TaskData, rung: Rung, candidate:
 def _must_pass(gate: StepRecord, data: TaskData) -> None:
     failed = [c for c in gate.figures["checks"] if not c["passed"]]
     if failed:
-        what = "; ".join(f"{c['gate']} ({c['note'] or c['measured']})" for c in failed)
+        what = "; ".join(f"{c['gate']} ({c['note'] or format(c['measured'], '.4g')})" for c in failed)
         raise GateFailed(
             f"`{data.name}`{data.suffix} does not pass its gate: {what}.",
             "Nothing was released. bucle report shows the figures; improve the data or change `gates:` in bucle.yaml.",
