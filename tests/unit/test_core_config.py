@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from bucle.core import config
-from bucle.core.config import Project, load_project
+from bucle.core.config import load_project
 from bucle.core.errors import ConfigError
 
 SOURCE = Path(__file__).parents[2] / "src" / "bucle"

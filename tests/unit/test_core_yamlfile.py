@@ -33,9 +33,10 @@ def complaint(folder: Path, text: str | bytes) -> ConfigError:
     (BASE + "models:\n  m: {kind: pretrain}\n  n:\n    kind: pretrain\n    layer: 2\n", 8, "models.n.layer", "layers"),
     (BASE.replace("}", ", spit: 1}"), 3, "tasks.intents.spit", "split"),
     # a task may be called as a kind is: the kind that counts is the one written under it
-    ("project: a\ndata: {documents: {path: d}}\ntasks:\n  classify:\n    kind: answer\n    data: x\n    documnt: d\n", 7,
-     "tasks.classify.documnt", "document"),
-    ("project: a\ntasks:\n  answer:\n    kind: classify\n    data: x\n    lable: d\n", 6, "tasks.answer.lable", "label"),
+    ("project: a\ndata: {documents: {path: d}}\ntasks:\n  classify:\n    kind: answer\n    data: x\n    documnt: d\n",
+     7, "tasks.classify.documnt", "document"),
+    ("project: a\ntasks:\n  answer:\n    kind: classify\n    data: x\n    lable: d\n", 6, "tasks.answer.lable",
+     "label"),
     # a misspelt key explains the one that is missing
     (BASE.replace("data", "dta"), 3, "tasks.intents.dta", "data"),
 ])

@@ -100,12 +100,13 @@ def test_a_failed_step_finds_its_work_folder_again(ledger: Ledger) -> None:
 
 
 def test_two_steps_never_share_scratch(ledger: Ledger) -> None:
+    def fail(ctx: StepContext) -> None:
+        seen.append(ctx.work)
+        raise BadInput("no")
+
     seen: list[Path] = []
     for n in range(3):
         with pytest.raises(BadInput):
-            def fail(ctx: StepContext) -> None:
-                seen.append(ctx.work)
-                raise BadInput("no")
             run(ledger, Work(fail), params={"n": n})
     assert len(set(seen)) == 3
 

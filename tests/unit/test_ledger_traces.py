@@ -84,7 +84,8 @@ def test_traces_are_selected_by_route_user_release_and_time(store: TraceStore) -
     "emoji 🦊", "'; DROP TABLE traces; --", "\u2028raro\x85", "{\"output\": 1}",
 ])
 def test_a_query_is_looked_for_as_it_is_written(store: TraceStore, said: str) -> None:
-    store.add_traces([trace(1, f"antes {said} después"), trace(2, "axb 100 cobros", f"sí: {said}"), trace(3, "aXb 1000")])
+    store.add_traces([trace(1, f"antes {said} después"), trace(2, "axb 100 cobros", f"sí: {said}"),
+                      trace(3, "aXb 1000")])
     assert [t.id for t in store.traces(query=said)] == [trace(1).id, trace(2).id]
     assert [t.id for t in store.traces(query=said[1:-1])][:2] == [trace(1).id, trace(2).id]
 

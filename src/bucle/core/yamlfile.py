@@ -104,7 +104,8 @@ def _explain(error: ValidationError, path: Path, lines: dict[_PathKey, int], mod
         else:
             told.append((line, f"`{dotted}`: {problem['msg']} (found {problem['input']!r:.60})."))
             hint = hint or "Correct that line."
-    return "\n".join(f"{path}:{line}: {fact}" for line, fact in sorted(told)), meant or hint  # a misspelt key explains the one that is missing
+    # A misspelt key explains the one that is missing, so its hint goes first.
+    return "\n".join(f"{path}:{line}: {fact}" for line, fact in sorted(told)), meant or hint
 
 
 def _real(loc: tuple[int | str, ...], lines: dict[_PathKey, int]) -> _PathKey:

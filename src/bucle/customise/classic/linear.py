@@ -138,6 +138,7 @@ class _LinearPredictor:
 
     def _predict(self, inputs: Sequence[str]) -> list[Prediction]:
         import numpy as np
+        from scipy.sparse import csr_matrix
         from scipy.special import softmax
 
         if not inputs:
@@ -145,7 +146,8 @@ class _LinearPredictor:
         blocks: list[Any] = [tfidf_matrix(self.vectorizers, inputs)] if self.vectorizers else []
         if self.encoder is not None:
             blocks.append(_encode(self.encoder, inputs, alone=True) * (ENCODER_SCALE if self.vectorizers else 1.0))
-        scores = np.asarray(_join(blocks) @ self.coef.T) + self.intercept
+        # A sparse product goes row by row; a dense one gives other last digits to a row alone than to one in a batch.
+        scores = np.asarray(csr_matrix(_join(blocks)) @ self.coef.T) + self.intercept
         if scores.shape[1] == 1:  # two labels: one column, as scikit-learn stores it
             scores = np.hstack([np.zeros_like(scores), scores])
         shares = softmax(scores, axis=1)
