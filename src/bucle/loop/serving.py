@@ -61,10 +61,13 @@ def app_for(
 
 
 def _places(ws: Workspace, candidate: str) -> dict[str, str]:
-    """Chunk id -> path and place, of the index behind a candidate; empty without one."""
+    """Chunk id -> path and place in the project's language, of the index behind a candidate; empty without one."""
+    from bucle.loop.report.formats import place
+
     index = next((e.parent for e in ws.ledger.parents(candidate) if e.role == "index"), "")
     lines = ws.ledger.read(ws.ledger.get(index), "chunks.jsonl").splitlines() if index else []
-    return {c["id"]: f"{c['path']} {c.get('place', '')}".strip() for c in map(json.loads, lines)}
+    found = {c["id"]: place(f"{c['path']} {c.get('place', '')}".strip()) for c in map(json.loads, lines)}
+    return {chunk: told.es if ws.config.language == "es" else told.en for chunk, told in found.items()}
 
 
 def redactor() -> Any:

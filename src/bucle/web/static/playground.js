@@ -29,7 +29,6 @@
   const about = (node, extra, trace) => {
     const line = element("div", "about");
     if (typeof extra.score === "number") line.append(fact("score", percent(extra.score)));
-    if (extra.abstained) line.append(element("span", "", say("abstained")));
     const guard = extra.guard || {};
     line.append(fact("guard", ...(guard.flagged ? [say("guard_flagged"), ` (${(guard.kinds || []).join(", ")})`] : [say("guard_clear")])));
     if ((extra.citations || []).length) line.append(fact("citations", extra.citations.join("; ")));
@@ -85,7 +84,7 @@
       const places = (extra && extra.citations) || [];  // the reply ends with them; here they stand below, as sources
       const listed = places.length ? `\n\n${places.map((place, i) => `[${i + 1}] ${place}`).join("\n")}` : "";
       if (listed && said.endsWith(listed)) reply.text.textContent = said.slice(0, -listed.length);
-      if (!said) reply.text.replaceChildren(say("no_text"));
+      if (!said) reply.text.replaceChildren(extra && extra.abstained ? say("abstained") : say("no_text"));
       about(reply.node, extra || {}, trace);
       turns.push({ role: "assistant", content: said });
     } catch (error) {
