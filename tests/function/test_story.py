@@ -98,3 +98,19 @@ def test_the_studio_builds_the_story_once_until_something_happens(copy: Callable
     project.rate(trace.id, rating=-1, by="somebody new")
     assert source.story() is not first
     project.close()
+
+
+def test_an_answer_cites_document_and_place(copy: Callable[[], Path]) -> None:
+    from starlette.testclient import TestClient
+
+    project = Project(copy())
+    asked = next(t for t in project.traces(route="respuestas", newest_first=True) if t.output and t.chunks)
+    with TestClient(project.app(), base_url="http://localhost") as client:
+        body = {"model": "respuestas", "messages": [{"role": "user", "content": asked.input}]}
+        reply = client.post("/v1/chat/completions", json=body).json()
+    places = reply["bucle"]["citations"]
+    assert places
+    assert all(place.split()[0].partition("/")[0] in {"notas", "web", "docx", "correo", "pdf"} for place in places)
+    assert f"[1] {places[0]}" in reply["choices"][0]["message"]["content"]
+    assert all(chunk.startswith("chunk:") for chunk in reply["bucle"]["chunks"])
+    project.close()

@@ -75,13 +75,16 @@ def router(source: StudioSource, hosts: Sequence[str]) -> APIRouter:
     routes = APIRouter(route_class=Guarded, include_in_schema=False)
 
     latest: list[tuple[Any, Story]] = []
+    reports: list[tuple[Any, dict[str, str]]] = []  # the last story, and its report in each language
 
     def told() -> Story:
         """The source's story; read again only when the source gives another."""
         raw = source.story()
-        if not latest or latest[0][0] is not raw:
-            latest[:] = [(raw, read_story(raw))]
-        return latest[0][1]
+        held = next(iter(latest), None)
+        if held is None or held[0] is not raw:
+            held = (raw, read_story(raw))
+            latest[:] = [held]
+        return held[1]
 
     @lru_cache(maxsize=2)
     def drawn_from(text: str) -> dict[str, Any]:
@@ -147,7 +150,13 @@ def router(source: StudioSource, hosts: Sequence[str]) -> APIRouter:
 
     @routes.get("/studio/report")
     def report(lang: str | None = None) -> Response:
-        html = render_report(source.story(), language=lang if lang in LANGUAGES else language())
+        raw, shown = source.story(), lang if lang in LANGUAGES else language()
+        held = next(iter(reports), None)
+        if held is None or held[0] is not raw:
+            held = (raw, {})
+            reports[:] = [held]
+        html = held[1].get(shown) or render_report(raw, language=shown)
+        held[1][shown] = html
         headers = {name: value for name, value in HEADERS.items() if name != "content-security-policy"}
         return HTMLResponse(html, headers=headers)  # its own, stricter policy stands in the page
 

@@ -10,6 +10,7 @@ import io
 import re
 import warnings
 from collections.abc import Callable
+from threading import Lock
 from typing import Any
 
 from markupsafe import Markup
@@ -41,6 +42,7 @@ INKS = {
 }
 
 _BETWEEN = "~|~"
+_DRAWING = Lock()  # matplotlib's settings belong to the process, and the studio answers from several threads
 _DECLARATION = re.compile(r' style="([^"]*)"')
 _TEXT = re.compile(r"(<text[^>]*>)([^<]*)</text>")
 _COLOUR = re.compile("|".join(INKS.values()))
@@ -110,7 +112,7 @@ def draw(name: str, width: int, height: int, paint: Callable[[Any, dict[str, str
         "ytick.minor.size": 0,
     }
     out = io.StringIO()
-    with warnings.catch_warnings(), matplotlib.rc_context(settings):
+    with _DRAWING, warnings.catch_warnings(), matplotlib.rc_context(settings):
         warnings.simplefilter("ignore")  # a user's emoji that matplotlib's own font lacks: the browser has it
         figure = Figure(figsize=(width / 72, height / 72))
         paint(figure, INKS)
