@@ -57,7 +57,7 @@ def test_an_unknown_key_like_no_other_lists_those_of_its_place(tmp_path: Path) -
     (BASE + "monitor:\n  window_days: 1\n  alarm_rate: mucho\n", 6, "`monitor.alarm_rate`"),
     (BASE + "split:\n  test: 0.9\n", 5, "less than 0.8"),
     (BASE + "choose:\n  techniques:\n    lora: 3\n", 6, "`choose.techniques.lora`"),
-    (BASE.replace("classify", "clasify"), 3, "'classify', 'answer'"),
+    (BASE.replace("classify", "clasify"), 3, "classify, answer"),
     ("project: a\n", 1, "`tasks` is missing"),
     ("project: a\ntasks:\n  t:\n    kind: classify\n", 3, "`tasks.t.data` is missing"),
     (BASE + "replay: {log: l, task: otra}\n", 1, "none of the tasks: intents"),

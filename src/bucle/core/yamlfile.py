@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -101,6 +102,16 @@ def _explain(error: ValidationError, path: Path, lines: dict[_PathKey, int], mod
         elif problem["type"] == "missing":
             told.append((line, f"`{dotted}` is missing."))
             hint = hint or f"Add `{loc[-1]}:` under line {line}."
+        elif problem["type"] in ("union_tag_invalid", "literal_error"):
+            facts = problem["ctx"]
+            found = str(facts.get("tag", problem["input"]))
+            inner = tuple(part for part in loc if part != "[key]")
+            inner += (facts["discriminator"].strip("'"),) if "tag" in facts else ()
+            known = re.findall(r"'([^']*)'", str(facts.get("expected_tags", facts.get("expected", ""))))
+            near = difflib.get_close_matches(found, known, n=1, cutoff=0.5)
+            place = ".".join(map(str, inner))
+            told.append((lines.get(inner, line), f"`{place}` cannot be `{found:.60}`, only {', '.join(known)}."))
+            hint = hint or (f"Did you mean `{near[0]}`?" if near else "Correct that line.")
         else:
             told.append((line, f"`{dotted}`: {problem['msg']} (found {problem['input']!r:.60})."))
             hint = hint or "Correct that line."
