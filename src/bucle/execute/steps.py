@@ -23,7 +23,7 @@ from bucle.core.ids import canonical_json, sha256_hex
 from bucle.core.ports import Report
 from bucle.execute.progress import Display, QuietDisplay
 from bucle.ledger import Ledger, now
-from bucle.ledger.blobs import disk_error
+from bucle.ledger.blobs import disk_error, is_full
 
 __all__ = ["Outcome", "Runner", "StepContext", "StepRecord", "project_lock"]
 
@@ -106,8 +106,10 @@ class Runner:
         except sqlite3.Error as error:
             self.display.finish("failed", time.monotonic() - began)
             raise Infrastructure(f"The ledger in {self.ledger.folder}: {error}.", "bucle doctor") from error
-        except BucleError:
+        except Exception as error:
             self.display.finish("failed", time.monotonic() - began)
+            if is_full(error) and not isinstance(error, BucleError):
+                raise disk_error(error, self.ledger.folder) from error
             raise
         shutil.rmtree(work, ignore_errors=True)
         self.records.append(record)

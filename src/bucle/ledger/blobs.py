@@ -14,6 +14,9 @@ from bucle.core.ids import file_sha256, sha256_hex
 __all__ = ["BlobStore"]
 
 
+_NO_SPACE = os.strerror(errno.ENOSPC)
+
+
 class BlobStore:
     """A folder of files named by their sha256. Safe with several writers: a name appears only when complete."""
 
@@ -68,12 +71,23 @@ class BlobStore:
         return path
 
 
-def disk_error(error: OSError, where: Path) -> Infrastructure:
-    """An OSError told as a fact with the next step; nothing committed is affected by it."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+def is_full(error: BaseException | None) -> bool:
+    """Whether a full disk is behind `error`: libraries wrap the system's errors in their own."""
+    while error is not None:
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or _NO_SPACE in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def disk_error(error: Exception, where: Path) -> Infrastructure:
+    """An error of the disk told as a fact with the next step; nothing committed is affected by it."""
+    if is_full(error):
         return Infrastructure(
             f"The disk under {where} is full.", "Free some space and run the same command; nothing finished is lost."
         )
+    if not isinstance(error, OSError):
+        return Infrastructure(f"{where}: {error}.", "bucle doctor")
     named = error.filename or where
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return Infrastructure(f"{named} cannot be used: {error.strerror}.", "Check who owns it.")
