@@ -104,8 +104,10 @@ def examples_step(ws: Workspace, runner: Runner, name: str) -> StepRecord:
         rows, problems = read_examples(path, task.kind, columns, known_labels=getattr(task, "labels", ()) or None)
         if not rows:
             raise BadInput(
-                f"{path} holds no row that can be used ({len(problems)} problems).",
-                f"bucle explore --task {name} lists them.",
+                f"{path} holds no row that can be used: "
+                + ", ".join(f"{n} {reason}" for reason, n in Counter(p.reason for p in problems).most_common())
+                + (f" (first: {problems[0].source})." if problems else "."),
+                f"Correct the file, or the columns of `{name}` in bucle.yaml.",
             )
         node = put_dataset(ctx, name, task.kind, 1, rows, [], {"file": task.data, "sha256": file_sha256(path)})
         figures = {
