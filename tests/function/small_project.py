@@ -72,3 +72,16 @@ def _head(name: str, folder: Path, lines: int) -> None:
 
 def _write(path: Path, rows: list[dict[str, object]]) -> None:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+
+
+def build_tiny(folder: Path, rows: int = 90, **changes: object) -> Path:
+    """A project of one task and no models: the baselines alone, within seconds."""
+    (folder / "data").mkdir(parents=True)
+    _head("mensajes.tsv", folder, rows + 1)
+    body = {
+        "project": "tiny", "language": "es",
+        "tasks": {"intenciones": {"kind": "classify", "data": "data/mensajes.tsv", "text": "texto",
+                                  "label": "intencion", "gates": ["accuracy >= 0.1"]}},
+    }
+    (folder / "bucle.yaml").write_text(yaml.safe_dump(body | changes, sort_keys=False, allow_unicode=True), "utf-8")
+    return folder
