@@ -36,7 +36,9 @@ def ladder(kind: TaskKind, models: Mapping[str, Model], choose: Choose, *, has_i
     if choose.candidates == "auto":
         return rungs
     wanted = set(choose.candidates)
-    if unknown := wanted - {r.name for r in rungs} - set(techniques()):
+    # One list serves tasks of both kinds, so a name counts as known if a task of any kind could have it.
+    possible = {r.name for t in techniques().values() for r in _with_models(t, models, choose, has_index=True)}
+    if unknown := wanted - possible - set(techniques()):
         technique(sorted(unknown)[0])  # raises with the nearest name
     return [r for r in rungs if r.technique.baseline or r.name in wanted or r.technique.name in wanted]
 

@@ -35,7 +35,8 @@ def build_rows(
     exclude_users: Collection[str] = (),
     min_new_label: int = MIN_NEW_LABEL,
 ) -> FeedbackRows:
-    """One row for each trace that people agree on: its correction, or its answer where it was rated good.
+    """One row for each trace that people agree on: its correction, or its answer where it was rated good. An answer
+    rated bad by one and good by another is a contradiction, as two corrections are.
 
     `labels` are the labels of the dataset so far, `known` its texts (a repeat adds nothing), `exclude_users` those
     an abuse alert names. Reviewers who contradict each other on a trace leave it out; a new label needs
@@ -50,10 +51,12 @@ def build_rows(
         said = by_trace.get(trace.id)
         if not said:
             continue
-        verdicts = {f.correction or (trace.output if f.rating == 1 else "") for f in said} - {""}
+        fixes = [(f.correction or "").strip() for f in said]
+        verdicts = {fix or (trace.output if f.rating == 1 else "") for fix, f in zip(fixes, said, strict=True)} - {""}
+        refused = any(f.rating == -1 and not fix for fix, f in zip(fixes, said, strict=True))
         if not verdicts:
             left_out["rated bad, not corrected"] += 1
-        elif len(verdicts) > 1:
+        elif len(verdicts) > 1 or (refused and trace.output in verdicts):
             left_out["reviewers disagree"] += 1
         elif trace.user in exclude_users:
             left_out["from a user with an abuse alert"] += 1
