@@ -34,13 +34,15 @@ def serve(app: FastAPI, host: str, port: int, *, ready: Any = None) -> None:
         raise ConfigError(f"{host} can be reached by others, and no API keys are set",
                           "export BUCLE_API_KEYS=KEY1,KEY2 or use --host 127.0.0.1")
     listener = _listen(host, port)
-    if ready is not None:
-        ready(_url(listener))
+    server = _server(app)
     main = threading.current_thread() is threading.main_thread()
-    # uvicorn raises the signal again once it has drained; it must not cut the caller's own ending short
-    before = signal.signal(signal.SIGTERM, lambda *_: None) if main else None
+    # uvicorn raises the signal again once it has drained: it must not cut the caller's own ending short. One that comes
+    # before uvicorn listens for it stops the server as well.
+    before = signal.signal(signal.SIGTERM, lambda *_: setattr(server, "should_exit", True)) if main else None
     try:
-        _server(app).run(sockets=[listener])
+        if ready is not None:
+            ready(_url(listener))
+        server.run(sockets=[listener])
     finally:
         listener.close()
         if main:
