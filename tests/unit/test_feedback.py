@@ -32,7 +32,7 @@ def test_corrections_and_confirmations_become_rows_and_nothing_else_does() -> No
     assert targets(made) == [("trace:0", "baja"), ("trace:1", "alta"), ("trace:2", "alta")]
     assert made.left_out == {"rated bad, not corrected": 1}
     assert (made.ratings, made.corrections, made.new_labels) == (3, 2, {})
-    assert [(r.group, r.at, r.input) for r in made.rows][0] == ("u1", AT, "mensaje 0")
+    assert (made.rows[0].group, made.rows[0].at, made.rows[0].input) == ("u1", AT, "mensaje 0")
 
 
 def test_reviewers_who_contradict_each_other_leave_a_trace_out() -> None:

@@ -95,6 +95,7 @@ def preview(ws: Workspace, task: str) -> dict[str, Any]:
 def _item(
     ws: Workspace, trace: str, rating: int | None, correction: str | None, by: str, reason: str, source: str
 ) -> Feedback:
+    correction = (correction or "").strip() or None
     if rating is None and not correction:
         raise BadInput("Feedback needs a rating or a correction.", "bucle feedback add TRACE --rating 1")
     if len(correction or "") > MAX_TEXT or len(reason) > MAX_TEXT:

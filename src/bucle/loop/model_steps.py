@@ -108,6 +108,7 @@ def index_step(ws: Workspace, runner: Runner, corpus: str, encoder: tuple[str, s
         "index",
         work,
         stage="customise",
+        version=2,
         inputs={"corpus": corpus, "encoder": encoder[1]},
         params={"language": ws.config.language},
     )

@@ -36,7 +36,7 @@ def start_project(
     path = folder / "bucle.yaml"
     if path.exists():
         raise BadInput(f"{path} is already there.", f"bucle run {folder}, or start in another folder.")
-    name = re.sub(r"[^\w .-]", "-", name or folder.resolve().name).strip(" .-") or "project"
+    name = re.sub(r"[^\w .-]", "-", name or folder.resolve().name).strip(" .-")[:80] or "project"
     if source is None:
         return _empty(path, name, language)
     if not source.is_file():

@@ -22,7 +22,7 @@ def why(ws: Workspace, name: str) -> list[dict[str, Any]]:
     From a trace: its release, the passages it used with their documents, its candidate, that one's base model,
     index, data, split and feedback, back to files. Raises NotFound.
     """
-    if not name.startswith("trace:") and ":" in name:
+    if not name.startswith("trace:") and (":" in name or ws.ledger.alias(name)):
         return _back(ws, [(ws.ledger.resolve(name), "", 0)], set())
     trace = ws.traces.trace(name if name.startswith("trace:") else f"trace:{name}")
     rows = [
@@ -59,7 +59,8 @@ def impact(ws: Workspace, name: str) -> list[dict[str, Any]]:
             if edge.child not in seen:
                 seen.add(edge.child)
                 queue.append((edge.child, edge.role, depth + 1))
-    return rows + _answers(ws, name, releases)
+    documents = [n for n in map(ws.ledger.get, starts) if n.kind == "document"]
+    return rows + _answers(ws, {str(n.attrs["path"]) for n in documents}, releases)
 
 
 def _back(ws: Workspace, starts: list[tuple[str, str, int]], seen: set[str]) -> list[dict[str, Any]]:
@@ -77,18 +78,11 @@ def _back(ws: Workspace, starts: list[tuple[str, str, int]], seen: set[str]) -> 
             continue
         rows.append(_node_row(node, role, depth))
         parents = ws.ledger.parents(node_id)
-        documents = [e for e in parents if e.role == "document"]
+        documents = sorted(str(ws.ledger.get(e.parent).attrs["path"]) for e in parents if e.role == "document")
         if documents:
-            rows.append(
-                _row(
-                    f"{len(documents)} documents",
-                    "documents",
-                    f"{len(documents)} documents",
-                    ", ".join(sorted(str(ws.ledger.get(e.parent).attrs["path"]) for e in documents)[:5]) + " …",
-                    "document",
-                    depth + 1,
-                )
-            )
+            count = f"{len(documents)} documents"
+            some = ", ".join(documents[:5]) + (" …" if len(documents) > 5 else "")
+            rows.append(_row(count, "documents", count, some, "document", depth + 1))
         stack += [(e.parent, e.role, depth + 1) for e in reversed(parents) if e.role != "document"]
     return rows
 
@@ -121,9 +115,10 @@ def _sources(ws: Workspace, name: str) -> list[str]:
     documents = [n.id for n in ws.ledger.nodes("document") if n.attrs.get("path") == name]
     if documents:
         return documents
-    if ":" in name or ws.ledger.alias(name):
+    try:
         return [ws.ledger.resolve(name)]
-    found = []
+    except NotFound:  # the id or the source of a row has a colon too
+        found = []
     for node in ws.ledger.nodes("dataset"):
         lines = ws.ledger.read(node, "examples.jsonl").splitlines()
         if any(name in (row["input"], row["id"], row["source"]) for row in map(json.loads, lines)):
@@ -135,8 +130,8 @@ def _sources(ws: Workspace, name: str) -> list[str]:
     return found
 
 
-def _answers(ws: Workspace, name: str, releases: list[Node]) -> list[dict[str, Any]]:
-    """Served answers: those that used a passage of the document, or the count of each release's answers."""
+def _answers(ws: Workspace, paths: set[str], releases: list[Node]) -> list[dict[str, Any]]:
+    """Served answers: those that used a passage of these documents, and the count of each release's answers."""
     rows = []
     for release in releases:
         index_chunks: set[str] = set()
@@ -144,7 +139,7 @@ def _answers(ws: Workspace, name: str, releases: list[Node]) -> list[dict[str, A
             for edge in ws.ledger.parents(candidate):
                 if edge.role == "index":
                     lines = ws.ledger.read(ws.ledger.get(edge.parent), "chunks.jsonl").splitlines()
-                    index_chunks |= {c["id"] for c in map(json.loads, lines) if c["path"] == name}
+                    index_chunks |= {c["id"] for c in map(json.loads, lines) if c["path"] in paths}
         traces = ws.traces.traces(release=release.id)
         quoting = [t for t in traces if index_chunks & set(t.chunks)]
         for trace in quoting[:50]:

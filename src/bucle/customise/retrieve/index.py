@@ -18,7 +18,12 @@ __all__ = ["Hit", "Index", "build_index", "sentences"]
 # Full-text stemmers of the index by ISO code; others get no stemming.
 _STEMMERS = {"es": "Spanish", "en": "English", "pt": "Portuguese", "fr": "French", "de": "German", "it": "Italian"}
 
-_END = re.compile(r"(?<=[.!?…])\s+(?=[\"«¿¡(A-ZÁÉÍÓÚÑ0-9])|\n+")
+_END = re.compile(r"(?<=[.!?…])\s+(?=[\"«¿¡(A-ZÁÉÍÓÚÜÑ0-9])")
+# What ends in a full stop and does not end a sentence; a single capital is an initial (`J. Pérez`, `EE. UU.`).
+_ABBREVIATION = re.compile(
+    r"(?:^|[\s(¿¡«\"])(?:[A-ZÁÉÍÓÚÑ]|(?i:srs?|sras?|sres|srtas?|drs?|dras?|dña|uds?|vds?|arts?|núms?|nº|n\.[ºo]|págs?|tels?|"
+    r"tfnos?|avdas?|avs?|ctra|pza|aprox|máx|mín|cap|vol|fig|ej|ee|cc|mr|mrs|ms|prof|vs))\.$"
+)
 
 
 @dataclass(frozen=True)
@@ -36,8 +41,9 @@ def build_index(chunks: Sequence[Chunk], out: Path, *, encoder: Path, language: 
     """
     import lancedb
     import pyarrow as pa
+    from lancedb.index import FTS
 
-    from bucle.customise.classic.features import make_tfidf, save_arrays, save_tfidf
+    from bucle.customise.classic.features import fit_tfidf, save_arrays, save_tfidf
     from bucle.models.encoder import shared_encoder
 
     if not chunks:
@@ -58,21 +64,21 @@ def build_index(chunks: Sequence[Chunk], out: Path, *, encoder: Path, language: 
     )
     table = lancedb.connect(str(out / "lance")).create_table("chunks", columns)
     stemmer = _STEMMERS.get(language)
-    table.create_fts_index(
-        "text",
+    words = FTS(
         language=stemmer or "English",
         stem=stemmer is not None,
         ascii_folding=True,
         remove_stop_words=stemmer is not None,
     )
+    table.create_index("text", config=words)
     report(2, 3, "indexing")
-    vectorizers = make_tfidf()
-    for vectorizer in vectorizers:
-        vectorizer.fit(texts)
-    save_tfidf(vectorizers, out)
+    save_tfidf(fit_tfidf(texts), out)
     (out / "chunks.jsonl").write_text("".join(c.model_dump_json() + "\n" for c in chunks))
-    spans = list(dict.fromkeys(s for c in chunks for s in sentences(c.text)))
-    (out / "sentences.json").write_text(json.dumps(spans, ensure_ascii=False))
+    cut = {c.id: sentences(c.text) for c in chunks}
+    spans = list(dict.fromkeys(s for own in cut.values() for s in own))
+    row = {span: i for i, span in enumerate(spans)}
+    of = {chunk: [row[s] for s in own] for chunk, own in cut.items()}
+    (out / "sentences.json").write_text(json.dumps({"spans": spans, "of": of}, ensure_ascii=False))
     save_arrays({"vectors": shared_encoder(encoder).embed_array(spans)}, out / "sentences.safetensors")
     meta = {"chunks": len(chunks), "dimensions": dimensions, "language": language}
     (out / "index.json").write_text(json.dumps(meta))
@@ -84,20 +90,20 @@ class Index:
 
     def __init__(self, folder: Path, encoder: Path | None) -> None:
         import lancedb
-        from scipy.sparse import hstack
 
-        from bucle.customise.classic.features import load_arrays, load_tfidf
+        from bucle.customise.classic.features import load_arrays, load_tfidf, tfidf_matrix
 
         self.meta = json.loads((folder / "index.json").read_text())
         self.chunks = {
-            c.id: c for c in map(Chunk.model_validate_json, (folder / "chunks.jsonl").read_text().splitlines())
+            c.id: c for c in map(Chunk.model_validate_json, (folder / "chunks.jsonl").read_bytes().splitlines())
         }
         self.vectorizers = load_tfidf(folder)
         self.encoder = encoder
-        spans = json.loads((folder / "sentences.json").read_text())
-        self._row = {span: i for i, span in enumerate(spans)}
+        cut = json.loads((folder / "sentences.json").read_text())
+        self._spans, self._of = cut["spans"], cut["of"]
+        self._row = {span: i for i, span in enumerate(self._spans)}
         self._meaning = load_arrays(folder / "sentences.safetensors")["vectors"]
-        self._lexical = hstack([v.transform(spans) for v in self.vectorizers]).tocsr()
+        self._lexical = tfidf_matrix(self.vectorizers, self._spans)
         self._table = lancedb.connect(str(folder / "lance")).open_table("chunks")
 
     def embed(self, texts: Sequence[str]) -> Any:
@@ -129,13 +135,17 @@ class Index:
         best = sorted(fused.items(), key=lambda item: (-item[1], item[0]))[:k]
         return [Hit(self.chunks[node], score) for node, score in best]
 
+    def sentences(self, chunk_id: str) -> list[str]:
+        """The sentences of one passage, as they were cut when the index was built."""
+        return [self._spans[i] for i in self._of[chunk_id]]
+
     def support(self, question: str, spans: Sequence[str], *, weight: float, vector: Any = None) -> Any:
         """How well each sentence of the index supports the question, `[len(spans)]` in [0, 1]: its TF-IDF cosine mixed
         with its embedding's, by `weight`."""
-        from scipy.sparse import hstack
+        from bucle.customise.classic.features import tfidf_matrix
 
         rows = [self._row[span] for span in spans]
-        asked = hstack([v.transform([question]) for v in self.vectorizers]).tocsr()
+        asked = tfidf_matrix(self.vectorizers, [question])
         support = (self._lexical[rows] @ asked.T).toarray().ravel() / 2 * (1 - weight)
         return support if weight == 0 else support + weight * (self._meaning[rows] @ vector)
 
@@ -150,8 +160,16 @@ class Index:
 
 def sentences(text: str) -> list[str]:
     """The sentences and table rows of a passage, without empty ones and table rules."""
-    parts = (part.strip() for part in _END.split(text))
-    return [p for p in parts if len(p) > 3 and not set(p) <= set("|-: ")]
+    cut: list[list[str]] = []
+    for line in text.splitlines():
+        begun = len(cut)
+        for part in [line] if line.startswith("|") else _END.split(line):
+            if len(cut) > begun and _ABBREVIATION.search(cut[-1][-1][-12:]):
+                cut[-1].append(part)
+            else:
+                cut.append([part])
+    whole = (" ".join(parts).strip() for parts in cut)
+    return [p for p in whole if len(p) > 3 and not set(p) <= set("|-: ")]
 
 
 def _searchable(chunk: Chunk) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 from bucle.core.errors import BadInput
 from bucle.core.ports import FitContext, LoadContext, Predictor
 from bucle.core.records import Example, Prediction
-from bucle.customise.retrieve.index import Hit, Index, sentences
+from bucle.customise.retrieve.index import Hit, Index
 from bucle.customise.timing import timed
 
 __all__ = ["NoAnswer", "Quote", "QuotePredictor", "Retrieve"]
@@ -135,7 +135,7 @@ def _search_all(index: Index, questions: Sequence[str], weight: float, k: int = 
 
 def _search(index: Index, question: str, vector: Any, weight: float, k: int) -> _Found:
     hits = index.search(question, k=k, weight=weight, vector=vector)
-    group = [(hit, span) for hit in hits for span in sentences(hit.chunk.text)]
+    group = [(hit, span) for hit in hits for span in index.sentences(hit.chunk.id)]
     if not group:
         return _Found("", 0.0, tuple(hits), "")
     own = index.support(question, [span for _, span in group], weight=weight, vector=vector)
