@@ -26,7 +26,11 @@ def bf16_is_fast() -> bool:
 
 
 def default_threads() -> int:
-    """The cores this process may use, at most 8: small models gain nothing beyond."""
+    """`BUCLE_THREADS` (`threads:` in bucle.yaml is put there); without it the cores this process may use, at most 8:
+    small models gain nothing beyond."""
+    asked = os.environ.get("BUCLE_THREADS", "")
+    if asked.isdecimal() and int(asked):
+        return int(asked)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(8, cores))
 
