@@ -47,8 +47,9 @@ def command(
             found,
             json_,
             lambda: click.echo(
-                "\n".join(f"{k.replace('_', ' ')}: {v}" for k, v in found.items() if k != "rows")
-                + f"\nrows: {len(found['rows'])}"
+                f"{found['task']}: {found['ratings']} ratings and {found['corrections']} corrections would add "
+                f"{len(found['rows'])} rows\nnew labels: {_counts(found['new_labels'])}\n"
+                f"left out: {_counts(found['left_out'])}"
             ),
         )
     else:
@@ -61,3 +62,7 @@ def command(
                 [[f.at[:19], f.by, f.rating, f.correction, f.trace[:20]] for f in rows[-200:]],
             ),
         )
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} ({n})" for name, n in counts.items()) or "none"

@@ -63,16 +63,16 @@ def rollback(ledger: Ledger, *, to: str = "", by: str, reason: str) -> Node:
             [n for n in releases(ledger) if str(n.attrs["version"]) == wanted] if wanted.isdigit() else [ledger.get(to)]
         )
         if not found:
-            raise NotFound(f"There is no release {to}.", "bucle release --list")
+            raise NotFound(f"There is no release {to}.", "bucle release list")
         target = found[0]
     else:
         current = int(production(ledger).attrs["version"])
         served = {move["node"] for move in ledger.alias_history(PRODUCTION)}
         before = [n for n in releases(ledger) if n.id in served and int(n.attrs["version"]) < current]
         if not before:
-            raise BadInput("There is no earlier release to go back to.", "bucle release --list")
+            raise BadInput("There is no earlier release to go back to.", "bucle release list")
         target = before[-1]
     if target.kind != "release":
-        raise BadInput(f"{target.id} is a {target.kind}, not a release.", "bucle release --list")
+        raise BadInput(f"{target.id} is a {target.kind}, not a release.", "bucle release list")
     ledger.move_alias(PRODUCTION, target.id, by=by, reason=reason)
     return target

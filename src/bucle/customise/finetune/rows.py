@@ -110,7 +110,7 @@ def check_rows(rows: Rows, end_ids: Collection[int], held_out: Collection[str] =
                        "the chat template must close the assistant's turn with the tokenizer's eos_token")
     if leaked := sorted({row.example for row in rows.rows} & set(held_out)):
         raise BadInput(f"{len(leaked)} held-out examples are among the training rows, {leaked[0]} first.",
-                       "split again: bucle data --split")
+                       "bucle explore shows what stands on both sides")
 
 
 def show_batch(examples: Sequence[Example], base: Path, params: Mapping[str, Any],
