@@ -7,6 +7,8 @@ import random
 import re
 import shutil
 import sqlite3
+import subprocess
+import sys
 import time
 from contextlib import closing
 from datetime import datetime
@@ -14,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import Running, answer, bucle
+from command import Running, answer, bucle, environment
 from small_project import SAMPLE, build
 
 KILLS = 10
@@ -26,6 +28,25 @@ latencies."""
 NAME = re.compile(r"[0-9a-f]{12,64}")
 TABLES = {"steps": "key, finished_at, name", "nodes": "id", "aliases": "name, node, at", "traces": "id, body",
           "feedback": "id, at"}
+DIES_BEFORE_COMMIT = """
+import os, sys
+from pathlib import Path
+from bucle.cli.main import main
+from bucle.execute import steps
+
+died, commit = Path(sys.argv[1]), steps.Runner._commit
+
+def dies_once(self, key, name, *rest):
+    already = died.read_text().splitlines() if died.exists() else []
+    if name not in already:
+        died.write_text("\\n".join([*already, name]))
+        os._exit(9)
+    return commit(self, key, name, *rest)
+
+steps.Runner._commit = dies_once
+main(["run", sys.argv[2]])
+"""
+"""The first step of a run that did not die before does."""
 
 pytestmark = pytest.mark.torch
 
@@ -41,6 +62,21 @@ def test_ten_kills_of_the_demo(tmp_path: Path) -> None:
     done = bucle("run", undisturbed, timeout=1200)
     assert done.returncode == 0, done.stdout + done.stderr
     kill_and_compare(undisturbed, Path(shutil.copytree(SAMPLE, tmp_path / "soporte")), tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_death_before_each_commit(finished: Path, tmp_path: Path) -> None:
+    """Each step's work done, and the process gone before it is written down: the step is done again, to the same end."""
+    folder, died = build(tmp_path / "soporte"), tmp_path / "died.txt"
+    for _ in range(len(stored(finished)["steps"])):
+        done = subprocess.run([sys.executable, "-c", DIES_BEFORE_COMMIT, str(died), str(folder)], capture_output=True,
+                              text=True, env=environment(), timeout=300)
+        assert done.returncode == 9, done.stderr
+    assert bucle("run", folder).returncode == 0
+    assert figures(answer("report", folder)) == figures(answer("report", finished))
+    counts, expected = ({t: len(rows) for t, rows in stored(p).items() if t != "nodes"} for p in (folder, finished))
+    assert counts == expected
 
 
 def kill_and_compare(undisturbed: Path, folder: Path, scratch: Path) -> None:
