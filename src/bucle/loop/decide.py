@@ -218,7 +218,7 @@ def gate_step(
             else None
         )
         candidate = next(e.parent for e in ws.ledger.parents(evaluation["evaluation"]) if e.role == "candidate")
-        before = production_sibling(ws, data.name)
+        before = production_sibling(ws, data)
         production = (
             Reference("production", *_measure(ws, data, before, [rows[i] for i in ids]), same=before == candidate)
             if before
@@ -261,13 +261,21 @@ def gate_step(
     )
 
 
-def production_sibling(ws: Workspace, task: str) -> str:
-    """The candidate that never saw held-out rows, behind production's for this task; empty before the first release."""
-    release = ws.ledger.alias(PRODUCTION)
-    candidate = str(ws.ledger.get(release).attrs["tasks"].get(task, "")) if release else ""
-    return (
-        next((e.parent for e in ws.ledger.parents(candidate) if e.role == "refit_of"), candidate) if candidate else ""
-    )
+def production_sibling(ws: Workspace, data: TaskData) -> str:
+    """The candidate that never saw held-out rows, behind what production last served for this task from data of this
+    version or an earlier one; empty where there is none.
+
+    A run starts again from the files (version 1). It must not be judged by what feedback taught a later version: that
+    one is gated against in its turn.
+    """
+    for move in reversed(ws.ledger.alias_history(PRODUCTION)):
+        candidate = str(ws.ledger.get(move["node"]).attrs["tasks"].get(data.name, ""))
+        if not candidate:
+            continue
+        roles = {e.role: e.parent for e in ws.ledger.parents(candidate)}
+        if int(ws.ledger.get(roles["dataset"]).attrs["version"]) <= data.version:
+            return roles.get("refit_of", candidate)
+    return ""
 
 
 def _measure(
