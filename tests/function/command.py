@@ -67,7 +67,7 @@ class Running:
     def text(self) -> str:
         return self._log.read_text("utf-8", errors="replace")
 
-    def wait_for(self, text: str, seconds: float = 120) -> str:
+    def wait_for(self, text: str, seconds: float = 280) -> str:
         """All that was said, once `text` is among it."""
         end = time.monotonic() + seconds
         while text not in (said := self.text):

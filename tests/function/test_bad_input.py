@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import shutil
@@ -19,14 +20,15 @@ Copy = Callable[[], Path]
 
 
 def fails(*args: str | Path, code: int, **options: object) -> str:
-    """The complaint of `bucle ARGS`: at most three lines, with the next step, no traceback, nothing on stdout."""
-    done = bucle(*args, **options)  # type: ignore[arg-type]
+    """The complaint of `bucle ARGS`: at most three lines, with the next step and no traceback; the same as JSON."""
+    done = bucle(*args, "--json", **options)  # type: ignore[arg-type]
     assert done.returncode == code, done.stdout + done.stderr
-    assert done.stdout == ""
     assert "Traceback" not in done.stderr
     said = done.stderr[done.stderr.index("bucle: "):]
     assert said.count("\n") <= 3, said
-    assert "\n  -> " in said, said
+    error = json.loads(done.stdout)["error"]
+    assert error["hint"]
+    assert said == f"bucle: {error['message']}\n  -> {error['hint']}\n"
     return said
 
 
@@ -61,7 +63,12 @@ def test_a_mistake_in_bucle_yaml(tmp_path: Path, old: str, new: str, fact: str, 
     said = fails("run", folder, code=2)
     assert fact in said
     assert next_ in said.partition("->")[2]
-    assert answer("run", folder, code=2)["error"]["hint"] in said
+
+
+def test_a_complaint_to_a_person_leaves_standard_output_empty(tmp_path: Path) -> None:
+    done = bucle("run", tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"bucle: {tmp_path}/bucle.yaml does not exist.\n  -> bucle init {tmp_path}\n"
 
 
 def test_rows_that_cannot_be_used_are_counted_with_their_line(tmp_path: Path) -> None:

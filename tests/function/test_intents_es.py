@@ -23,7 +23,7 @@ def test_quick_with_an_encoder_and_the_baselines(tmp_path: Path) -> None:
     settings = folder / "bucle.yaml"
     body = yaml.safe_load(settings.read_text("utf-8"))
     del body["models"]["nano"]
-    body["choose"] = {"candidates": ["frozen-encoder", "hybrid-head"]}
+    body["choose"] = {"candidates": ["frozen-encoder"]}
     settings.write_text(yaml.safe_dump(body, allow_unicode=True, sort_keys=False), "utf-8")
     as_good_and_honest(folder)
 

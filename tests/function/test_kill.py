@@ -67,7 +67,7 @@ def test_ten_kills_of_the_demo(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_death_before_each_commit(finished: Path, tmp_path: Path) -> None:
-    """Each step's work done, and the process gone before it is written down: the step is done again, to the same end."""
+    """Each step's work done, and the process gone before it is written down: it is done again, to the same end."""
     folder, died = build(tmp_path / "soporte"), tmp_path / "died.txt"
     for _ in range(len(stored(finished)["steps"])):
         done = subprocess.run([sys.executable, "-c", DIES_BEFORE_COMMIT, str(died), str(folder)], capture_output=True,
