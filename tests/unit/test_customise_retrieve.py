@@ -178,8 +178,8 @@ def test_an_answer_is_quoted_and_cited_or_withheld(folder: Path, encoder: Path, 
     assert set(figures["calibration"]) == ({"0", "0.25", "0.5", "0.75", "1"} if meaning else {"0"})
     assert figures["threshold"] > 0, "two questions have no answer, so a threshold pays"
     found = predictor.predict([row.input for row in ROWS])
-    answered = [row.target for row in ROWS] if meaning else [ROWS[0].target, None, None, None, None]
-    assert [p.output or None for p in found] == answered, "words alone support no more than the first on such few rows"
+    assert all(p.output in ("", row.target or "") for p, row in zip(found, ROWS, strict=True))
+    assert sum(bool(p.output) for p in found) >= (3 if meaning else 1), "words alone support fewer of them"
     for prediction in found:
         assert prediction.abstained == (prediction.output == "") == (prediction.citations == ())
         assert set(prediction.citations) <= set(prediction.chunks) <= set(predictor.index.chunks)

@@ -39,8 +39,8 @@ def small(tmp_path: Path) -> Iterator[Small]:
     for n in range(7):
         ids[f"doc{n}"] = put("document", {"id": f"document:{n}", "path": f"d{n}.md"}).id
     ids["corpus"] = put("corpus", {"documents": 7}, parents=[("document", ids[f"doc{n}"]) for n in range(7)]).id
-    chunks = [Chunk(id=f"chunk:{n}", document_id=f"document:{n}", path=f"d{n}.md", text=f"pasaje\u2028{n}", place="p. 1")
-              for n in range(7)]
+    chunks = [Chunk(id=f"chunk:{n}", document_id=f"document:{n}", path=f"d{n}.md", text=f"pasaje\u2028{n}",
+                    place="p. 1") for n in range(7)]
     lines = "".join(c.model_dump_json() + "\n" for c in chunks).encode()
     ids["index"] = put("index", {"chunks": 7}, parents=[("corpus", ids["corpus"])], blobs={"chunks.jsonl": lines}).id
     rows = [Example(id="example:a1", input="Hola: no hay luz", target="averia", source="filas.csv:2"),

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import time
 import unicodedata
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 from bucle.core.errors import BadInput, BucleError
 from bucle.core.ports import ChatModel, FitContext, LoadContext, Message, Predictor
 from bucle.core.records import Prediction, Usage
+from bucle.customise.classic.features import fit_tfidf, tfidf_matrix
 from bucle.customise.timing import timed
 
 __all__ = ["FewShot", "ZeroShot", "messages_for"]
@@ -56,7 +56,7 @@ class ZeroShot:
         if ctx.chat is None:
             raise BadInput(f"`{self.name}` needs a model that writes.", "Add one under `models:` in bucle.yaml.")
         prompt = json.loads((folder / "prompt.json").read_text())
-        examples = _NearestExamples(prompt["examples"]) if prompt["shots"] else None
+        examples = _NearestExamples(prompt["examples"]) if prompt["shots"] and prompt["examples"] else None
         if hasattr(ctx.chat, "label_scores"):
             return _ScoringPredictor(ctx.chat, prompt, examples)
         return _WritingPredictor(ctx.chat, prompt, examples, ctx.seed)
@@ -84,18 +84,13 @@ class _NearestExamples:
     """The labelled examples most similar to a message, the most similar last."""
 
     def __init__(self, examples: Sequence[Sequence[str]]) -> None:
-        from scipy.sparse import hstack
-
-        from bucle.customise.classic.features import make_tfidf
-
         self.examples = [(str(text), str(label)) for text, label in examples]
-        self.vectorizers = make_tfidf()
-        self.matrix = hstack([v.fit_transform([t for t, _ in self.examples]) for v in self.vectorizers]).tocsr()
+        texts = [text for text, _ in self.examples]
+        self.vectorizers = fit_tfidf(texts)
+        self.matrix = tfidf_matrix(self.vectorizers, texts)
 
     def near(self, texts: Sequence[str], k: int) -> list[list[tuple[str, str]]]:
-        from scipy.sparse import hstack
-
-        similarity = (hstack([v.transform(texts) for v in self.vectorizers]).tocsr() @ self.matrix.T).toarray()
+        similarity = (tfidf_matrix(self.vectorizers, texts) @ self.matrix.T).toarray()
         order = (-similarity).argsort(axis=1, kind="stable")[:, :k]
         return [[self.examples[j] for j in reversed(row)] for row in order]
 
@@ -174,15 +169,16 @@ class _WritingPredictor:
         )
 
     def _match(self, reply: str) -> str | None:
-        folded = _fold(reply)
-        if folded in self.labels:
-            return self.labels[folded]
-        named = Counter(label for fold, label in self.labels.items() if fold and fold in folded)
+        if reply.strip() in self.prompt["labels"]:
+            return reply.strip()
+        said = f" {_fold(reply)} "  # whole words only: `rebajas` does not name `baja`
+        named = [fold for fold in self.labels if fold and f" {fold} " in said]
         # Several labels in one reply is no answer, unless one contains the others (`alta` in `alta_contrato`).
-        longest = max(named, key=len, default=None)
-        return longest if longest and all(_fold(n) in _fold(longest) for n in named) else None
+        longest = max(named, key=len, default="")
+        return self.labels[longest] if named and all(f" {n} " in f" {longest} " for n in named) else None
 
 
 def _fold(text: str) -> str:
     decomposed = unicodedata.normalize("NFKD", text.casefold())
-    return "".join(c if c.isalnum() else " " for c in decomposed if not unicodedata.combining(c)).strip()
+    kept = "".join(c if c.isalnum() else " " for c in decomposed if not unicodedata.combining(c))
+    return " ".join(kept.split())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +59,7 @@ def build_index(chunks: Sequence[Chunk], out: Path, *, encoder: Path, language: 
     columns = pa.table(
         {
             "id": pa.array([c.id for c in chunks]),
-            "text": pa.array(texts),
+            "text": pa.array([_folded(text) for text in texts]),
             "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1), pa.float32()), dimensions),
         }
     )
@@ -154,7 +155,7 @@ class Index:
 
         if not any(c.isalnum() for c in question):
             return {}
-        rows = self._table.search(MatchQuery(question, "text"), query_type="fts").limit(k).to_list()
+        rows = self._table.search(MatchQuery(_folded(question), "text"), query_type="fts").limit(k).to_list()
         return {r["id"]: float(r["_score"]) for r in rows}
 
 
@@ -176,6 +177,11 @@ def _searchable(chunk: Chunk) -> str:
     return (
         f"{chunk.heading}\n{chunk.text}" if chunk.heading and not chunk.text.startswith(chunk.heading) else chunk.text
     )
+
+
+def _folded(text: str) -> str:
+    """Without accents: the index folds them only after stemming, and Spanish stems differ with them (`averia`)."""
+    return "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
 
 
 def _unit_range(scores: dict[str, float]) -> dict[str, float]:
