@@ -58,10 +58,11 @@ def test_ten_kills_of_the_small_loop(finished: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_ten_kills_of_the_demo(tmp_path: Path) -> None:
-    undisturbed = Path(shutil.copytree(SAMPLE, tmp_path / "undisturbed" / "soporte"))
+    fresh = shutil.ignore_patterns(".bucle", "__pycache__")
+    undisturbed = Path(shutil.copytree(SAMPLE, tmp_path / "undisturbed" / "soporte", ignore=fresh))
     done = bucle("run", undisturbed, timeout=1200)
     assert done.returncode == 0, done.stdout + done.stderr
-    kill_and_compare(undisturbed, Path(shutil.copytree(SAMPLE, tmp_path / "soporte")), tmp_path)
+    kill_and_compare(undisturbed, Path(shutil.copytree(SAMPLE, tmp_path / "soporte", ignore=fresh)), tmp_path)
 
 
 @pytest.mark.slow
