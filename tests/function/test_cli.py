@@ -134,8 +134,8 @@ def test_evaluate(finished: Path, tmp_path: Path) -> None:
     assert (found["rows"], found["release"], found["seen"]) == (4, 2, 0)
     assert found["metrics"]["accuracy"]["low"] <= found["metrics"]["accuracy"]["value"]
     assert {"value", "low", "high"} <= set(found["baseline"])
-    assert answer("evaluate", fresh, "-p", finished, "--release", "v1")["release"] == 1
-    text = told("evaluate", fresh, "-p", finished)
+    text = told("evaluate", fresh, "-p", finished, "--release", "v1")
+    assert "(version 1) on 4 rows" in text
     assert re.search(r"^  accuracy +[01]\.\d+ +\[", text, re.MULTILINE)
     assert "tfidf baseline" in text
 
