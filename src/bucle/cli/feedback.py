@@ -8,7 +8,7 @@ from bucle.cli.shared import as_json, emit, on_project, table
 
 
 @click.command("feedback")
-@click.argument("action", type=click.Choice(["list", "add", "import", "preview"]), default="list")
+@click.argument("action", type=click.Choice(["list", "add", "import", "preview", "learn"]), default="list")
 @click.argument("target", default="")
 @on_project
 @click.option("--rating", type=click.Choice(["1", "-1"]), default=None, help="With add: good (1) or bad (-1).")
@@ -20,8 +20,8 @@ def command(
     action: str, target: str, folder: str, rating: str | None, correction: str | None, by: str, reason: str, json_: bool
 ) -> None:
     """list: all feedback. add TRACE: rate or correct one answer. import FILE: a CSV, TSV or JSONL with columns
-    trace, rating,
-    correction, by. preview TASK: the rows that feedback would add to a task's data, and what is left out and why."""
+    trace, rating, correction, by. preview TASK: the rows that feedback would add, and what is left out and why.
+    learn TASK: the next release from all of it, through the gate."""
     import getpass
 
     from bucle.core.errors import BadInput
@@ -41,6 +41,21 @@ def command(
             raise BadInput("Which file?", "bucle feedback import ratings.csv")
         counts = project.import_feedback(target, by=by)
         emit(counts, json_, lambda: click.echo(", ".join(f"{k.replace('_', ' ')}: {v}" for k, v in counts.items())))
+    elif action == "learn":
+        from bucle.execute import make_display
+
+        result = project.learn(target or next(iter(project.config.tasks)), display=make_display(quiet=json_))
+        newest = result.story["releases"][-1]
+        emit(
+            {
+                "release": newest,
+                "feedback": result.story["feedback"],
+                "gates": result.story["gates"],
+                "report": result.report,
+            },
+            json_,
+            lambda: click.echo(f"released version {newest['version']}: production\nreport: {result.report}"),
+        )
     elif action == "preview":
         found = project.preview_feedback(target or next(iter(project.config.tasks)))
         emit(

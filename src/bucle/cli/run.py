@@ -59,6 +59,8 @@ def command(folder: str, until: str, dry_run: bool, quiet: bool, json_: bool) ->
         click.echo(f"report: {result.report}")
         if story["releases"]:
             click.echo(f"next:   {_program()} studio {folder}   (studio and API in one server)")
+        if result.production_moved:
+            click.echo(f"note:   {result.production_moved}")
         click.echo(f"{result.steps} steps, {result.reused} reused")
 
     emit(value, json_, human)
@@ -94,4 +96,6 @@ def _range(ends: list[float], form: str) -> str:
 
 def _program() -> str:
     """How this program can be called again from here: `bucle` where that is on the path, else its relative path."""
-    return "bucle" if shutil.which("bucle") else os.path.relpath(sys.argv[0])
+    if shutil.which("bucle"):
+        return "bucle"
+    return "python -m bucle" if sys.argv[0].endswith("__main__.py") else os.path.relpath(sys.argv[0])

@@ -170,6 +170,7 @@ class MonitorRules(Section):
     min_drift_requests: int = Field(default=50, ge=20)
     p95_ms: float | None = Field(default=None, gt=0)
     latency_ratio: float = Field(default=2.0, gt=1)
+    min_latency_rise_ms: float = Field(default=150.0, ge=0)
     min_latency_requests: int = Field(default=20, ge=5)
     max_error_rate: float = Field(default=0.05, ge=0, lt=1)
     min_errors: int = Field(default=5, ge=1)

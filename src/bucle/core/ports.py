@@ -153,7 +153,7 @@ class Technique(Protocol):
     """One rung of the ladder: a way to make a candidate. Stateless; `fit` writes files, `load` reads them again.
 
     `kinds` are the task kinds it serves; `needs` any of `base`, `encoder`, `index`, `chat`; `rung` its place on the
-    ladder, cheapest first; `when` one line on when to use it.
+    ladder, cheapest first; `when` one line on when to use it; `settings` the parameters that bucle.yaml may give it.
     """
 
     name: str
@@ -162,6 +162,7 @@ class Technique(Protocol):
     rung: int
     baseline: bool
     when: str
+    settings: frozenset[str]
 
     def fit(self, ctx: FitContext) -> Mapping[str, Any]:
         """Fit, write the files into `ctx.out`, return figures worth keeping (losses, chosen settings)."""

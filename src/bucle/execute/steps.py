@@ -1,7 +1,8 @@
 """Running a step: its key, reuse when finished, continuing when interrupted.
 
-A step's key is the hash of its name, its version, its parameters and its inputs' ids. A finished key is reused; an
-interrupted one finds its scratch folder (`.bucle/work/KEY`) as it was left and continues from its checkpoints.
+A step's key is the hash of Bucle's version, its name, its version, its parameters and its inputs' ids. A finished key
+is reused; an interrupted one finds its scratch folder (`.bucle/work/KEY`) as it was left and continues from its
+checkpoints.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bucle import __version__
 from bucle.core.errors import BucleError, Infrastructure
 from bucle.core.ids import canonical_json, sha256_hex
 from bucle.core.ports import Report
@@ -85,7 +87,9 @@ class Runner:
         """The finished step: reused, continued or run. Raises what the function raises; disk errors become
         Infrastructure."""
         key = sha256_hex(
-            canonical_json({"name": name, "version": version, "params": params or {}, "inputs": inputs or {}})
+            canonical_json(
+                {"bucle": __version__, "name": name, "version": version, "params": params or {}, "inputs": inputs or {}}
+            )
         )
         self.display.start(stage, name)
         began = time.monotonic()

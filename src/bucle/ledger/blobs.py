@@ -61,6 +61,16 @@ class BlobStore:
             raise disk_error(error, self.root) from error
         return digest
 
+    def verify(self, digest: str) -> Path:
+        """The file of `digest`, its content checked. Raises Infrastructure where it changed, NotFound where lost."""
+        path = self.path(digest)
+        if file_sha256(path) != digest:
+            raise Infrastructure(
+                f"Blob {digest[:12]} in {self.root} was changed after it was stored.",
+                "Restore .bucle/blobs from your backup, or delete .bucle and run again.",
+            )
+        return path
+
     def path(self, digest: str, *, must_exist: bool = True) -> Path:
         """The file of `digest`. Raises NotFound when it is not here."""
         path = self.root / digest[:2] / digest

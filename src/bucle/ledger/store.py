@@ -169,20 +169,23 @@ class Ledger:
         """One blob of `node`, by name. Raises NotFound."""
         if name not in node.blobs:
             raise NotFound(f"{node.id} has no file `{name}`.", "bucle doctor")
-        return self.blobs.path(node.blobs[name]).read_bytes()
+        return self.blobs.verify(node.blobs[name]).read_bytes()
 
     def materialise(self, node: Node) -> Path:
         """A read-only folder with the node's files under their names, made of hard links (copies across disks)."""
         target = self.folder / "exports" / node.id.replace(":", "-")
+        for name in node.blobs:
+            _check_name(node, name)
+        if target.exists() and not all((target / name).exists() for name in node.blobs):
+            shutil.rmtree(target)  # somebody tidied up; the blobs still hold all of it
         if not target.exists():
-            for name in node.blobs:
-                _check_name(node, name)
             target.parent.mkdir(parents=True, exist_ok=True)
             scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{node.kind}-"))
             try:
                 for name, digest in node.blobs.items():
                     path = scratch / name
                     path.parent.mkdir(parents=True, exist_ok=True)
+                    self.blobs.verify(digest)
                     try:
                         os.link(self.blobs.path(digest), path)
                     except OSError:

@@ -12,6 +12,7 @@ from bucle.core.records import Alert, Feedback, Node, Prediction, Trace
 from bucle.execute import Display, QuietDisplay, StepRecord
 from bucle.loop import forecast, hear, measure, run, story, tuning, watch, why
 from bucle.loop.candidates import open_candidate
+from bucle.loop.run import RunResult
 from bucle.loop.serving import app_for
 from bucle.loop.source import Source
 from bucle.loop.workspace import Workspace
@@ -34,7 +35,7 @@ class Project:
         """bucle.yaml as a frozen record."""
         return self.workspace.config
 
-    def run(self, *, until: run.Stage = "all", display: Display | None = None) -> run.RunResult:
+    def run(self, *, until: run.Stage = "all", display: Display | None = None) -> RunResult:
         """Run the loop up to a stage (`data`, `models`, `choose`, `release`, `all`); finished steps are reused."""
         return run.run(self.workspace, display or QuietDisplay(), until=until)
 
@@ -109,6 +110,10 @@ class Project:
     def import_feedback(self, path: str | Path, *, by: str = "import") -> dict[str, int]:
         """Feedback from a file with columns trace, rating, correction, by; returns counts."""
         return hear.import_file(self.workspace, Path(path), by=by)
+
+    def learn(self, task: str, *, display: Display | None = None) -> RunResult:
+        """The next release from all feedback on a classify task: rows, refit, gate against production, release."""
+        return run.learn(self.workspace, display or QuietDisplay(), task)
 
     def preview_feedback(self, task: str) -> dict[str, Any]:
         """The rows that feedback would add to a task's data now, and what is left out and why."""

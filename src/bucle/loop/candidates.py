@@ -170,7 +170,9 @@ def score_step(
         kind = ws.config.tasks[data.name].kind
         chunks = documents_of_chunks(ws, data.index)
         per_row = score_rows(kind, rows, said, chunks)
-        figures = summarise(kind, rows, said, chunks) | _latency(predictor, [r.input for r in rows], said)
+        figures = summarise(kind, rows, said, chunks) | _latency(
+            predictor, [r.input for r in rows], said, remote=_is_remote(ws, candidate)
+        )
         node = ctx.ledger.put(
             "evaluation",
             {"task": data.name, "rows": len(rows)},
@@ -211,12 +213,18 @@ def _predict_resumable(predictor: Predictor, inputs: Sequence[str], ctx: StepCon
     return said
 
 
-def _latency(predictor: Predictor, inputs: Sequence[str], said: Sequence[Prediction]) -> dict[str, float]:
-    """Median and 95th percentile milliseconds of single calls; a paid model's own times are used instead of new
-    calls."""
+def _is_remote(ws: Workspace, candidate: str) -> bool:
+    model = ws.config.models.get(str(ws.ledger.get(candidate).attrs["base"]))
+    return model is not None and model.kind == "openai"
+
+
+def _latency(
+    predictor: Predictor, inputs: Sequence[str], said: Sequence[Prediction], *, remote: bool
+) -> dict[str, float]:
+    """Median and 95th percentile milliseconds of single calls; a remote model's own times serve instead."""
     import numpy as np
 
-    if any(p.usage.usd for p in said):
+    if remote:
         times = [p.ms for p in said]
     else:
         predictor.predict(inputs[:1])

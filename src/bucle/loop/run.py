@@ -5,25 +5,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from typing import Any, Literal
 
 from bucle.choose import Rung, ladder
-from bucle.core.errors import ConfigError, GateFailed, NotFound
+from bucle.core.errors import BadInput, ConfigError, GateFailed, NotFound
 from bucle.core.records import Node
 from bucle.customise.registry import technique
 from bucle.execute import Display, Outcome, Runner, StepContext, StepRecord, project_lock
 from bucle.loop.candidates import TaskData, fit_step, score_step
 from bucle.loop.data_steps import documents_step, examples_step, explore_step, preferences_step, split_step
 from bucle.loop.decide import compare_step, forgetting_step, gate_step
-from bucle.loop.learn import dataset_step, gain_step
+from bucle.loop.learn import dataset_step, gain_step, live_dataset_step
 from bucle.loop.model_steps import index_step, model_step
 from bucle.loop.replay import read_log, replay_step, start_of
 from bucle.loop.story import latest_records, save_report
 from bucle.loop.watch import watch_step
 from bucle.loop.workspace import Workspace
-from bucle.release import PRODUCTION, card, make_release
+from bucle.release import PRODUCTION, card, make_release, production
 
-__all__ = ["STAGES", "RunResult", "Stage", "prepare", "run"]
+__all__ = ["STAGES", "RunResult", "Stage", "learn", "prepare", "run"]
 
 Stage = Literal["data", "models", "choose", "release", "all"]
 STAGES: tuple[Stage, ...] = ("data", "models", "choose", "release", "all")
@@ -43,13 +44,15 @@ class Chosen:
 
 @dataclass(frozen=True)
 class RunResult:
-    """A finished run. `story` is the report's data; `reused` of `steps` were already there."""
+    """A finished run. `story` is the report's data; `reused` of `steps` were already there; `production_moved` says so
+    where production is not the release it ends with."""
 
     story: Mapping[str, Any]
     report: str
     steps: int
     reused: int
     gates_passed: bool
+    production_moved: str = ""
 
 
 def run(ws: Workspace, display: Display, *, until: Stage = "all") -> RunResult:
@@ -67,7 +70,58 @@ def run(ws: Workspace, display: Display, *, until: Stage = "all") -> RunResult:
         story, report = save_report(ws, latest_records(ws.ledger))
     if failed:
         raise failed
-    return RunResult(story, str(report), len(runner.records), sum(r.cached for r in runner.records), failed is None)
+    reused = sum(r.cached for r in runner.records)
+    return RunResult(story, str(report), len(runner.records), reused, failed is None, _moved(ws, runner.records))
+
+
+def _moved(ws: Workspace, records: Sequence[StepRecord]) -> str:
+    """What to know where production is not the release that this run ends with: a finished release moves no alias a
+    second time, so that a rollback stays."""
+    released = [r for r in records if r.stage == "release"]
+    current = ws.ledger.alias(PRODUCTION)
+    if not released or current in (None, released[-1]["release"]):
+        return ""
+    version, own = ws.ledger.get(str(current)).attrs["version"], released[-1].figures["version"]
+    return f"production is version {version}; this run ends with version {own}: bucle release promote {own}"
+
+
+def learn(ws: Workspace, display: Display, task: str) -> RunResult:
+    """The next release from all feedback so far on a classify task: its rows grow, the recipe that the comparison chose
+    is fitted again, gated against production on rows neither has seen, and released. Raises BadInput where feedback
+    adds nothing, GateFailed (after writing the report) where the gate does not hold."""
+    _check(ws)
+    if task not in ws.config.tasks or ws.config.tasks[task].kind != "classify":
+        names = [n for n, t in ws.config.tasks.items() if t.kind == "classify"]
+        raise BadInput(f"`{task}` is no classify task of this project.", f"bucle feedback learn {' | '.join(names)}")
+    with project_lock(ws.ledger.folder), display:
+        runner = Runner(ws.ledger, display)
+        failed: GateFailed | None = None
+        try:
+            tasks, corpus = prepare(ws, runner)
+            chosen = {n: found for n, data in tasks.items() if (found := _choose(ws, runner, data, corpus, gated=True))}
+            _release_next(ws, runner, tasks, chosen, corpus, task)
+        except GateFailed as error:
+            failed = error
+        runner.finish()
+        story, report = save_report(ws, latest_records(ws.ledger))
+    if failed:
+        raise failed
+    return RunResult(story, str(report), len(runner.records), sum(r.cached for r in runner.records), True)
+
+
+def _release_next(
+    ws: Workspace, runner: Runner, tasks: dict[str, TaskData], chosen: dict[str, Chosen], corpus: str, task: str
+) -> None:
+    """From the rows behind production to the release after it."""
+    served = str(production(ws.ledger).attrs["tasks"][task])
+    roles = {e.role: e.parent for e in ws.ledger.parents(served)}
+    split, version = roles["split"], int(ws.ledger.get(roles["dataset"]).attrs["version"])
+    data = replace(tasks[task], dataset=roles["dataset"], split=split, version=version)
+    heard = live_dataset_step(ws, runner, data)
+    made = split_step(ws, runner, task, heard["dataset"], version=version + 1, previous=split)["split"]
+    grown = replace(data, dataset=heard["dataset"], split=made, version=version + 1)
+    again = _again(ws, runner, grown, chosen[task], corpus)
+    _release(ws, runner, {**chosen, task: again}, {**tasks, task: grown})
 
 
 def _check(ws: Workspace) -> None:
@@ -80,8 +134,14 @@ def _check(ws: Workspace) -> None:
         ladder(task.kind, ws.config.models, ws.config.choose, has_index=ws.config.data.documents is not None)
         for gate in task.gates:
             parse_gate(gate)
-    for name in ws.config.choose.techniques:
-        technique(name)
+    for name, given in ws.config.choose.techniques.items():
+        known = technique(name).settings
+        if unknown := sorted(set(given) - known):
+            near = get_close_matches(unknown[0], known, n=1)
+            raise ConfigError(
+                f"choose.techniques: `{name}` has no setting `{unknown[0]}`.",
+                f"Did you mean `{near[0]}`?" if near else f"It reads: {', '.join(sorted(known)) or 'none'}.",
+            )
     if replay := ws.config.replay:
         read_log(ws.file(replay.log))
         if replay.upstream and replay.upstream not in ws.config.models:
@@ -155,14 +215,14 @@ def _all(ws: Workspace, runner: Runner, until: Stage) -> None:
     last = (max(_at(e) for e in entries) - start).days + 1
     index = next((t.index for t in tasks.values() if t.index), "")
     served = replay_step(ws, runner, first, first_day=0, last_day=day, index=index)
-    watched = watch_step(ws, runner, until_day=day, start=start, inputs={"served": served.key})
-    heard = dataset_step(ws, runner, data, watched, start=start, until_day=day)
+    watched = watch_step(ws, runner, until_day=day, start=start, releases=[first.id], inputs={"served": served.key})
+    heard = dataset_step(ws, runner, data, watched, release=first.id, start=start, until_day=day)
     split2 = split_step(ws, runner, replay.task, heard["dataset"], version=2, previous=data.split)["split"]
     data2 = replace(data, dataset=heard["dataset"], split=split2, version=2)
     again = _again(ws, runner, data2, chosen[replay.task], corpus)
     second = _release(ws, runner, {**chosen, replay.task: again}, {**tasks, replay.task: data2})
     served = replay_step(ws, runner, second, first_day=day, last_day=last, index=index)
-    watch_step(ws, runner, until_day=last, start=start, inputs={"served": served.key})
+    watch_step(ws, runner, until_day=last, start=start, releases=[first.id, second.id], inputs={"served": served.key})
     labels = sorted({str(r.target) for r in ws.examples(data.dataset)})
     gain_step(
         ws,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -9,17 +10,18 @@ from bucle.core.records import Alert, Trace
 from bucle.execute import Outcome, Runner, StepContext, StepRecord
 from bucle.loop.workspace import Workspace
 
-__all__ = ["abusers", "alerts_now", "watch_step", "windows_of"]
+__all__ = ["abusers", "alerts_now", "replayed", "watch_step", "windows_of"]
 
 
 def watch_step(
-    ws: Workspace, runner: Runner, *, until_day: float, start: datetime, inputs: dict[str, str]
+    ws: Workspace, runner: Runner, *, until_day: float, start: datetime, releases: Sequence[str], inputs: dict[str, str]
 ) -> StepRecord:
-    """Alerts over every trace up to `until_day` days after `start`, stored as nodes."""
+    """Alerts over the replayed traces of these releases up to `until_day` days after `start`, stored as nodes. What an
+    earlier run replayed through other releases, and live traffic, are no part of it."""
     rules = ws.config.monitor
 
     def work(ctx: StepContext) -> Outcome:
-        traces = ws.traces.traces(before=(start + timedelta(days=until_day)).timestamp())
+        traces = replayed(ws, releases, since=start, until=start + timedelta(days=until_day))
         found = alerts_now(ws, traces, ctx.report)
         for alert in found:
             ctx.ledger.put("alert", alert.model_dump(mode="json"))
@@ -34,17 +36,30 @@ def watch_step(
         f"watch until day {until_day:g}",
         work,
         stage="monitor",
-        inputs=inputs,
+        inputs={"releases": list(releases), **inputs},
         params={"rules": rules.model_dump(mode="json"), "until": until_day, "seed": ws.config.seed},
     )
+
+
+def replayed(
+    ws: Workspace, releases: Sequence[str], *, since: datetime, until: datetime, route: str = ""
+) -> list[Trace]:
+    """The traces of these releases with `since <= at < until`, in order of time."""
+    found = [
+        t
+        for release in releases
+        for t in ws.traces.traces(route=route, release=release, since=since.timestamp(), before=until.timestamp())
+    ]
+    return sorted(found, key=lambda t: (datetime.fromisoformat(t.at), t.id))
 
 
 def alerts_now(ws: Workspace, traces: list[Trace], report: Any = None) -> list[Alert]:
     """The alerts that the project's rules raise over `traces`."""
     from bucle.monitor.alerts import watch
 
-    return watch(traces, ws.traces.feedback(), ws.config.monitor, seed=ws.config.seed, report=report,
-                 tasks=ws.config.tasks)
+    return watch(
+        traces, ws.traces.feedback(), ws.config.monitor, seed=ws.config.seed, report=report, tasks=ws.config.tasks
+    )
 
 
 def abusers(alerts: list[dict[str, Any]]) -> set[str]:

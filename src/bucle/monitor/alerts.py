@@ -149,7 +149,8 @@ def _watch_service(window: Window, history: _History, running: _Running, rules: 
         ratio = 1 + (ratio - 1) / 2
     slow = service.latency(
         window.traces, history.before(window, "latency", running), p95_ms=rules.p95_ms,
-        ratio=ratio, min_count=rules.min_latency_requests, alarm_rate=rules.alarm_rate)
+        ratio=ratio, min_count=rules.min_latency_requests, alarm_rate=rules.alarm_rate,
+        min_rise_ms=rules.min_latency_rise_ms)
     failing = service.errors(
         window.traces, history.before(window, "errors", running),
         max_rate=rules.max_error_rate, min_errors=rules.min_errors, alarm_rate=rules.alarm_rate)

@@ -28,9 +28,10 @@ class Finding:
 
 
 def latency(window: Sequence[Trace], reference: Sequence[Trace], *, p95_ms: float | None = None,
-            ratio: float = 2.0, min_count: int = 20, alarm_rate: float = 0.01) -> Finding | None:
+            ratio: float = 2.0, min_count: int = 20, alarm_rate: float = 0.01,
+            min_rise_ms: float = 0.0) -> Finding | None:
     """The window's p95 latency past the objective `p95_ms`, or, without one, past `ratio` times the
-    reference's p95.
+    reference's p95 and `min_rise_ms` above it: a busy machine multiplies a few milliseconds that nobody feels.
 
     Either way more requests than chance allows must be slower than what 95% should stay under (one-sided
     binomial test at `alarm_rate`): one slow request is no trend. Failed requests are left out. None when
@@ -44,7 +45,7 @@ def latency(window: Sequence[Trace], reference: Sequence[Trace], *, p95_ms: floa
     if len(ms) < min_count or (p95_ms is None and len(before) < min_count):
         return None
     usual = float(np.percentile(before, 95)) if p95_ms is None else p95_ms
-    limit = usual * ratio if p95_ms is None else p95_ms
+    limit = max(usual * ratio, usual + min_rise_ms) if p95_ms is None else p95_ms
     measured = float(np.percentile(ms, 95))
     p = float(binomtest(int((ms > usual).sum()), len(ms), TAIL, alternative="greater").pvalue)
     if measured <= limit or p > alarm_rate or usual <= 0:

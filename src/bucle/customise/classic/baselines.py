@@ -26,6 +26,7 @@ class Majority:
     rung = 0
     baseline = True
     when = "The floor: what a model scores that never reads the message."
+    settings: frozenset[str] = frozenset()
 
     def fit(self, ctx: FitContext) -> Mapping[str, Any]:
         counts = Counter(e.target for e in ctx.train if e.target)
@@ -56,6 +57,7 @@ class Nearest:
     rung = 1
     baseline = True
     when = "No training at all: copies the label of the most similar example."
+    settings: frozenset[str] = frozenset()
 
     def fit(self, ctx: FitContext) -> Mapping[str, Any]:
         rows = [e for e in ctx.train if e.target]

@@ -97,6 +97,7 @@ class TfidfLogistic(_Linear):
     baseline = True
     tfidf = True
     when = "The baseline to beat: trains in seconds, answers in under a millisecond, needs no model."
+    settings: frozenset[str] = frozenset()
 
 
 class FrozenEncoder(_Linear):
@@ -109,6 +110,7 @@ class FrozenEncoder(_Linear):
     baseline = False
     encoder = True
     when = "Few rows per label, or wording that varies more than words do; the encoder must know the language."
+    settings: frozenset[str] = frozenset()
 
 
 class Hybrid(_Linear):
@@ -122,6 +124,7 @@ class Hybrid(_Linear):
     tfidf = True
     encoder = True
     when = "When words and meaning each miss rows that the other gets right."
+    settings: frozenset[str] = frozenset()
 
 
 class _LinearPredictor:

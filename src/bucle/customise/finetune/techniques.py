@@ -38,6 +38,7 @@ class _FineTuning:
     rung = 0
     baseline = False
     when = ""
+    settings: frozenset[str] = PARAMS
     rank = 0
 
     def fit(self, ctx: FitContext) -> Mapping[str, Any]:
@@ -104,6 +105,7 @@ class Full(_FineTuning):
     name = "full"
     rung = 60
     when = "Hundreds of examples or more, a small base model, and a model of its own to serve."
+    settings: frozenset[str] = PARAMS
 
 
 class Lora(_FineTuning):
@@ -113,6 +115,7 @@ class Lora(_FineTuning):
     rung = 50
     rank = 16
     when = "Hundreds of examples, and several tasks that share one base model in memory."
+    settings: frozenset[str] = PARAMS
 
 
 class LabelPredictor:

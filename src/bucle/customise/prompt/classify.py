@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bucle.core.errors import BadInput, BucleError
+from bucle.core.errors import BadInput, BucleError, ModelUnavailable
 from bucle.core.ports import ChatModel, FitContext, LoadContext, Message, Predictor
 from bucle.core.records import Prediction, Usage
 from bucle.customise.classic.features import fit_tfidf, tfidf_matrix
@@ -34,6 +34,7 @@ class ZeroShot:
     rung = 3
     baseline = False
     when = "A strong general model and labels that say what they mean; needs no labelled row."
+    settings: frozenset[str] = frozenset({"instruction", "shots"})
     shots = 0
 
     def fit(self, ctx: FitContext) -> Mapping[str, Any]:
@@ -68,6 +69,7 @@ class FewShot(ZeroShot):
     name = "few-shot"
     rung = 4
     when = "As zero-shot, where a handful of examples shows what the labels mean here."
+    settings: frozenset[str] = frozenset({"instruction", "shots"})
     shots = EXAMPLES
 
 
@@ -157,6 +159,8 @@ class _WritingPredictor:
         began = time.perf_counter()
         try:
             reply = self.model.chat(messages_for(self.prompt, text, shown), max_tokens=32, seed=self.seed)
+        except ModelUnavailable:  # no answer was given: an endpoint that is down must not be scored as a bad model
+            raise
         except BucleError as error:
             return Prediction(output="", error=error.message)
         label = self._match(reply.text)

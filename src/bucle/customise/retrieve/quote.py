@@ -42,6 +42,7 @@ class NoAnswer:
     rung = 0
     baseline = True
     when = "The floor: right only where the documents hold no answer."
+    settings: frozenset[str] = frozenset()
 
     def fit(self, ctx: FitContext) -> Mapping[str, Any]:
         (ctx.out / "no-answer.json").write_text("{}")
@@ -65,6 +66,7 @@ class Quote:
     rung = 1
     baseline = True
     when = "Answers that stand in the documents word for word; needs no model and invents nothing."
+    settings: frozenset[str] = frozenset()
     weights: tuple[float, ...] = (0.0,)
 
     def fit(self, ctx: FitContext) -> Mapping[str, Any]:
@@ -98,6 +100,7 @@ class Retrieve(Quote):
     rung = 3
     baseline = False
     when = "Questions asked in other words than the documents use."
+    settings: frozenset[str] = frozenset()
     weights = WEIGHTS
 
 

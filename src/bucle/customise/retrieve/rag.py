@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bucle.core.errors import BadInput, BucleError
+from bucle.core.errors import BadInput, BucleError, ModelUnavailable
 from bucle.core.ports import ChatModel, FitContext, LoadContext, Message, Predictor
 from bucle.core.records import Chunk, Prediction
 from bucle.customise.retrieve.index import Index
@@ -34,6 +34,7 @@ class Rag:
     rung = 4
     baseline = False
     when = "Answers that must be put together from several sentences, or phrased for the person who asked."
+    settings: frozenset[str] = frozenset({"instruction"})
 
     def fit(self, ctx: FitContext) -> Mapping[str, Any]:
         """Calibrates the search as `retrieve` does, and keeps the instruction."""
@@ -70,6 +71,8 @@ class _RagPredictor:
                 break
             except BadInput as error:
                 problem = error.message
+            except ModelUnavailable:  # no answer was given: the endpoint is down
+                raise
             except BucleError as error:
                 return found.model_copy(update={"output": "", "citations": (), "error": error.message})
         else:
@@ -102,6 +105,7 @@ class ClosedBook:
     rung = 2
     baseline = False
     when = "Shows what documents add: the same model without them."
+    settings: frozenset[str] = frozenset({"instruction"})
 
     def fit(self, ctx: FitContext) -> Mapping[str, Any]:
         (ctx.out / "prompt.json").write_text(json.dumps({"instruction": str(ctx.params.get("instruction") or "")}))
@@ -127,6 +131,8 @@ class _ClosedBookPredictor:
             reply = self.chat.chat(
                 [*system, {"role": "user", "content": question}], max_tokens=MAX_ANSWER_TOKENS, seed=self.seed
             )
+        except ModelUnavailable:
+            raise
         except BucleError as error:
             return Prediction(output="", error=error.message)
         silent = not reply.text.strip() or _NO in reply.text.lower()
