@@ -102,6 +102,11 @@ class Example(Record):
     document: str = ""
     source: str = ""
 
+    @property
+    def cluster(self) -> str:
+        """What intervals cluster by: rows about one document, or of one group, are no independent evidence."""
+        return self.document or self.group or self.id
+
 
 class Usage(Record):
     """What one call used. Tokens by the model's own tokenizer; `usd` in US dollars."""

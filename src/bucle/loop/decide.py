@@ -37,7 +37,7 @@ def compare_step(
         from bucle.evaluate.metrics import PRIMARY
 
         rows = rows_of(ws, data.dataset, data.split)
-        clusters = [r.document or r.group or r.id for r in rows]
+        clusters = [r.cluster for r in rows]
         scored = []
         for rung in rungs:
             figures = evaluations[rung.name].figures
@@ -233,7 +233,7 @@ def gate_step(
                 intervals={"forgetting": lost} if lost else {},
                 production=production,
                 seed=ws.config.seed,
-                clusters=[rows[i].document or rows[i].group or i for i in ids],
+                clusters=[rows[i].cluster for i in ids],
                 baseline=Reference(
                     "baseline",
                     _numbers(baseline.figures),

@@ -51,7 +51,7 @@ def evaluate_file(ws: Workspace, task: str, path: Path, release: str = "producti
     chunks = documents_of_chunks(ws, roles.get("index", ""))
     said = open_candidate(ws, candidate_id).predict([r.input for r in rows])
     scores, metric = score_rows(settings.kind, rows, said, chunks), PRIMARY[settings.kind]
-    clusters = [r.document or r.group or r.id for r in rows]
+    clusters = [r.cluster for r in rows]
     seed, known = ws.config.seed, {e.input for e in fitted}
     result: dict[str, Any] = {
         "task": task,

@@ -316,7 +316,7 @@ def _release(ws: Workspace, runner: Runner, chosen: Mapping[str, Chosen], tasks:
             data = tasks[name]
             rows = {r.id: r for r in rows_of(ws, data.dataset, data.split)}
             ids, per_row = scores(ws, c.evaluation["evaluation"])
-            clusters = [rows[i].document or rows[i].group or i for i in ids]
+            clusters = [rows[i].cluster for i in ids]
             return {
                 "candidate": c.rung.name,
                 "technique": c.rung.technique.name,
