@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from bucle.core import config
+from bucle.core import config, sources
 from bucle.core.config import load_project
 from bucle.core.errors import ConfigError
 
@@ -54,7 +54,9 @@ def test_a_variable_that_cannot_be_meant_is_refused(
 
 # By what names the code holds a section when it reads a field of it: `id`, `path` or `test` alone would prove nothing.
 READERS = {
-    "Documents": "documents|source", "Data": "data|policy", "Split": "split|settings", "ClassifyTask": "task|tasks|t",
+    "FolderSource": "source", "WebSource": "source", "StoreSource": "source", "SqlSource": "source",
+    "HuggingFaceSource": "source", "_Common": "source", "_Remote": "source", "Quality": "quality", "Rows": "rows",
+    "Names": "names", "Data": "data|policy", "Split": "split|settings", "ClassifyTask": "task|tasks|t",
     "AnswerTask": "task|tasks|t", "Preferences": "preferences|settings", "PretrainModel": "model|settings|m",
     "LocalModel": "model|settings|m", "EncoderModel": "model|settings|m", "OpenAIModel": "model|settings|m",
     "Choose": "choose", "Serve": "serve|settings", "MonitorRules": "monitor|rules", "Replay": "replay|settings|wanted",
@@ -63,8 +65,12 @@ READERS = {
 
 
 def options() -> Iterator[tuple[str, str]]:
-    for name, section in vars(config).items():
-        if isinstance(section, type) and issubclass(section, BaseModel) and section.__module__ == config.__name__:
+    for name, section in {**vars(config), **vars(sources)}.items():
+        if (
+            isinstance(section, type)
+            and issubclass(section, BaseModel)
+            and section.__module__ in (config.__name__, sources.__name__)
+        ):
             yield from ((name, field) for field in section.model_fields)
 
 
@@ -72,7 +78,7 @@ def reads() -> set[tuple[str, str]]:
     """(what holds it, attribute) of every attribute that the code reads, also by getattr with a constant name."""
     found = set()
     for path in SOURCE.rglob("*.py"):
-        inside = path == Path(config.__file__)
+        inside = path in (Path(config.__file__), Path(sources.__file__))
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
                 holder, attribute = node.value, node.attr

@@ -40,7 +40,7 @@ def test_the_file_stays_where_it_is_and_the_reasons_are_shown(tmp_path: Path) ->
     project = load_project(tmp_path / "p")
     assert project.tasks["labels"].data == "../filas.csv"
     assert project.data.documents is not None
-    assert (project.data.documents.path, project.language) == ("../docs", "en")
+    assert (project.data.documents[0].path, project.language) == ("../docs", "en")
     assert made["columns"]["label"] == "'etiqueta' (given)"
     assert "called 'mensaje'" in made["columns"]["text"]
     assert made["labels"] == {"averia": 2, "tarifa": 2, "factura": 2}

@@ -1,68 +1,42 @@
-"""`bucle data`: documents and rows."""
+"""`bucle data`: sources, documents and rows. Each of its verbs is a file `data_NAME.py` beside this one."""
 
 from __future__ import annotations
 
-from typing import Any
+import importlib
 
 import click
 
-from bucle.cli.shared import as_json, emit, on_project, table
+VERBS = {
+    "list": ("lists", "Documents and rows that were read."),
+    "quarantine": ("lists", "Files that could not be read, and why; --retry reads one again, with its password."),
+    "removed": ("lists", "What cleaning took out, and why."),
+    "problems": ("lists", "Rows that could not be used, and why."),
+}
 
 
-@click.command("data")
-@click.argument("what", type=click.Choice(["list", "quarantine", "removed", "problems"]), default="list")
-@on_project
-@as_json
-def command(what: str, folder: str, json_: bool) -> None:
-    """What was read (list), what could not be and why (quarantine), what cleaning took out (removed), and rows that
-    could not be used (problems). Reads what changed first."""
-    from bucle.execute import make_display
-    from bucle.loop.api import Project
+class DataVerbs(click.Group):
+    """Loads a verb's module only when that verb is used; `list` where none is named."""
 
-    project = Project(folder)
-    project.run(until="data", display=make_display(quiet=json_))
-    ws = project.workspace
-    records = {r.name: r for r in project.records()}
-    documents = records["documents"].figures if "documents" in records else {}
-    rows: list[dict[str, Any]]
-    if what == "list":
-        rows = (
-            [
-                {
-                    "path": n.attrs["path"],
-                    "language": n.attrs["language"],
-                    "title": n.attrs["title"][:60],
-                    "sha256": n.attrs["sha256"][:12],
-                }
-                for n in ws.documents(records["documents"]["corpus"])
-            ]
-            if documents
-            else []
-        )
-        rows += [
-            {
-                "path": t.data,
-                "language": "",
-                "title": f"{records[f'examples {name}'].figures['rows']} rows of {name}",
-                "sha256": "",
-            }
-            for name, t in ws.config.tasks.items()
-        ]
-    elif what == "problems":
-        rows = [
-            {"task": name, **p} for name in ws.config.tasks for p in records[f"examples {name}"].figures["problem_list"]
-        ]
-    else:
-        rows = [
-            {k: row[k] for k in ("path", "reason", "message", "detail") if k in row}
-            for row in documents.get("quarantined" if what == "quarantine" else "removed", [])
-        ]
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
 
-    def human() -> None:
-        if rows:
-            table(list(rows[0]), [list(r.values()) for r in rows])
-        click.echo(f"{len(rows)} {'entries' if rows else 'entries: nothing here'}")
-        if what == "quarantine" and any(r["reason"] == "encrypted" for r in rows):
-            click.echo("next: name an environment variable with path=password under `data.documents.passwords_env`")
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        module = importlib.import_module(f"bucle.cli.data_{VERBS[cmd_name][0]}")
+        made: click.Command = module.commands[cmd_name]
+        return made
 
-    emit({what: rows}, json_, human)
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Verbs"):
+            formatter.write_dl([(name, told) for name, (_, told) in VERBS.items()])
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not {"-h", "--help"} & set(args) and (not args or args[0].startswith("-")):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group("data", cls=DataVerbs)
+def command() -> None:
+    """Sources, documents and rows: what was read, what was not, and why; versions and what changed between them."""

@@ -8,9 +8,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from bucle.core.errors import ConfigError
+from bucle.core.sources import RowSource, Section, Sources
 from bucle.core.yamlfile import load_yaml_model
 
 __all__ = [
@@ -18,15 +19,17 @@ __all__ = [
     "Choose",
     "ClassifyTask",
     "Data",
-    "Documents",
     "EncoderModel",
     "LocalModel",
     "MonitorRules",
+    "Names",
     "OpenAIModel",
     "Preferences",
     "PretrainModel",
     "Project",
+    "Quality",
     "Replay",
+    "Rows",
     "Serve",
     "Split",
     "load_project",
@@ -36,36 +39,62 @@ Policy = Literal["keep", "mask", "hash", "drop"]
 MAX_PORT = 65535
 
 
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class Quality(Section):
+    """Named thresholds a document must keep (0 or 1 where a filter shall never act). Shares are of words, lines or
+    characters. After Rae et al., "Scaling Language Models" (2021), table A1, loosened for office documents."""
+
+    min_words: int = Field(3, ge=0)
+    min_letters: float = Field(0.25, ge=0, le=1)
+    max_symbols: float = Field(0.3, ge=0, le=1)
+    max_repeated_lines: float = Field(0.6, ge=0, le=1)
+    max_repeated_ngrams: float = Field(0.6, ge=0, le=1)
+    max_word_length: float = Field(25, gt=0)
 
 
-class Documents(Section):
-    """Files to read: everything under `path` that matches a pattern. `passwords_env` names an environment variable
-    with `path=password` pairs, comma-separated, for encrypted files."""
+class Rows(Section):
+    """How a task's rows are cleaned. `duplicates`: `keep` (how often something is asked is information; a split keeps
+    copies together), `exact` drops all but the first of the same text and target, `near` of nearly the same too.
+    `min_words` and `max_characters` bound the input; `personal_data` and `languages` are `data`'s."""
+
+    duplicates: Literal["keep", "exact", "near"] = "keep"
+    min_words: int = Field(1, ge=0)
+    max_characters: int = Field(100_000, ge=1)
+
+
+class Names(Section):
+    """A token-classification model (a folder or Hub name, safetensors) that finds people's names."""
 
     path: str
-    patterns: tuple[str, ...] = ("**/*",)
-    passwords_env: str = ""
+    min_score: float = Field(0.6, ge=0, le=1)
 
 
 class Data(Section):
-    documents: Documents | None = None
+    """`parsers` names the parser for a suffix (`.pdf: docling`): `builtin`, `docling`, `unstructured`, or a plug-in.
+    `boilerplate`: the share of a source's documents in which a paragraph must stand to be boilerplate (1: never)."""
+
+    documents: Sources | None = None
+    parsers: Mapping[str, str] = Field(default_factory=dict)
     near_duplicates: float = Field(0.85, ge=0.5, le=1.0)
+    boilerplate: float = Field(0.5, gt=0, le=1)
+    quality: Quality = Quality()
     languages: tuple[str, ...] = ()
     personal_data: Mapping[str, Policy] = Field(default_factory=dict)
+    names: Names | None = None
+    rows: Rows = Rows()
 
 
 class Split(Section):
-    """Shares of rows held out. Rows of one group (customer, document) and near-duplicates stay on one side."""
+    """Shares of rows held out. Rows of one group (customer, document) and near-duplicates stay on one side. `by`:
+    `hash` (stratified by label), or `time` (the latest rows are held out)."""
 
     test: float = Field(0.2, gt=0, lt=0.8)
     validation: float = Field(0.1, gt=0, lt=0.5)
+    by: Literal["hash", "time"] = "hash"
 
 
 class ClassifyTask(Section):
     kind: Literal["classify"]
-    data: str
+    data: str | RowSource
     text: str = ""
     label: str = ""
     id: str = ""
@@ -79,7 +108,7 @@ class ClassifyTask(Section):
 
 class AnswerTask(Section):
     kind: Literal["answer"]
-    data: str
+    data: str | RowSource
     question: str = "question"
     answer: str = "answer"
     document: str = "document"

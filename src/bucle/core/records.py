@@ -59,7 +59,10 @@ class Block(Record):
 
 
 class Document(Record):
-    """A parsed file. `id` is `document:sha256` of path and bytes; `path` is relative to the source's root, with `/`."""
+    """A parsed file. `id` is `document:sha256` of path and bytes; `path` is relative to the source's root, with `/`.
+
+    `access` are the labels a reader needs, all of them, to see it (none: everyone may); `origin` is the URL or row it
+    came from where that is not a file of the project."""
 
     id: str
     path: str
@@ -68,6 +71,8 @@ class Document(Record):
     title: str
     language: str
     blocks: tuple[Block, ...]
+    access: tuple[str, ...] = ()
+    origin: str = ""
 
     @property
     def text(self) -> str:
@@ -75,7 +80,8 @@ class Document(Record):
 
 
 class Chunk(Record):
-    """A passage of a document, as indexed. `id` is `chunk:sha256`; `heading` is its context, `place` its citation."""
+    """A passage of a document, as indexed. `id` is `chunk:sha256`; `heading` is its context, `place` its citation,
+    `access` its document's."""
 
     id: str
     document_id: str
@@ -84,13 +90,15 @@ class Chunk(Record):
     heading: str = ""
     place: str = ""
     language: str = ""
+    access: tuple[str, ...] = ()
 
 
 class Example(Record):
     """One row of a task: `input` is what a user wrote, `target` the label or the answer (None: not answerable).
 
     `group` holds rows together in a split (same customer, same document); `at` is an ISO date where known;
-    `document` is the path the answer stands in; `source` says where the row came from (`file.tsv:12`).
+    `document` is the path the answer stands in; `source` says where the row came from (`file.tsv:12`) and `span` its
+    bytes there, first and one past the last (None where a row has no bytes of its own, as in Parquet).
     """
 
     id: str
@@ -101,6 +109,7 @@ class Example(Record):
     language: str = ""
     document: str = ""
     source: str = ""
+    span: tuple[int, int] | None = None
 
     @property
     def cluster(self) -> str:

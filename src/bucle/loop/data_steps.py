@@ -31,9 +31,12 @@ def documents_step(ws: Workspace, runner: Runner) -> StepRecord:
     """Every file under `data.documents`, parsed in workers, cleaned; unreadable ones in quarantine with the reason."""
     from bucle.data.connect import list_files
 
-    source = ws.config.data.documents
-    if source is None:
+    sources = ws.config.data.documents
+    if not sources:
         raise BadInput("This project names no documents.", "Add `data.documents` to bucle.yaml.")
+    source = sources[0]
+    if source.kind != "folder":
+        raise BadInput(f"A {source.kind} source cannot be read yet.", "Name a folder.")
     root = ws.root / source.path
     files = list_files(root, source.patterns)
     passwords = _passwords(source.passwords_env)
@@ -96,7 +99,7 @@ def documents_step(ws: Workspace, runner: Runner) -> StepRecord:
 def examples_step(ws: Workspace, runner: Runner, name: str) -> StepRecord:
     """The rows of a task, version 1. Rows that cannot be used are counted with their reason."""
     task = ws.config.tasks[name]
-    path = ws.file(task.data)
+    path = ws.rows_file(name)
 
     def work(ctx: StepContext) -> Outcome:
         from bucle.data.tables import read_examples
@@ -110,7 +113,7 @@ def examples_step(ws: Workspace, runner: Runner, name: str) -> StepRecord:
                 + (f" (first: {problems[0].source})." if problems else "."),
                 f"Correct the file, or the columns of `{name}` in bucle.yaml.",
             )
-        node = put_dataset(ctx, name, task.kind, 1, rows, [], {"file": task.data, "sha256": file_sha256(path)})
+        node = put_dataset(ctx, name, task.kind, 1, rows, [], {"file": path.name, "sha256": file_sha256(path)})
         figures = {
             "rows": len(rows),
             "problems": len(problems),

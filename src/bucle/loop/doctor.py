@@ -49,7 +49,7 @@ def _project(folder: Path) -> list[dict[str, Any]]:
         ws = Workspace.open(folder)
     except BucleError as error:
         return [_check("bucle.yaml", False, error.message, error.hint)]
-    missing = [t.data for t in ws.config.tasks.values() if not (ws.root / t.data).is_file()]
+    missing = [t.data for t in ws.config.tasks.values() if isinstance(t.data, str) and not (ws.root / t.data).is_file()]
     sound = ws.ledger.rows("PRAGMA quick_check")[0][0]
     lost, spoilt = _blobs(ws.ledger)
     return [

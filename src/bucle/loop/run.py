@@ -129,17 +129,17 @@ def _check(ws: Workspace) -> None:
     or BadInput."""
     from bucle.evaluate.gate import parse_gate
 
-    for task in ws.config.tasks.values():
-        ws.file(task.data)
+    for name, task in ws.config.tasks.items():
+        ws.rows_file(name)
         ladder(task.kind, ws.config.models, ws.config.choose, has_index=ws.config.data.documents is not None)
         for gate in task.gates:
             parse_gate(gate)
-    for name, given in ws.config.choose.techniques.items():
-        known = technique(name).settings
+    for given_name, given in ws.config.choose.techniques.items():
+        known = technique(given_name).settings
         if unknown := sorted(set(given) - known):
             near = get_close_matches(unknown[0], known, n=1)
             raise ConfigError(
-                f"choose.techniques: `{name}` has no setting `{unknown[0]}`.",
+                f"choose.techniques: `{given_name}` has no setting `{unknown[0]}`.",
                 f"Did you mean `{near[0]}`?" if near else f"It reads: {', '.join(sorted(known)) or 'none'}.",
             )
     if replay := ws.config.replay:

@@ -44,6 +44,13 @@ class Workspace:
             raise BadInput(f"{path} does not exist.", "Correct its name in bucle.yaml.")
         return path
 
+    def rows_file(self, task: str) -> Path:
+        """The file with a task's rows. Raises BadInput if it is not there."""
+        data = self.config.tasks[task].data
+        if isinstance(data, str):
+            return self.file(data)
+        raise BadInput(f"The rows of `{task}` cannot be fetched yet.", "Name a file.")
+
     def examples(self, dataset: str) -> list[Example]:
         """The rows of a dataset node."""
         node = self.ledger.get(dataset)
