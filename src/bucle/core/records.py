@@ -98,7 +98,8 @@ class Example(Record):
 
     `group` holds rows together in a split (same customer, same document); `at` is an ISO date where known;
     `document` is the path the answer stands in; `source` says where the row came from (`file.tsv:12`) and `span` its
-    bytes there, first and one past the last (None where a row has no bytes of its own, as in Parquet).
+    bytes there, first and one past the last (None where a row has no bytes of its own, as in Parquet). `labelled_by`
+    is the person whose label took the place of the source's.
     """
 
     id: str
@@ -110,6 +111,7 @@ class Example(Record):
     document: str = ""
     source: str = ""
     span: tuple[int, int] | None = None
+    labelled_by: str = ""
 
     @property
     def cluster(self) -> str:

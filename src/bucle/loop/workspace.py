@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,16 +46,24 @@ class Workspace:
         return path
 
     def rows_file(self, task: str) -> Path:
-        """The file with a task's rows. Raises BadInput if it is not there."""
+        """The file with a task's rows, fetched first where they come from elsewhere. Raises BadInput if it is not
+        there, Infrastructure where its source does not answer."""
         data = self.config.tasks[task].data
         if isinstance(data, str):
             return self.file(data)
-        raise BadInput(f"The rows of `{task}` cannot be fetched yet.", "Name a file.")
+        from bucle.data.connect import fetch_rows
+
+        return fetch_rows(data, self.root, self.root / ".bucle" / "sources")
 
     def examples(self, dataset: str) -> list[Example]:
         """The rows of a dataset node."""
-        node = self.ledger.get(dataset)
-        return [Example.model_validate_json(line) for line in self.ledger.read(node, "examples.jsonl").splitlines()]
+        return [Example.model_validate_json(line) for line in self.row_lines(dataset)]
+
+    def row_lines(self, dataset: str) -> Iterator[bytes]:
+        """The rows of a dataset node as lines of JSON, one at a time: for datasets that need not fit into memory."""
+        path = self.ledger.blobs.verify(self.ledger.get(dataset).blobs["examples.jsonl"])
+        with path.open("rb") as file:
+            yield from file
 
     def sides(self, split: str) -> dict[str, str]:
         """Example id -> `train`, `validation` or `test`, of a split node."""
