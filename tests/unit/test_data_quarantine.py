@@ -46,7 +46,7 @@ def hostile() -> dict[str, tuple[bytes, str]]:
         "blanco.md": (b" \n\t\n", "empty"),
         "vacio.docx": (word.getvalue(), "empty"),
         "corta.pdf": (b"%PDF-1.7\n1 0 obj <<", "corrupt"),
-        "cortado.docx": (word.getvalue()[:2000], "corrupt"),
+        "cortado.docx": (word.getvalue()[:2000], "truncated"),
         "otra.xlsx": (office({"hola.txt": "hola"}), "corrupt"),
         "binario.txt": (bytes(range(256)) * 20, "unknown-format"),
         "foto.jpg": (b"\xff\xd8\xff\xe0 not text", "unknown-format"),

@@ -10,13 +10,16 @@ from bucle.data.parse.source import tidy
 __all__ = ["is_chat", "read_chat"]
 
 _LINE = re.compile(
-    r"^\u200e?\[?(?P<date>\d{1,4}[/.-]\d{1,2}[/.-]\d{2,4}),?[ \u202f]+"
-    r"(?P<time>\d{1,2}:\d{2}(?::\d{2})?)(?:[ \u202f]?[aApP]\.?[ \u202f]?[mM]\.?)?"
-    r"(?:\]| -)[ \u202f](?P<rest>.*)$"
+    r"^[\u200e\u200f\ufeff]*\[?(?P<date>\d{1,4}[/.-]\d{1,2}[/.-]\d{2,4}),?[ \xa0\u202f]+"
+    r"(?P<time>\d{1,2}:\d{2}(?::\d{2})?)(?:[ \xa0\u202f]?[aApP]\.?[ \xa0\u202f]?[mM]\.?)?"
+    r"(?:\]| [-–])[ \xa0\u202f](?P<rest>.*)$"
 )
 _MARK = "\u200e\u200f"
+_EDITED = re.compile(r"\s*<(se editó este mensaje|this message was edited)\.?>", re.IGNORECASE)
 _NOTICE = re.compile(
-    r"cifrados? de extremo a extremo|end-to-end encrypted|<(multimedia omitido|media omitted)>|"
+    r"cifrados? de extremo a extremo|end-to-end encrypted|<(multimedia omitido|media omitted|archivo omitido)>|"
+    r"^[^:]*: \W*<(adjunto|attached): |\((archivo adjunto|file attached)\)$|"
+    r"(eliminaste|se eliminó) este mensaje|(this message was|you) deleted( this message)?\.?$|"
     r"(imagen|image|audio|v[ií]deo|sticker|document[oe]?) omitt?(ed|id[oa])",
     re.IGNORECASE,
 )
@@ -38,7 +41,7 @@ def read_chat(text: str) -> list[Block]:
             if days and days[-1][1] and not skipping and tidy(line):
                 days[-1][1][-1] += "\n" + tidy(line)
             continue
-        who, colon, what = begun["rest"].partition(": ")
+        who, colon, what = _EDITED.sub("", begun["rest"]).partition(": ")
         skipping = not colon or bool(_NOTICE.search(begun["rest"]))
         if not days or days[-1][0] != begun["date"]:
             days.append((begun["date"], []))

@@ -9,11 +9,11 @@ from email.message import EmailMessage
 from bucle.core.errors import Quarantined
 from bucle.core.records import Block
 from bucle.data.parse.html import page_blocks, parse_tree
+from bucle.data.parse.inner import inner_blocks, inner_name
 from bucle.data.parse.source import Raw, decode, tidy
 
-__all__ = ["read"]
+__all__ = ["message_blocks", "read"]
 
-MAX_DEPTH = 2
 MAX_PARTS = 100
 
 
@@ -22,7 +22,12 @@ def read(raw: Raw) -> tuple[str, list[Block]]:
 
     An attachment that cannot be read is a note that says why; pictures are passed over.
     """
-    message = email.message_from_bytes(raw.data, policy=email.policy.default)
+    return message_blocks(raw.data, raw)
+
+
+def message_blocks(data: bytes, raw: Raw) -> tuple[str, list[Block]]:
+    """Subject and blocks of the message in `data`, which stands in `raw`."""
+    message = email.message_from_bytes(data, policy=email.policy.default)
     if not isinstance(message, EmailMessage) or not message.keys():
         raise Quarantined("corrupt", "The file has no e-mail header.")
     head = [f"{name}: {_header(message, name)}" for name in ("From", "To", "Date", "Subject") if _header(message, name)]
@@ -73,16 +78,7 @@ def _body_blocks(part: EmailMessage) -> list[Block]:
 
 
 def _attachment(part: EmailMessage, raw: Raw) -> list[Block]:
-    from bucle.data.parse.formats import read_any
-
-    name = tidy(" ".join(str(part.get_filename()).split())).replace("\\", "/").rsplit("/", 1)[-1][:120]
+    name = inner_name(str(part.get_filename())).rsplit("/", 1)[-1]
     if part.get_content_maintype() in ("image", "audio", "video"):
         return []
-    place = f"attachment {name}"
-    try:
-        if raw.depth >= MAX_DEPTH:
-            raise Quarantined("too-large", "It stands too deep inside other files.")
-        _, blocks = read_any(Raw(_bytes(part), name, raw.password, raw.depth + 1))
-    except Quarantined as refused:
-        return [Block(text=f"[{name}: not read, {refused.reason}. {refused.message}]", place=place, kind="notes")]
-    return [block.model_copy(update={"place": f"{place}, {block.place}" if block.place else place}) for block in blocks]
+    return inner_blocks(_bytes(part), name, raw, f"attachment {name}")

@@ -2,40 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
+import dataclasses
 import queue
-import signal
-import subprocess
-import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import bucle.core.records as records
+from bucle.core.errors import Quarantined
+from bucle.core.ids import file_sha256
 from bucle.core.ports import Report
 from bucle.core.records import Document
 from bucle.data.connect import MAX_FILE_BYTES, SourceFile
-from bucle.data.parse.source import MAX_TEXT
+from bucle.data.parse.cache import Entry, ParseCache, entry_of
+from bucle.data.parse.choice import Choice, choices
+from bucle.data.parse.formats import suffix_of
+from bucle.data.parse.process import Worker
+from bucle.data.parse.single import beside, make_document
 
-__all__ = ["ParseResult", "QuarantinedFile", "parse_all"]
+__all__ = ["ParseResult", "QuarantinedFile", "parse_all", "retry_file"]
 
-_MAX_REPLY = 8 * MAX_TEXT
-_ENVIRONMENT = (
-    "PATH",
-    "LANG",
-    "LC_ALL",
-    "TMPDIR",
-    "TEMP",
-    "TMP",
-    "SYSTEMROOT",
-    "PYTHONPATH",
-    "HOME",
-    "VIRTUAL_ENV",
-)
-"""All a worker sees of the environment: parsers of strangers' files have no use for a team's keys."""
+HEAVY_TIMEOUT_S, HEAVY_MEMORY_MB = 600, 24 * 1024
+"""For parsers that load models: torch maps far more address space than it uses."""
+RETRY_ROOM = 4
+"""A retry by hand gets this many times the seconds and the memory."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +48,24 @@ class ParseResult:
     quarantined: list[QuarantinedFile]
 
 
+@dataclass(frozen=True)
+class _Job:
+    """A file with all that decides what is read from it. `key` is its name in the cache, empty where there is none."""
+
+    file: SourceFile
+    path: Path
+    choice: Choice
+    password: str
+    beside: str
+    key: str
+
+
 def parse_all(
     files: Sequence[SourceFile],
     root: Path,
     *,
+    cache: Path | None = None,
+    parsers: Mapping[str, str] | None = None,
     passwords: Mapping[str, str] | None = None,
     timeout_s: float = 30,
     memory_mb: int = 1024,
@@ -71,42 +75,111 @@ def parse_all(
 ) -> ParseResult:
     """Parses `files` under `root` and tells their languages. Never raises for what a file holds.
 
-    `passwords` maps a file's path to its password; `timeout_s` seconds and `memory_mb` MiB of address space
-    are for one file. `report` is called from one thread at a time, once a file.
+    `cache` is a folder in which each file is kept as it is finished, so that no content is parsed twice and a killed
+    run goes on where it stopped; `parsers` names the parser for a suffix (`.pdf: docling`). `passwords` maps a file's
+    path to its password; `timeout_s` seconds and `memory_mb` MiB of address space are for one file. `report` is
+    called from one thread at a time, once a file. Raises ConfigError for a parser that is not there.
     """
-    from bucle.data.language import detect
-
+    chosen, store = choices(parsers or {}), ParseCache(cache)
     outcomes: dict[int, Document | QuarantinedFile] = {}
+    lock = threading.Lock()
+
+    def settle(index: int, entry: Entry, sha256: str) -> None:
+        with lock:
+            outcomes[index] = _result(files[index], entry, sha256)
+            if report is not None:
+                report(len(outcomes), len(files), files[index].path)
+
+    jobs: dict[int, _Job] = {}
+    for index, file in enumerate(files):
+        try:
+            job = _job(file, root.resolve(), chosen, (passwords or {}).get(file.path, ""), limit_bytes)
+        except Quarantined as refused:
+            settle(index, Entry(reason=refused.reason, message=refused.message), file.sha256)
+            continue
+        entry = store.get(job.key) if job.key else None
+        if entry is None or (entry.locked and job.password):
+            jobs[index] = job
+        else:
+            settle(index, entry, file.sha256)
+    order = sorted(jobs, key=lambda index: -files[index].size)  # the longest first, so that none is left last
+
+    def ask(worker: Worker, index: int) -> None:
+        entry, sha256 = _ask(worker, jobs[index], limit_bytes)
+        if sha256 and not (entry.reason and jobs[index].password):  # a wrong password is no verdict on the file
+            store.put(_key(jobs[index], sha256), entry)
+        settle(index, entry, sha256)
+
+    # Those that load models have one process at a time, with room for them.
+    _work([index for index in order if not jobs[index].choice.heavy], ask, (timeout_s, memory_mb), workers)
+    _work(
+        [index for index in order if jobs[index].choice.heavy], ask, _room(Choice(heavy=True), timeout_s, memory_mb), 1
+    )
+    ordered = [outcomes[index] for index in range(len(files))]
+    return ParseResult(
+        [one for one in ordered if isinstance(one, Document)],
+        [one for one in ordered if isinstance(one, QuarantinedFile)],
+    )
+
+
+def retry_file(
+    file: SourceFile,
+    root: Path,
+    *,
+    cache: Path,
+    password: str = "",
+    parsers: Mapping[str, str] | None = None,
+    timeout_s: float = 30,
+    memory_mb: int = 1024,
+    limit_bytes: int = MAX_FILE_BYTES,
+) -> Document | QuarantinedFile:
+    """One file parsed again, whatever was known of it, with more room. What can be read is kept in `cache`, so that
+    the next parse_all finds it without the password; neither the password nor anything made from it is kept.
+    """
+    store = ParseCache(cache)
+    try:
+        job = _job(file, root.resolve(), choices(parsers or {}), password, limit_bytes)
+    except Quarantined as refused:
+        return QuarantinedFile(file.path, file.sha256, refused.reason, refused.message)
+    worker = Worker(*_room(job.choice, RETRY_ROOM * timeout_s, RETRY_ROOM * memory_mb))
+    try:
+        entry, sha256 = _ask(worker, job, limit_bytes)
+    finally:
+        worker.stop()
+    if not entry.reason and not entry.locked:
+        key = _key(job, sha256)
+        store.put(key, entry)
+        store.mark_retried(key)
+    return _result(file, entry, sha256)
+
+
+def _work(
+    order: Sequence[int],
+    ask: Callable[[Worker, int], None],
+    room: tuple[float, int],
+    workers: int,
+) -> None:
+    """Calls `ask` for each of `order`, from as many threads as `workers`, each with a process of its own."""
     waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
-    home = root.resolve()
-    order = sorted(range(len(files)), key=lambda index: -files[index].size)  # the longest first, so none is left last
     for index in order:
         waiting.put(index)
-    lock = threading.Lock()
     failures: list[BaseException] = []
 
     def work() -> None:
-        worker = _Worker(timeout_s, memory_mb)
+        worker = Worker(*room)
         try:
             while not failures:
                 try:
                     index = waiting.get_nowait()
                 except queue.Empty:
                     break
-                file = files[index]
-                outcome = _outcome(worker, file, home, (passwords or {}).get(file.path, ""), limit_bytes)
-                with lock:
-                    if isinstance(outcome, Document):
-                        outcome = outcome.model_copy(update={"language": detect(outcome.text[:20_000])})
-                    outcomes[index] = outcome
-                    if report is not None:
-                        report(len(outcomes), len(files), file.path)
+                ask(worker, index)
         except BaseException as error:
             failures.append(error)
         finally:
             worker.stop()
 
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(max(1, min(workers, len(files))))]
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(max(1, workers), len(order)))]
     for thread in threads:
         thread.start()
     try:
@@ -117,112 +190,54 @@ def parse_all(
         raise
     if failures:
         raise failures[0]
-    ordered = [outcomes[index] for index in range(len(files))]
-    return ParseResult(
-        [one for one in ordered if isinstance(one, Document)],
-        [one for one in ordered if isinstance(one, QuarantinedFile)],
-    )
 
 
-def _outcome(
-    worker: _Worker, file: SourceFile, home: Path, password: str, limit_bytes: int
-) -> Document | QuarantinedFile:
+def _job(file: SourceFile, home: Path, chosen: Mapping[str, Choice], password: str, limit_bytes: int) -> _Job:
+    """Raises Quarantined for a file that no parser may see."""
     path = (home / file.path).resolve()
     if not path.is_relative_to(home):
-        return QuarantinedFile(file.path, file.sha256, "corrupt", "The path leads out of the source's folder.")
+        raise Quarantined("corrupt", "The path leads out of the source's folder.")
     if file.size > limit_bytes:
-        return QuarantinedFile(
-            file.path,
-            file.sha256,
-            "too-large",
-            f"The file has {file.size:,} bytes; {limit_bytes:,} are read at most.",
-        )
-    reply = worker.ask({"path": str(path), "rel": file.path, "password": password, "limit_bytes": limit_bytes})
-    if "document" in reply:
-        return Document.model_validate(reply["document"])
-    return QuarantinedFile(file.path, file.sha256, str(reply["reason"]), str(reply["message"]))
+        raise Quarantined("too-large", f"The file has {file.size:,} bytes; {limit_bytes:,} are read at most.")
+    choice = chosen.get(suffix_of(file.path), Choice())
+    other = beside(path, file.path)
+    job = _Job(file, path, choice, password, file_sha256(other) if other else "", "")
+    return dataclasses.replace(job, key=_key(job, file.sha256)) if file.sha256 else job
 
 
-class _Worker:
-    """A parsing process, started when first asked and again after it died."""
-
-    def __init__(self, timeout_s: float, memory_mb: int) -> None:
-        self._timeout_s = timeout_s
-        self._memory_mb = memory_mb
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def _start(self) -> subprocess.Popen[bytes]:
-        environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-        home = str(Path(records.__file__).parents[2])
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [home, environment.get("PYTHONPATH", "")]))
-        environment.update(OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1", PYTHONIOENCODING="utf-8")
-        # -P: a file named like a module in the folder the user stands in must not be imported.
-        command = [sys.executable, "-P", "-m", "bucle.data.parse.worker", str(self._memory_mb), str(self._timeout_s)]
-        return subprocess.Popen(  # noqa: S603  # a fixed command, no shell
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=environment,
-        )
-
-    def ask(self, request: Mapping[str, object]) -> dict[str, object]:
-        """The worker's reply, or a refusal that says how it ended."""
-        process = self._process = self._process or self._start()
-        assert process.stdin is not None  # noqa: S101
-        assert process.stdout is not None  # noqa: S101
-        expired = threading.Event()
-
-        def expire() -> None:
-            expired.set()
-            process.kill()
-
-        timer = threading.Timer(self._timeout_s, expire)
-        timer.start()
-        try:
-            process.stdin.write(json.dumps(request).encode() + b"\n")
-            process.stdin.flush()
-            line = process.stdout.readline(_MAX_REPLY)
-        except OSError:
-            line = b""
-        finally:
-            timer.cancel()
-        if line.endswith(b"\n"):
-            reply: dict[str, object] = json.loads(line)
-            if reply.get("reason") == "out-of-memory":
-                self.stop()  # its heap is spent
-            return reply
-        self.stop()
-        if expired.is_set():
-            return {
-                "reason": "timeout",
-                "message": f"Reading the file took over {self._timeout_s:g} seconds.",
-            }
-        if len(line) >= _MAX_REPLY:
-            return {"reason": "too-large", "message": f"The file holds over {MAX_TEXT:,} characters."}
-        return _death(process.returncode)
-
-    def stop(self) -> None:
-        process, self._process = self._process, None
-        if process is None:
-            return
-        if process.stdin is not None:
-            with contextlib.suppress(OSError):
-                process.stdin.close()
-        try:
-            process.wait(0.5)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
+def _key(job: _Job, sha256: str) -> str:
+    return ParseCache.key(sha256, suffix_of(job.file.path), job.choice.key, job.beside)
 
 
-def _death(code: int) -> dict[str, object]:
-    if code == -signal.SIGTERM or (os.name == "posix" and code == -signal.SIGKILL):
-        return {
-            "reason": "out-of-memory",
-            "message": "The system ended the parser, most often for want of memory.",
+def _room(choice: Choice, timeout_s: float, memory_mb: int) -> tuple[float, int]:
+    if choice.heavy:
+        return max(timeout_s, HEAVY_TIMEOUT_S), max(memory_mb, HEAVY_MEMORY_MB)
+    return timeout_s, memory_mb
+
+
+def _ask(worker: Worker, job: _Job, limit_bytes: int) -> tuple[Entry, str]:
+    """What the file came to, and the sha256 of the bytes that were read: it may have changed since it was listed."""
+    reply = worker.ask(
+        {
+            "path": str(job.path),
+            "rel": job.file.path,
+            "password": job.password,
+            "parser": job.choice.name,
+            "limit_bytes": limit_bytes,
         }
-    ended = signal.Signals(-code).name if code < 0 else f"status {code}"
-    return {"reason": "corrupt", "message": f"The parser died on the file ({ended})."}
+    )
+    return entry_of(reply), str(reply.get("sha256", job.file.sha256))
+
+
+def _result(file: SourceFile, entry: Entry, sha256: str) -> Document | QuarantinedFile:
+    if entry.reason:
+        return QuarantinedFile(file.path, sha256, entry.reason, entry.message)
+    return make_document(
+        file.path,
+        sha256,
+        entry.title,
+        entry.blocks,
+        language=entry.language,
+        access=getattr(file, "access", ()),
+        origin=getattr(file, "origin", ""),
+    )

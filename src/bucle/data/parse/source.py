@@ -17,14 +17,15 @@ _LATIN = set("áéíóúàèìòùäëïöüâêîôûãõñçÁÉÍÓÚÀÈÌÒ
 
 @dataclass(frozen=True)
 class Raw:
-    """One file in memory. `depth` counts how far inside other files it stands (an attachment of an
-    attachment: 2).
+    """One file in memory. `depth` counts how far inside other files it stands (an attachment of an attachment: 2);
+    `beside` is a file that helps to read it (a Slack export's people).
     """
 
     data: bytes
     name: str
     password: str = ""
     depth: int = 0
+    beside: bytes = b""
 
     @property
     def suffix(self) -> str:

@@ -15,7 +15,8 @@ import time
 from pathlib import Path
 
 from bucle.core.errors import Quarantined
-from bucle.data.parse.single import parse_file
+from bucle.data.language import detect
+from bucle.data.parse.single import read_file
 
 
 def main() -> None:
@@ -27,13 +28,19 @@ def main() -> None:
         limit_time(seconds)
         request = json.loads(line)
         try:
-            document = parse_file(
+            sha256, title, blocks = read_file(
                 Path(request["path"]),
                 request["rel"],
                 password=request["password"],
+                parser=request["parser"],
                 limit_bytes=request["limit_bytes"],
             )
-            reply: dict[str, object] = {"document": document.model_dump(mode="json")}
+            reply: dict[str, object] = {
+                "sha256": sha256,
+                "title": title,
+                "language": detect("\n\n".join(block.text for block in blocks)[:20_000]),
+                "blocks": [{"text": block.text, "place": block.place, "kind": block.kind} for block in blocks],
+            }
         except Quarantined as refused:
             reply = {"reason": refused.reason, "message": refused.message}
         except MemoryError:
