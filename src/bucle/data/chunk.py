@@ -4,12 +4,12 @@ under.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 
 from bucle.core.errors import BadInput
 from bucle.core.ids import content_id
 from bucle.core.records import Block, Chunk, Document
+from bucle.data.sentences import sentence_spans
 
 __all__ = ["chunk_documents"]
 
@@ -21,7 +21,7 @@ def chunk_documents(documents: Sequence[Document], *, max_words: int = 120, over
     paragraph does not fit. Only a paragraph too long for one passage is cut, between sentences, and then each
     piece repeats up to `overlap` words of the one before. A table stays whole where it fits; a longer one is
     cut between rows and repeats its head. `heading` is the title and the last heading. An id is the hash of
-    document, text and position.
+    document, text and position. A passage carries the access labels of its document.
     """
     if max_words < 10 or not 0 <= overlap <= max_words // 2:
         raise BadInput(
@@ -42,6 +42,7 @@ def _chunks(document: Document, max_words: int, overlap: int) -> Iterator[Chunk]
             heading=context,
             place=place,
             language=document.language,
+            access=document.access,
         )
 
 
@@ -100,8 +101,8 @@ def _pieces(block: Block, max_words: int, overlap: int) -> list[str]:
 def _units(text: str, most: int) -> list[str]:
     """Lines and sentences of `text`; one of over `most` words is cut between words."""
     units = []
-    for sentence in re.split(r"(?<=[.!?…])\s+(?=[A-ZÁÉÍÓÚÑ¿¡\"«(\d-])|\n+", text):
-        words = sentence.split()
+    for start, end in sentence_spans(text):
+        words = text[start:end].split()
         units += [" ".join(words[at : at + most]) for at in range(0, len(words), most)]
     return units
 

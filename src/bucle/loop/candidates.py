@@ -16,6 +16,7 @@ from bucle.core.records import Candidate, Example, Prediction
 from bucle.customise.registry import technique
 from bucle.execute import Outcome, Runner, StepContext, StepRecord
 from bucle.loop.model_steps import chat_model, model_folder
+from bucle.loop.versions import labels_today
 from bucle.loop.workspace import Workspace
 
 __all__ = [
@@ -145,7 +146,11 @@ def _open(ws: Workspace, candidate_id: str) -> Predictor:
     return t.load(
         ws.ledger.materialise(node),
         LoadContext(
-            labels=candidate.labels, params=candidate.params, seed=ws.config.seed, **_open_roles(ws, roles, t.needs)
+            labels=candidate.labels,
+            params=candidate.params,
+            seed=ws.config.seed,
+            extra={"labels": labels_today(ws)} if "index" in roles else {},
+            **_open_roles(ws, roles, t.needs),
         ),
     )
 

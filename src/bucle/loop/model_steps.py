@@ -47,7 +47,7 @@ def _pretrain(
     def work(ctx: StepContext) -> Outcome:
         from bucle.customise.pretrain import pretrain
 
-        texts = [d.text for d in read_documents(ws, corpus)] if corpus else []
+        texts = [d.text for d in read_documents(ws, corpus) if not d.access] if corpus else []  # a model tells anyone
         for dataset, split in datasets.values():
             sides = ws.sides(split)
             texts += [e.input for e in ws.examples(dataset) if sides.get(e.id) == "train"]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,18 +12,12 @@ from typing import Any
 from bucle.core.errors import BadInput
 from bucle.core.ports import Report
 from bucle.core.records import Chunk
+from bucle.data.sentences import sentences
 
 __all__ = ["Hit", "Index", "build_index", "sentences"]
 
 # Full-text stemmers of the index by ISO code; others get no stemming.
 _STEMMERS = {"es": "Spanish", "en": "English", "pt": "Portuguese", "fr": "French", "de": "German", "it": "Italian"}
-
-_END = re.compile(r"(?<=[.!?…])\s+(?=[\"«¿¡(A-ZÁÉÍÓÚÜÑ0-9])")
-# What ends in a full stop and does not end a sentence; a single capital is an initial (`J. Pérez`, `EE. UU.`).
-_ABBREVIATION = re.compile(
-    r"(?:^|[\s(¿¡«\"])(?:[A-ZÁÉÍÓÚÑ]|(?i:srs?|sras?|sres|srtas?|drs?|dras?|dña|uds?|vds?|arts?|núms?|nº|n\.[ºo]|págs?|tels?|"
-    r"tfnos?|avdas?|avs?|ctra|pza|aprox|máx|mín|cap|vol|fig|ej|ee|cc|mr|mrs|ms|prof|vs))\.$"
-)
 
 
 @dataclass(frozen=True)
@@ -38,7 +31,8 @@ class Hit:
 def build_index(chunks: Sequence[Chunk], out: Path, *, encoder: Path, language: str, report: Report) -> dict[str, Any]:
     """Write an index of `chunks` into the empty folder `out`; returns its size and dimensions.
 
-    The heading stands before each passage's text in both searches. Raises BadInput when there is nothing to index.
+    The heading stands before each passage's text in both searches. `audience` numbers the distinct sets of access
+    labels, so that a search can leave out what the asker may not see. Raises BadInput when there is nothing to index.
     """
     import lancedb
     import pyarrow as pa
@@ -56,10 +50,12 @@ def build_index(chunks: Sequence[Chunk], out: Path, *, encoder: Path, language: 
     vectors = shared_encoder(encoder).embed_array(texts)
     report(1, 3, "indexing")
     dimensions = int(vectors.shape[1])
+    audiences = _audiences(chunks)
     columns = pa.table(
         {
             "id": pa.array([c.id for c in chunks]),
             "text": pa.array([_folded(text) for text in texts]),
+            "audience": pa.array([audiences[c.access] for c in chunks], pa.int32()),
             "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1), pa.float32()), dimensions),
         }
     )
@@ -87,9 +83,15 @@ def build_index(chunks: Sequence[Chunk], out: Path, *, encoder: Path, language: 
 
 
 class Index:
-    """An index opened for reading. `encoder` must be the one it was built with."""
+    """An index opened for reading. `encoder` must be the one it was built with.
 
-    def __init__(self, folder: Path, encoder: Path | None) -> None:
+    A passage is found only by an asker who holds all of its access labels. `labels` are those that paths have today:
+    an index may be older than the labels of its documents, and then needs both.
+    """
+
+    def __init__(
+        self, folder: Path, encoder: Path | None, *, labels: Mapping[str, Sequence[str]] | None = None
+    ) -> None:
         import lancedb
 
         from bucle.customise.classic.features import load_arrays, load_tfidf, tfidf_matrix
@@ -106,6 +108,10 @@ class Index:
         self._meaning = load_arrays(folder / "sentences.safetensors")["vectors"]
         self._lexical = tfidf_matrix(self.vectorizers, self._spans)
         self._table = lancedb.connect(str(folder / "lance")).open_table("chunks")
+        self._audiences = _audiences(list(self.chunks.values()))
+        self._later = {
+            c.id: frozenset(labels[c.path]) for c in self.chunks.values() if labels and labels.get(c.path)
+        }
 
     def embed(self, texts: Sequence[str]) -> Any:
         """Unit vectors `[len(texts), dimensions]` of questions. Raises BadInput if the encoder is not the index's."""
@@ -121,23 +127,49 @@ class Index:
             )
         return vectors
 
-    def search(self, question: str, *, k: int, weight: float, vector: Any = None) -> list[Hit]:
-        """The `k` best passages, best first. `weight` is the share of meaning (1) against words (0) in the fused score;
-        each search's scores are put on [0, 1] before fusion. `vector` is the question's, where already known."""
+    def search(
+        self, question: str, *, k: int, weight: float, vector: Any = None, access: frozenset[str] = frozenset()
+    ) -> list[Hit]:
+        """The `k` best passages that a holder of the labels `access` may see, best first. `weight` is the share of
+        meaning (1) against words (0) in the fused score; each search's scores are put on [0, 1] before fusion.
+        `vector` is the question's, where already known."""
         fused: dict[str, float] = {}
+        seen = self._condition(access)
         if weight < 1:
-            for node, value in _unit_range(self._words(question, k * 2)).items():
+            for node, value in _unit_range(self._words(question, k * 2, seen)).items():
                 fused[node] = fused.get(node, 0.0) + (1 - weight) * value
         if weight > 0:
             vector = self.embed([question])[0] if vector is None else vector
-            rows = self._table.search(vector).metric("cosine").limit(k * 2).to_list()
+            rows = self._filtered(self._table.search(vector).metric("cosine"), seen).limit(k * 2).to_list()
             for node, value in _unit_range({r["id"]: 1.0 - r["_distance"] for r in rows}).items():
                 fused[node] = fused.get(node, 0.0) + weight * value
         best = sorted(fused.items(), key=lambda item: (-item[1], item[0]))[:k]
-        return [Hit(self.chunks[node], score) for node, score in best]
+        return [Hit(self.chunks[node], score) for node, score in best if self.visible(node, access)]
 
-    def sentences(self, chunk_id: str) -> list[str]:
-        """The sentences of one passage, as they were cut when the index was built."""
+    def visible(self, chunk_id: str, access: frozenset[str] = frozenset()) -> bool:
+        """Whether a holder of `access` may see a passage; False for one that is not in this index."""
+        chunk = self.chunks.get(chunk_id)
+        return chunk is not None and {*chunk.access, *self._later.get(chunk_id, ())} <= access
+
+    def _condition(self, access: frozenset[str]) -> str:
+        """SQL that leaves only what `access` may see, inside the search, so that hidden passages cost no hit. Labels
+        themselves never stand in it: only numbers, and ids of this index's own. Empty where all may be seen."""
+        hidden = [number for labels, number in self._audiences.items() if not set(labels) <= access]
+        later = [chunk for chunk, labels in self._later.items() if not labels <= access]
+        parts = [f"audience NOT IN ({', '.join(map(str, hidden))})"] if hidden else []
+        if later:
+            ids = ", ".join("'" + chunk.replace("'", "''") + "'" for chunk in later)
+            parts.append(f"id NOT IN ({ids})")
+        return " AND ".join(parts)
+
+    def _filtered(self, query: Any, condition: str) -> Any:
+        return query.where(condition, prefilter=True) if condition else query
+
+    def sentences(self, chunk_id: str, access: frozenset[str] = frozenset()) -> list[str]:
+        """The sentences of one passage, as they were cut when the index was built; none of one that `access` may not
+        see."""
+        if not self.visible(chunk_id, access):
+            return []
         return [self._spans[i] for i in self._of[chunk_id]]
 
     def support(self, question: str, spans: Sequence[str], *, weight: float, vector: Any = None) -> Any:
@@ -150,27 +182,20 @@ class Index:
         support = (self._lexical[rows] @ asked.T).toarray().ravel() / 2 * (1 - weight)
         return support if weight == 0 else support + weight * (self._meaning[rows] @ vector)
 
-    def _words(self, question: str, k: int) -> dict[str, float]:
+    def _words(self, question: str, k: int, condition: str) -> dict[str, float]:
         from lancedb.query import MatchQuery
 
         if not any(c.isalnum() for c in question):
             return {}
-        rows = self._table.search(MatchQuery(_folded(question), "text"), query_type="fts").limit(k).to_list()
+        query = self._table.search(MatchQuery(_folded(question), "text"), query_type="fts")
+        rows = self._filtered(query, condition).limit(k).to_list()
         return {r["id"]: float(r["_score"]) for r in rows}
 
 
-def sentences(text: str) -> list[str]:
-    """The sentences and table rows of a passage, without empty ones and table rules."""
-    cut: list[list[str]] = []
-    for line in text.splitlines():
-        begun = len(cut)
-        for part in [line] if line.startswith("|") else _END.split(line):
-            if len(cut) > begun and _ABBREVIATION.search(cut[-1][-1][-12:]):
-                cut[-1].append(part)
-            else:
-                cut.append([part])
-    whole = (" ".join(parts).strip() for parts in cut)
-    return [p for p in whole if len(p) > 3 and not set(p) <= set("|-: ")]
+def _audiences(chunks: Sequence[Chunk]) -> dict[tuple[str, ...], int]:
+    """A number for each distinct set of access labels, 0 for none; the same for the same passages."""
+    found = sorted({(), *(c.access for c in chunks)})
+    return {labels: number for number, labels in enumerate(found)}
 
 
 def _searchable(chunk: Chunk) -> str:

@@ -19,7 +19,7 @@ from bucle.core.records import Example, Prediction
 from bucle.customise.retrieve.index import Hit, Index
 from bucle.customise.timing import timed
 
-__all__ = ["NoAnswer", "Quote", "QuotePredictor", "Retrieve"]
+__all__ = ["NoAnswer", "Quote", "QuotePredictor", "Retrieve", "open_index"]
 
 PASSAGES = 6
 WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -89,7 +89,7 @@ class Quote:
     def load(self, folder: Path, ctx: LoadContext) -> Predictor:
         if ctx.index is None:
             raise BadInput("Quoting needs an index of documents.", "Add `data.documents` to bucle.yaml.")
-        return QuotePredictor(Index(ctx.index, ctx.encoder), json.loads((folder / "quote.json").read_text()))
+        return QuotePredictor(open_index(ctx), json.loads((folder / "quote.json").read_text()))
 
 
 class Retrieve(Quote):
@@ -104,18 +104,27 @@ class Retrieve(Quote):
     weights = WEIGHTS
 
 
+def open_index(ctx: LoadContext) -> Index:
+    """The index a candidate answers from, with the labels its documents have today (`extra["labels"]`: path ->
+    labels)."""
+    assert ctx.index is not None  # noqa: S101 - the caller has said what is missing
+    return Index(ctx.index, ctx.encoder, labels=ctx.extra.get("labels"))
+
+
 class QuotePredictor:
-    """Finds, quotes and cites. `find` is shared with retrieval-augmented generation."""
+    """Finds, quotes and cites; retrieval-augmented generation is built on it. `access` are the labels that the asker
+    holds: of a passage with any other, nothing is found, quoted or cited."""
 
     def __init__(self, index: Index, settings: Mapping[str, Any]) -> None:
         self.index, self.settings = index, settings
 
-    def predict(self, inputs: Sequence[str]) -> list[Prediction]:
-        return timed(inputs, self._predict)
+    def predict(self, inputs: Sequence[str], *, access: frozenset[str] = frozenset()) -> list[Prediction]:
+        return timed(inputs, lambda some: self._predict(some, access))
 
-    def _predict(self, inputs: Sequence[str]) -> list[Prediction]:
+    def _predict(self, inputs: Sequence[str], access: frozenset[str]) -> list[Prediction]:
         predictions = []
-        for found in _search_all(self.index, inputs, self.settings["weight"], self.settings["passages"]):
+        weight, passages = self.settings["weight"], self.settings["passages"]
+        for found in _search_all(self.index, inputs, weight, passages, access):
             silent = found.support < self.settings["threshold"] or not found.answer
             predictions.append(
                 Prediction(
@@ -129,16 +138,21 @@ class QuotePredictor:
         return predictions
 
 
-def _search_all(index: Index, questions: Sequence[str], weight: float, k: int = PASSAGES) -> list[_Found]:
+def _search_all(
+    index: Index, questions: Sequence[str], weight: float, k: int = PASSAGES, access: frozenset[str] = frozenset()
+) -> list[_Found]:
     """For each question the passages found and the sentence among them that supports it best: four fifths its own
     support, one fifth the rank of its passage."""
     vectors = index.embed(questions) if weight > 0 else [None] * len(questions)
-    return [_search(index, question, vector, weight, k) for question, vector in zip(questions, vectors, strict=True)]
+    return [
+        _search(index, question, vector, weight, k, access)
+        for question, vector in zip(questions, vectors, strict=True)
+    ]
 
 
-def _search(index: Index, question: str, vector: Any, weight: float, k: int) -> _Found:
-    hits = index.search(question, k=k, weight=weight, vector=vector)
-    group = [(hit, span) for hit in hits for span in index.sentences(hit.chunk.id)]
+def _search(index: Index, question: str, vector: Any, weight: float, k: int, access: frozenset[str]) -> _Found:
+    hits = index.search(question, k=k, weight=weight, vector=vector, access=access)
+    group = [(hit, span) for hit in hits for span in index.sentences(hit.chunk.id, access)]
     if not group:
         return _Found("", 0.0, tuple(hits), "")
     own = index.support(question, [span for _, span in group], weight=weight, vector=vector)

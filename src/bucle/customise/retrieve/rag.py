@@ -11,8 +11,7 @@ from typing import Any
 from bucle.core.errors import BadInput, BucleError, ModelUnavailable
 from bucle.core.ports import ChatModel, FitContext, LoadContext, Message, Predictor
 from bucle.core.records import Chunk, Prediction
-from bucle.customise.retrieve.index import Index
-from bucle.customise.retrieve.quote import QuotePredictor, Retrieve
+from bucle.customise.retrieve.quote import QuotePredictor, Retrieve, open_index
 
 __all__ = ["ClosedBook", "Rag"]
 
@@ -46,7 +45,7 @@ class Rag:
     def load(self, folder: Path, ctx: LoadContext) -> Predictor:
         if ctx.index is None or ctx.chat is None:
             raise BadInput("`rag` needs an index of documents and a model that writes.", "bucle choose --list")
-        quote = QuotePredictor(Index(ctx.index, ctx.encoder), json.loads((folder / "quote.json").read_text()))
+        quote = QuotePredictor(open_index(ctx), json.loads((folder / "quote.json").read_text()))
         return _RagPredictor(quote, ctx.chat, json.loads((folder / "prompt.json").read_text())["instruction"], ctx.seed)
 
 
@@ -54,14 +53,16 @@ class _RagPredictor:
     def __init__(self, quote: QuotePredictor, chat: ChatModel, instruction: str, seed: int) -> None:
         self.quote, self.chat, self.instruction, self.seed = quote, chat, instruction, seed
 
-    def predict(self, inputs: Sequence[str]) -> list[Prediction]:
-        return [self._one(question, found) for question, found in zip(inputs, self.quote.predict(inputs), strict=True)]
+    def predict(self, inputs: Sequence[str], *, access: frozenset[str] = frozenset()) -> list[Prediction]:
+        quoted = self.quote.predict(inputs, access=access)
+        return [self._one(question, found, access) for question, found in zip(inputs, quoted, strict=True)]
 
-    def _one(self, question: str, found: Prediction) -> Prediction:
+    def _one(self, question: str, found: Prediction, access: frozenset[str]) -> Prediction:
         if found.abstained:
             return found
         began = time.perf_counter()
-        chunks = [self.quote.index.chunks[c] for c in found.chunks]
+        index = self.quote.index
+        chunks = [index.chunks[c] for c in found.chunks if index.visible(c, access)]
         chunks.sort(key=lambda c: c.id != found.citations[0])
         for used in range(MAX_PASSAGES, 0, -1):  # a short context drops the worst passage first
             try:
