@@ -15,6 +15,7 @@ __all__ = ["BUILTIN", "Choice", "choices", "load_parser"]
 
 BUILTIN = "builtin"
 _ADAPTERS = {"docling": "docling", "unstructured": "unstructured"}
+_SPACY = "en_core_web_sm"
 _GROUP = "bucle.parsers"
 
 
@@ -47,6 +48,11 @@ def _choice(suffix: str, name: str) -> Choice:
             raise ConfigError(
                 f"{suffix} files are to be read with {name}, which is not installed.",
                 f'pip install "{_pip(name, suffix)}"   (or set `{suffix}: {BUILTIN}` under data.parsers in bucle.yaml)',
+            )
+        if name == "unstructured" and importlib.util.find_spec("spacy") and not importlib.util.find_spec(_SPACY):
+            raise ConfigError(
+                f"unstructured needs spaCy's model {_SPACY}, which it would download and install while parsing.",
+                f"python -m spacy download {_SPACY}",
             )
         return Choice(name, importlib.metadata.version(_ADAPTERS[name]), heavy=True)
     plugins = importlib.metadata.entry_points(group=_GROUP)

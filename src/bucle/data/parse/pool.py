@@ -8,17 +8,21 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bucle.core.errors import Quarantined
 from bucle.core.ids import file_sha256
 from bucle.core.ports import Report
 from bucle.core.records import Document
-from bucle.data.connect import MAX_FILE_BYTES, SourceFile
 from bucle.data.parse.cache import Entry, ParseCache, entry_of
 from bucle.data.parse.choice import Choice, choices
 from bucle.data.parse.formats import suffix_of
 from bucle.data.parse.process import Worker
 from bucle.data.parse.single import beside, make_document
+from bucle.data.parse.source import MAX_FILE_BYTES
+
+if TYPE_CHECKING:
+    from bucle.data.connect import SourceFile
 
 __all__ = ["ParseResult", "QuarantinedFile", "parse_all", "retry_file"]
 

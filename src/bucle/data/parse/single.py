@@ -9,9 +9,8 @@ from pathlib import Path
 from bucle.core.errors import Quarantined
 from bucle.core.ids import content_id, sha256_hex
 from bucle.core.records import Block, Document
-from bucle.data.connect import MAX_FILE_BYTES
 from bucle.data.parse.formats import media_type, read_any
-from bucle.data.parse.source import Raw
+from bucle.data.parse.source import MAX_FILE_BYTES, Raw
 
 __all__ = ["beside", "make_document", "parse_file", "read_file"]
 

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 from bucle.core.errors import Quarantined
 
-__all__ = ["MAX_TEXT", "Raw", "decode", "markdown_table", "tidy"]
+__all__ = ["MAX_FILE_BYTES", "MAX_TEXT", "Raw", "decode", "markdown_table", "tidy"]
 
+MAX_FILE_BYTES = 64 * 2**20
+"""As in bucle.data.connect, which a worker need not load."""
 MAX_TEXT = 20_000_000
 """Characters of one document; past it the file is `too-large`."""
 _LATIN = set("áéíóúàèìòùäëïöüâêîôûãõñçÁÉÍÓÚÀÈÌÒÙÄËÏÖÜÂÊÎÔÛÃÕÑÇ¿¡ªº·€£°«»“”‘’–—…ßŒœ²³½®©´\xa0")

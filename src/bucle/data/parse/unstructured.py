@@ -1,6 +1,8 @@
 """Unstructured as a parser, where it is installed (`pip install "unstructured[docx,pdf]"`, an extra a format).
 
-Its `fast` strategy is used: no model and no network. Its calls home are turned off.
+Its `fast` strategy is used: no layout model. It tells headings from text with spaCy's English model, which must be
+there (`python -m spacy download en_core_web_sm`); Bucle does not let it download one while it parses. Its calls home
+are turned off.
 """
 
 from __future__ import annotations

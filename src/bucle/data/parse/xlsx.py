@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime
+import html
 import io
+import re
 from typing import Any
 
 from bucle.core.errors import Quarantined
@@ -14,25 +16,50 @@ from bucle.data.parse.source import Raw, markdown_table, tidy
 __all__ = ["read"]
 
 MAX_ROWS, MAX_COLUMNS = 50_000, 256
+MAX_MERGED, MAX_REPEATED = 20_000, 200
+_FORMULA = re.compile(
+    rb'<c\b[^>]*?\br="([A-Z]{1,3}\d{1,7})"[^>]*>\s*<f[^>]*>([^<]{1,500})</f>\s*(?:<v\s*/>|<v></v>)?\s*</c>'
+)
+_MERGED = re.compile(rb'<mergeCell\b[^>]*?\bref="([A-Z]{1,3}\d{1,7}:[A-Z]{1,3}\d{1,7})"')
 
 
 def read(raw: Raw) -> tuple[str, list[Block]]:
-    """Title and blocks of a .xlsx, values as last calculated; the place is `sheet NAME`. Hidden sheets are
-    skipped.
+    """Title and blocks of a .xlsx, values as last calculated, or the formula where none was; the place is
+    `sheet NAME`. A cell merged over several rows is said in each. Hidden sheets are skipped.
     """
-    open_zip(raw.data).close()
+    archive = open_zip(raw.data)
     import openpyxl
+    from openpyxl.utils import range_boundaries
+
+    def bounds(ref: bytes) -> tuple[int, int, int, int]:
+        left, top, right, bottom = range_boundaries(ref.decode())
+        return left or 1, top or 1, right or 1, bottom or 1
 
     book = openpyxl.load_workbook(io.BytesIO(raw.data), read_only=True, data_only=True, keep_links=False)
     blocks: list[Block] = []
     total = 0
-    for sheet in book.worksheets:
+    sheets: list[Any] = list(book.worksheets)
+    for sheet in sheets:
         if sheet.sheet_state != "visible":
             continue
         sheet.reset_dimensions()  # a declared size may lie; read what is there
+        xml = archive.read(sheet._worksheet_path)
+        formulas = {found[1]: found[2] for found in _FORMULA.finditer(xml)} if b"<f" in xml else {}
+        uncounted = {bounds(ref)[:2]: text for ref, text in formulas.items()}
+        merged = [bounds(found[1]) for found in _MERGED.finditer(xml)][:MAX_MERGED]
+        starts = {(left, top): bottom for left, top, _, bottom in merged if bottom > top}
+        held: dict[int, tuple[str, int]] = {}  # column -> what a merged cell says, and its last row
         region: list[list[str]] = []
-        for row in sheet.iter_rows(values_only=True, max_col=MAX_COLUMNS):
+        for number, row in enumerate(sheet.iter_rows(values_only=True, max_col=MAX_COLUMNS), 1):
             cells = [_text(value) for value in row]
+            for column, text in enumerate(cells, 1):
+                if not text and (column, number) in uncounted:  # never calculated: the formula itself is all there is
+                    cells[column - 1] = "=" + html.unescape(uncounted[column, number].decode(errors="replace"))
+                elif (column, number) in starts and text:
+                    held[column] = (text, min(starts[column, number], number + MAX_REPEATED))
+                elif column in held and not text and any(cells):
+                    cells[column - 1] = held[column][0]
+            held = {column: one for column, one in held.items() if one[1] > number}
             if any(cells):
                 region.append(cells)
                 total += 1
