@@ -12,7 +12,17 @@ from bucle.core.ids import short
 from bucle.core.records import Document, Example, Node
 from bucle.loop.workspace import Workspace
 
-__all__ = ["DOCUMENTS", "Version", "documents_of", "labels_today", "number_of", "rows", "trained_on", "version_called", "versions"]
+__all__ = [
+    "DOCUMENTS",
+    "Version",
+    "documents_of",
+    "labels_today",
+    "number_of",
+    "rows",
+    "trained_on",
+    "version_called",
+    "versions",
+]
 
 DOCUMENTS = "documents"
 """The name under which the corpus stands beside the tasks."""
@@ -35,8 +45,16 @@ class Version:
 
     def json(self) -> dict[str, Any]:
         """As a JSON object."""
-        return {"task": self.task, "version": self.number, "node": self.node, "created_at": self.at, "n": self.n,
-                "origin": self.origin, "current": self.current, "releases": list(self.releases)}
+        return {
+            "task": self.task,
+            "version": self.number,
+            "node": self.node,
+            "created_at": self.at,
+            "n": self.n,
+            "origin": self.origin,
+            "current": self.current,
+            "releases": list(self.releases),
+        }
 
 
 def versions(ws: Workspace, task: str = "") -> list[Version]:
@@ -49,9 +67,16 @@ def versions(ws: Workspace, task: str = "") -> list[Version]:
     current = _current(ws)
     trained = trained_on(ws)
     return [
-        Version(name, number, node.id, node.created_at, int(node.attrs["documents" if name == DOCUMENTS else "rows"]),
-                _origin(ws, node, nodes[name]), node.id in current,
-                tuple(sorted({r.attrs["version"] for r, _ in trained.get(node.id, [])})))
+        Version(
+            name,
+            number,
+            node.id,
+            node.created_at,
+            int(node.attrs["documents" if name == DOCUMENTS else "rows"]),
+            _origin(ws, node, nodes[name]),
+            node.id in current,
+            tuple(sorted({r.attrs["version"] for r, _ in trained.get(node.id, [])})),
+        )
         for name in ([task] if task else known)
         for number, node in enumerate(nodes[name], 1)
     ]
