@@ -200,23 +200,18 @@ def explore_step(ws: Workspace, runner: Runner, name: str, dataset: str, split: 
 
     def work(ctx: StepContext) -> Outcome:
         from bucle.data.explore import explore_examples
-        from bucle.data.split import Split
 
-        sides = ws.sides(split)
-        parts = [[row for row, its in sides.items() if its == side] for side in ("train", "validation", "test")]
+        rows = (Example.model_validate_json(line) for line in ws.row_lines(dataset))
+        near = ws.config.data.near_duplicates
         return Outcome(
-            {},
-            explore_examples(
-                ws.examples(dataset),
-                Split(parts[0], parts[1], parts[2]),
-                near_duplicate_threshold=ws.config.data.near_duplicates,
-            ),
+            {}, explore_examples(rows, ws.sides(split), near_duplicate_threshold=near, report=ctx.report)
         )
 
     return runner.step(
         f"explore {name}",
         work,
         stage="data",
+        version=2,
         inputs={"dataset": dataset, "split": split},
         params={"near": ws.config.data.near_duplicates},
     )
