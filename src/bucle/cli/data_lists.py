@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import sys
 from typing import Any
 
 import click
@@ -19,9 +22,24 @@ def _make(what: str, told: str) -> click.Command:
     return command
 
 
+@click.command("quarantine")
+@on_project
+@click.option("--retry", "path", metavar="PATH", help="Read this file again; asks for its password if it needs one.")
+@click.option("--password-env", metavar="NAME", help="The environment variable that holds the password, for --retry.")
+@as_json
+def _quarantine(folder: str, path: str | None, password_env: str | None, json_: bool) -> None:
+    """Files that could not be read, and why; --retry reads one again, with its password."""
+    if path is not None:
+        _retry(folder, path, password_env, json_)
+    elif password_env is not None:
+        raise click.UsageError("--password-env is for --retry PATH: name the file the password opens.")
+    else:
+        _show("quarantine", folder, json_)
+
+
 commands = {
     "list": _make("list", "Documents and rows that were read. Reads what changed first."),
-    "quarantine": _make("quarantine", "Files that could not be read, and why."),
+    "quarantine": _quarantine,
     "removed": _make("removed", "What cleaning took out, and why."),
     "problems": _make("problems", "Rows that could not be used, and why."),
 }
@@ -75,6 +93,47 @@ def _show(what: str, folder: str, json_: bool) -> None:
             table(list(rows[0]), [list(r.values()) for r in rows])
         click.echo(f"{len(rows)} {'entries' if rows else 'entries: nothing here'}")
         if what == "quarantine" and any(r["reason"] == "encrypted" for r in rows):
-            click.echo("next: name an environment variable with path=password under `data.documents.passwords_env`")
+            locked = next(r["path"] for r in rows if r["reason"] == "encrypted")
+            click.echo(f"next: bucle data quarantine --retry {shlex.quote(locked)}   (asks for its password)")
 
     emit({what: rows}, json_, human)
+
+
+def _retry(folder: str, path: str, password_env: str | None, json_: bool) -> None:
+    from bucle.core.errors import BadInput, Quarantined
+    from bucle.loop.api import Project
+    from bucle.loop.quarantine import retry
+
+    ws = Project(folder).workspace
+    password = _from_environment(password_env) if password_env else ""
+    try:
+        try:
+            document = retry(ws, path, password=password)
+        except Quarantined as refused:
+            if refused.reason != "encrypted" or password or not sys.stdin.isatty():
+                raise
+            document = retry(ws, path, password=click.prompt(f"Password of {path}", hide_input=True, err=True))
+    except Quarantined as refused:
+        again = f"bucle data quarantine --retry {shlex.quote(path)}"
+        hint = {
+            "encrypted": f"{again}   (asks for the password on the terminal; or add --password-env NAME)",
+            "missing-package": f"Install it, then: {again}",
+        }.get(refused.reason, f"Mend or replace the file, then: {again}")
+        raise BadInput(f"{path} is still in quarantine ({refused.reason}). {refused.message}", hint) from refused
+    words = sum(len(block.text.split()) for block in document.blocks)
+    then = "bucle run" + ("" if folder == "." else f" {shlex.quote(folder)}")
+
+    def human() -> None:
+        click.echo(f"{path}: read, {len(document.blocks)} blocks, {words} words. It is kept; the password is not.")
+        click.echo(f"next: {then}   (includes it, without the password)")
+
+    emit({"retried": path, "blocks": len(document.blocks), "words": words, "next": then}, json_, human)
+
+
+def _from_environment(name: str) -> str:
+    from bucle.core.errors import ConfigError
+
+    password = os.environ.get(name, "")
+    if not password:
+        raise ConfigError(f"The environment variable {name} is not set.", f"Set {name} to the file's password.")
+    return password

@@ -3,7 +3,7 @@ run.
 """
 
 from bucle.data.parse.cache import retried
-from bucle.data.parse.pool import ParseResult, QuarantinedFile, parse_all, retry_file
+from bucle.data.parse.pool import ParseResult, QuarantinedFile, Retry, parse_all, retry_file
 from bucle.data.parse.single import parse_file
 
-__all__ = ["ParseResult", "QuarantinedFile", "parse_all", "parse_file", "retried", "retry_file"]
+__all__ = ["ParseResult", "QuarantinedFile", "Retry", "parse_all", "parse_file", "retried", "retry_file"]

@@ -24,7 +24,7 @@ from bucle.data.parse.source import MAX_FILE_BYTES
 if TYPE_CHECKING:
     from bucle.data.connect import SourceFile
 
-__all__ = ["ParseResult", "QuarantinedFile", "parse_all", "retry_file"]
+__all__ = ["ParseResult", "QuarantinedFile", "Retry", "parse_all", "retry_file"]
 
 HEAVY_TIMEOUT_S, HEAVY_MEMORY_MB = 600, 24 * 1024
 """For parsers that load models: torch maps far more address space than it uses."""
@@ -50,6 +50,15 @@ class ParseResult:
 
     documents: list[Document]
     quarantined: list[QuarantinedFile]
+
+
+@dataclass(frozen=True)
+class Retry:
+    """What came of a retry: the document, or why there still is none (as in QuarantinedFile)."""
+
+    document: Document | None
+    reason: str = ""
+    message: str = ""
 
 
 @dataclass(frozen=True)
@@ -136,7 +145,7 @@ def retry_file(
     timeout_s: float = 30,
     memory_mb: int = 1024,
     limit_bytes: int = MAX_FILE_BYTES,
-) -> Document | QuarantinedFile:
+) -> Retry:
     """One file parsed again, whatever was known of it, with more room. What can be read is kept in `cache`, so that
     the next parse_all finds it without the password; neither the password nor anything made from it is kept.
     """
@@ -144,17 +153,22 @@ def retry_file(
     try:
         job = _job(file, root.resolve(), choices(parsers or {}), password, limit_bytes)
     except Quarantined as refused:
-        return QuarantinedFile(file.path, file.sha256, refused.reason, refused.message)
+        return Retry(None, refused.reason, refused.message)
     worker = Worker(*_room(job.choice, RETRY_ROOM * timeout_s, RETRY_ROOM * memory_mb))
     try:
         entry, sha256 = _ask(worker, job, limit_bytes)
     finally:
         worker.stop()
-    if not entry.reason and not entry.locked:
-        key = _key(job, sha256)
-        store.put(key, entry)
-        store.mark_retried(key)
-    return _result(file, entry, sha256)
+    if entry.locked and not entry.reason:
+        opened = "The password given does not open" if password else "It needs a password for"
+        return Retry(None, "encrypted", f"{opened} a file inside it.")
+    outcome = _result(file, entry, sha256)
+    if not isinstance(outcome, Document):
+        return Retry(None, outcome.reason, outcome.message)
+    key = _key(job, sha256)
+    store.put(key, entry)
+    store.mark_retried(key)
+    return Retry(outcome)
 
 
 def _work(
