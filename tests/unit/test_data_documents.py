@@ -91,7 +91,7 @@ def test_cleaning_removes_what_it_says_and_keeps_the_longest_copy() -> None:
     assert [(one.path, one.reason) for one in result.removed] == [
         ("a.md", "near-duplicate"),
         ("b.md", "near-duplicate"),
-        ("d.md", "too-short"),
+        ("d.md", "min_words"),
         ("e.md", "language"),
     ]
     assert "c.md" in result.removed[0].detail

@@ -41,13 +41,14 @@ MAX_PORT = 65535
 
 class Quality(Section):
     """Named thresholds a document must keep (0 or 1 where a filter shall never act). Shares are of words, lines or
-    characters. After Rae et al., "Scaling Language Models" (2021), table A1, loosened for office documents."""
+    characters, of what is no table. After Rae et al., "Scaling Language Models" (2021), table A1, loosened until office
+    documents (price lists, slides that repeat one sentence) stay."""
 
     min_words: int = Field(3, ge=0)
     min_letters: float = Field(0.25, ge=0, le=1)
     max_symbols: float = Field(0.3, ge=0, le=1)
-    max_repeated_lines: float = Field(0.6, ge=0, le=1)
-    max_repeated_ngrams: float = Field(0.6, ge=0, le=1)
+    max_repeated_lines: float = Field(0.8, ge=0, le=1)
+    max_repeated_ngrams: float = Field(0.9, ge=0, le=1)
     max_word_length: float = Field(25, gt=0)
 
 

@@ -9,17 +9,18 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from bucle.core.errors import BadInput
+from bucle.data.secrets import find_secrets
 
 __all__ = ["KINDS", "Action", "Finding", "apply", "find"]
 
 Action = Literal["keep", "mask", "hash", "drop"]
-KINDS = ("secret", "email", "iban", "card", "dni", "nie", "nuss", "phone")
-"""In the order in which they claim a piece of text: no two findings overlap."""
+KINDS = ("secret", "email", "iban", "card", "dni", "nie", "nuss", "phone", "name")
+"""In the order in which they claim a piece of text: no two findings overlap. `name` needs a model (data.names)."""
 
 
 @dataclass(frozen=True)
@@ -35,119 +36,105 @@ class Finding:
 
 
 _IBAN_LENGTHS = {
-    "AD": 24,
-    "AE": 23,
-    "AT": 20,
-    "BE": 16,
-    "BG": 22,
-    "CH": 21,
-    "CY": 28,
-    "CZ": 24,
-    "DE": 22,
-    "DK": 18,
-    "EE": 20,
-    "ES": 24,
-    "FI": 18,
-    "FR": 27,
-    "GB": 22,
-    "GI": 23,
-    "GR": 27,
-    "HR": 21,
-    "HU": 28,
-    "IE": 22,
-    "IS": 26,
-    "IT": 27,
-    "LI": 21,
-    "LT": 20,
-    "LU": 20,
-    "LV": 21,
-    "MC": 27,
-    "MT": 31,
-    "NL": 18,
-    "NO": 15,
-    "PL": 28,
-    "PT": 25,
-    "RO": 24,
-    "SE": 24,
-    "SI": 19,
-    "SK": 24,
-    "SM": 27,
-    "TR": 26,
+    one[:2]: int(one[2:])
+    for one in re.findall(
+        r"\w+",
+        "AD24 AE23 AL28 AT20 AZ28 BA20 BE16 BG22 BH22 BI27 BR29 BY28 CH21 CR22 CY28 CZ24 DE22 DJ27 DK18 DO28 EE20 EG29 "
+        "ES24 FI18 FK18 FO18 FR27 GB22 GE22 GI23 GL18 GR27 GT28 HN28 HR21 HU28 IE22 IL23 IQ23 IS26 IT27 JO30 KW30 KZ20 "
+        "LB28 LC32 LI21 LT20 LU20 LV21 LY25 MC27 MD24 ME22 MK19 MN20 MR27 MT31 MU30 NI28 NL18 NO15 OM23 PK24 PL28 PS29 "
+        "PT25 QA29 RO24 RS22 RU33 SA24 SC31 SD18 SE24 SI19 SK24 SM27 SO23 ST25 SV28 TL23 TN24 TR26 UA29 VA22 VG24 XK20 "
+        "YE30",
+    )
 }
-"""Characters of an IBAN by country (ISO 13616 registry: Europe and neighbours)."""
-_EMAIL = re.compile(r"(?<![\w.+-])[\w.+%-]{1,64}@(?:[\w-]{1,63}\.){1,5}[a-zA-Z]{2,24}(?![\w-])")
-_IBAN = re.compile(r"(?<![\w])[A-Za-z]{2}\d{2}(?:[ -]?[0-9A-Za-z]){11,30}")
-_CARD = re.compile(r"(?<![\w.,/-])(?:\d{4}([ -]?)\d{4}\1\d{4}\1\d{1,7}|\d{4}([ -]?)\d{6}\2\d{4,5})(?![\w/-]|[.,]\d)")
+"""Characters of an IBAN by country (ISO 13616 registry)."""
+_EMAIL = re.compile(
+    r"(?<![\w.+-])[\w.+%-]{1,64}(?:'[\w.+%-]{1,30})?@(?:[\w-]{1,63}\.){1,5}(?:[^\W\d_]{2,24}|xn--[a-z0-9-]{2,59})(?![\w-])"
+)
+_FILES = re.compile(r"\.(?:png|jpe?g|gif|svg|webp|avif|css|js|mjs|ts|json|html?|pdf|xml|txt|md)$", re.IGNORECASE)
+"""`logo@2x.png` is a file."""
+_IBAN = re.compile(r"(?<!\w)(?=([A-Za-z]{2}\d{2}(?:[ .-]?[0-9A-Za-z]){11,30}))")
+_CARD = re.compile(
+    r"(?<![\w,-])(?<!\d[./])(?<!\d{4}[ -])"
+    r"(?:\d{4}([ .-]?)\d{4}\1\d{4}\1\d{1,7}|\d{4}([ -]?)\d{6}\2\d{4,5})(?!\w|[.,/-]\d|-\w|[ -]\d{4}\b)"
+)
 _CARD_BRANDS = re.compile(
     r"4(\d{12}|\d{15}|\d{18})|5[1-5]\d{14}|2(22[1-9]|2[3-9]\d|[3-6]\d\d|7[01]\d|720)\d{12}|3[47]\d{13}|"
     r"6(011|4[4-9]\d|5\d\d)\d{12}|3(0[0-5]|[68]\d)\d{11}|(50|5[6-9]|6[0-9])\d{14}|35(2[89]|[3-8]\d)\d{12}"
 )
-_DNI = re.compile(r"(?<![\w.,/-])(\d{8}|\d{2}\.\d{3}\.\d{3})[ -]?([A-Za-z])(?![\w])")
-_NIE = re.compile(r"(?<![\w.,/-])([XYZxyz])[ -]?(\d{7}|\d\.\d{3}\.\d{3})[ -]?([A-Za-z])(?![\w])")
+_ID_START = r"(?:(?<![\w-])(?<!\d[.,/])|(?<=(?i:dni)-)|(?<=(?i:nif)-)|(?<=(?i:nie)-))"
+_DNI = re.compile(_ID_START + r"(?:ES[ -]?)?(\d{8}|\d{2}[ .]\d{3}[ .]\d{3})([ -]{0,3})([A-Za-z])(?!\w|-\w)")
+_NIE = re.compile(
+    _ID_START + r"(?:ES[ -]?)?([XYZxyz])([ -]?)0?(\d{7}|\d[ .]\d{3}[ .]\d{3})([ -]{0,3})([A-Za-z])(?!\w|-\w)"
+)
+_ID_SAID = re.compile(r"(?i)(?:\bd\.?n\.?i|\bn\.?i\.?[fe]|identidad|identity)\W{1,4}(?:\w{1,10}\W{1,3}){0,3}$")
 _CONTROL_LETTERS = "TRWAGMYFPDXBNJZSQVHLCKE"
-_NUSS = re.compile(r"(?<![\w.,/-])(\d{2})([ /-]?)(\d{8})\2(\d{2})(?![\w/-]|[.,]\d)")
+_NUSS = re.compile(
+    r"(?<![\w,-])(?<!\d[./])(\d{2})([ ./-]?)(\d{8}|(?<= )\d{4} \d{4}(?= ))[ ./-]?(\d{2})(?!\w|[.,/-]\d|-\w)"
+)
 _PHONE_LIKE = re.compile(
-    r"(?<![\w.,/#€$-])(?:(?:\+|00)\d{1,3}[ .-]?)?\(?\d{2,4}\)?(?:[ .-]?\d{2,4}){2,4}(?![\w/]|[.,-]\d)"
+    r"(?:(?<![\w#€$])(?<!\w[/-])(?<!\d[.,])|(?<=\d{9}/)|(?<=\d{3} \d{3}/))"
+    r"(?:\(?(?:\+|00)\d{1,3}\)?[ .-]?(?:\(0\)[ .-]?)?\(?\d{1,4}\)?|\(?\d{2,4}\)?)(?:(?: - |[ .-])?\d{2,4}){2,4}"
+    r"(?!\w|/(?!\s|[6-9]\d\d)|[.,-]\d)"
+)
+_PHONE_SAID = re.compile(
+    r"(?i)(?:\bt(?:e)?l(?:f|fn|[ée]fono)?s?|tfn?o|m[óo]vil|cel(?:ular)?|wh?ats?app|fax|phone|mobile|cell|call|llam\w*)\W{1,3}(?:\w{1,6}\W{1,3}){0,2}$"
 )
 _CUPS = re.compile(r"(?<!\w)ES[ ]?\d{4}(?:[ ]?\d){12}[ ]?[A-Z]{2}(?:[ ]?\d[FPRCXYZ])?(?!\w)", re.IGNORECASE)
 """A supply point of electricity or gas in Spain: a code of the meter, not of a person's account or card."""
 _MONEY = re.compile(r"\s{0,2}(€|\$|£|eur\b|euros?\b|kwh\b|kw\b|w\b|%|m3\b|m³|céntimos|unidades)", re.IGNORECASE)
 _REFERENCE = re.compile(
-    r"(factura|invoice|contrato|contract|pedido|order|expediente|referencia|ref|incidencia|ticket|albar[aá]n|contador|"
-    r"cups|lote|serie|n[ºo°]? de cliente|"
-    r"seguimiento|tracking|reclamaci[oó]n|caso|p[oó]liza|imei|mac|isbn|ean)\s*"
-    r"(n[uú]mero|num|n[º°o]|number|no|#)?\s*\.?\s*[:#=]?\s*(?:[A-Z]{1,5}[-/]?)?$",
+    r"(?<!\w)(?:n[ºo°]?\.? de cliente|facturas?|invoice|contratos?|contract|pedidos?|orders?|expediente|"
+    r"ref(?:erencia|erence)?|incidencia|ticket|albar[aá]n|contador|meter|cups|lote|batch|lot|serie|serial|seguimiento|tracking|env[ií]o|shipment|"
+    r"parcel|paquete|reclamaci[oó]n|claim|caso|case|p[oó]liza|policy|imei|mac|isbn|ean|sku|art[ií]culo|barcode|"
+    r"c[oó]digo de barras|operaci[oó]n|transacci[oó]n|transaction|presupuesto|quote|localizador|booking)"
+    r"(?:[\s.,:#=(\[]{1,3}(?:n[uú]mero|num|n[º°o]|number|no|id|code|c[oó]digo|de(?:l)?|la|el|su|tu|mi|of|is|es|the|your|was|"
+    r"env[ií]o|seguimiento|tracking|pedido|order|cliente|compra))"
+    r"{0,4}[\s.:#=(\[]{0,4}(?-i:[A-Z]{1,5}[-/ ]?)?$",
     re.IGNORECASE,
 )
-_SECRETS = re.compile(
-    "|".join(
-        (
-            r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----[\s\S]{20,8000}?-----END [A-Z ]{0,30}PRIVATE KEY-----",
-            r"(?<![\w-])sk-(?:ant-|proj-|or-)?[A-Za-z0-9_-]{20,200}",
-            r"(?<!\w)[sr]k_(?:live|test)_[A-Za-z0-9]{16,120}",
-            r"(?<!\w)(?:AKIA|ASIA)[0-9A-Z]{16}(?!\w)",
-            r"(?<!\w)gh[pousr]_[A-Za-z0-9]{36,255}",
-            r"(?<!\w)github_pat_\w{22,255}",
-            r"(?<!\w)glpat-[\w-]{20,60}",
-            r"(?<!\w)xox[abprs]-[\w-]{10,200}",
-            r"(?<!\w)AIza[\w-]{35}",
-            r"(?<!\w)hf_[A-Za-z0-9]{30,60}",
-            r"(?<!\w)eyJ[\w-]{10,2000}\.eyJ[\w-]{10,4000}\.[\w-]{10,2000}",
-        )
-    )
+_DIGIT = re.compile(r"\d")
+_SEVEN_DIGITS = re.compile(r"\d(?:[\W_]{0,3}\d){6}")
+"""What every kind but e-mail, IBAN and secrets has; most messages have not, and are done with at once."""
+_PLAIN = str.maketrans(
+    dict.fromkeys("\u00a0\u2007\u2009\u200a\u202f\u3000\u200b\u2060\ufeff", " ")
+    | dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212\u00ad", "-")
+    | {chr(0xFF01 + at): chr(0x21 + at) for at in range(94)}
 )
-_ASSIGNED = re.compile(
-    r"(?i:\b(?:api[ _-]?key|secret(?:[ _-]?key)?|access[ _-]?token|"
-    r"auth[ _-]?token|token|password|passwd|contraseña))"
-    r"(?:\s*[:=]\s*|\s+(?:es|is)\s*:?\s+)[\"'`]?(?P<value>[^\s\"'`,;<>]{8,200})"
-)
+"""Spaces, hyphens and full-width characters as they are written in mail and PDF, one for one."""
 
 
 def find(text: str) -> list[Finding]:
     """The personal data and secrets in `text`, in order, none overlapping another.
 
     Kinds: `secret` (keys, tokens, given passwords), `email`, `iban`, `card`, `dni`, `nie`, `nuss` (Spanish
-    social security), `phone` (Spanish, or international with a prefix). Meter codes (CUPS), amounts, and
-    numbers that are called an invoice's, an order's or the like are none of them.
+    social security), `phone` (Spanish, British and North American, others with an international prefix). Meter
+    codes (CUPS), amounts, a company's free lines (900, 902), and numbers that are called an invoice's, an order's or
+    the like are none of them.
     """
-    taken = bytearray(len(text))  # one byte a character: as many findings as there may be, each costs its own length
-    for match in _CUPS.finditer(text):
-        taken[match.start() : match.end()] = b"\1" * (match.end() - match.start())
+    plain = text if text.isascii() else text.translate(_PLAIN)
     found: list[Finding] = []
-    for kind, start, end in _candidates(text):
+    taken: bytearray | None = None  # one byte a character: as many findings as there may be, each costs its own length
+    for kind, start, end in _candidates(plain):
+        if taken is None:
+            taken = bytearray(len(plain))
+            for match in _CUPS.finditer(plain):
+                taken[match.start() : match.end()] = b"\1" * (match.end() - match.start())
         if not any(taken[start:end]):
             taken[start:end] = b"\1" * (end - start)
             found.append(Finding(kind, start, end, text[start:end]))
     return sorted(found, key=lambda finding: finding.start)
 
 
-def apply(text: str, policy: Mapping[str, Action], *, key: str = "") -> tuple[str, list[Finding]]:
+def apply(
+    text: str, policy: Mapping[str, Action], *, key: str = "", names: Sequence[Finding] = ()
+) -> tuple[str, list[Finding]]:
     """`text` with each finding treated as `policy` says for its kind, and the findings (positions in the old
     text).
 
     `keep` leaves it, `mask` writes `[EMAIL]`, `hash` writes `[EMAIL:3f2a91c04b]` (HMAC-SHA256 under `key`, so
     that the same value keeps the same name and nobody without the key can try values), `drop` removes it. A
-    kind the policy does not name is masked; a secret is always dropped. Raises BadInput for an unknown kind,
+    kind the policy does not name is masked; a secret is always dropped. `names` are what a NameFinder found in the same
+    text; where one overlaps another finding it gives way. Raises BadInput for an unknown kind,
     action or a missing key.
     """
     for kind, action in policy.items():
@@ -158,7 +145,7 @@ def apply(text: str, policy: Mapping[str, Action], *, key: str = "") -> tuple[st
             )
     if "hash" in policy.values() and not key:
         raise BadInput("Hashing personal data needs a key.", "Set BUCLE_PERSONAL_KEY in the environment.")
-    findings = find(text)
+    findings = _joined(find(text), names) if names else find(text)
     pieces, at = [], 0
     for finding in findings:
         action = "drop" if finding.kind == "secret" else policy.get(finding.kind, "mask")
@@ -175,38 +162,58 @@ def apply(text: str, policy: Mapping[str, Action], *, key: str = "") -> tuple[st
     return "".join(pieces) + text[at:], findings
 
 
+def _joined(findings: list[Finding], names: Sequence[Finding]) -> list[Finding]:
+    free = [one for one in names if not any(one.start < other.end and other.start < one.end for other in findings)]
+    return sorted([*findings, *free], key=lambda finding: finding.start)
+
+
 def _candidates(text: str) -> Iterator[tuple[str, int, int]]:
-    for match in _SECRETS.finditer(text):
-        yield "secret", *match.span()
-    for match in _ASSIGNED.finditer(text):
-        value = match["value"].rstrip(".)")
-        if re.search(r"\d", value) and re.search(r"[^\W\d]", value) and "@" not in value[1:-1].partition("@")[2]:
-            yield "secret", match.start("value"), match.start("value") + len(value)
-    for match in _EMAIL.finditer(text):
-        yield "email", *match.span()
+    for start, end in find_secrets(text):
+        yield "secret", start, end
+    if "@" in text:
+        for match in _EMAIL.finditer(text):
+            if not _FILES.search(match[0]) and not match[0].startswith("git@"):
+                yield "email", *match.span()
+    if not _DIGIT.search(text):
+        return
     for match in _IBAN.finditer(text):
-        end = _iban_end(match[0])
-        if end:
+        if end := _iban_end(match[1]):
             yield "iban", match.start(), match.start() + end
+    if not _SEVEN_DIGITS.search(text):
+        return
     for match in _CARD.finditer(text):
-        if (
-            _CARD_BRANDS.fullmatch(_digits(match[0]))
-            and _luhn(_digits(match[0]))
-            and not _is_reference(text, match.start())
-        ):
+        digits = _digits(match[0])
+        if _CARD_BRANDS.fullmatch(digits) and _luhn(digits) and not _is_reference(text, match.start()):
             yield "card", *match.span()
     for match in _DNI.finditer(text):
-        if _CONTROL_LETTERS[int(_digits(match[1])) % 23] == match[2].upper():
+        if _is_control(_digits(match[1]), match[3]) and _letter_belongs(text, match, 2, 3):
             yield "dni", *match.span()
     for match in _NIE.finditer(text):
-        if _CONTROL_LETTERS[int(str("XYZ".index(match[1].upper())) + _digits(match[2])) % 23] == match[3].upper():
+        whole = str("XYZ".index(match[1].upper())) + _digits(match[3])
+        if _is_control(whole, match[5]) and _letter_belongs(text, match, 4, 5):
             yield "nie", *match.span()
     for match in _NUSS.finditer(text):
-        if _is_nuss(match[1], match[3], match[4]) and not _is_reference(text, match.start()):
+        if _is_nuss(match[1], _digits(match[3]), match[4]) and not _is_reference(text, match.start()):
             yield "nuss", *match.span()
+    yield from _phones(text)
+
+
+def _phones(text: str) -> Iterator[tuple[str, int, int]]:
     for match in _PHONE_LIKE.finditer(text):
-        if not _is_reference(text, match.start()) and not _MONEY.match(text, match.end()) and _is_phone(match[0]):
-            yield "phone", *match.span()
+        start, end = match.span()
+        if _is_reference(text, start) or _MONEY.match(text, end):
+            continue
+        said = bool(_PHONE_SAID.search(text[max(0, start - 30) : start]))
+        if _is_phone(match[0], said):
+            yield "phone", start, end
+            continue
+        # a number beside it is no part of it: `612 345 678 2024`, `28013 612345678`
+        for inner in re.finditer(
+            r"(?<![\d.,-])(?:[6-9]\d{8}|[6-9]\d\d \d{3} \d{3}|[6-9]\d\d \d\d \d\d \d\d|9\d \d{3} \d\d \d\d)(?!\d)",
+            match[0],
+        ):
+            if (inner.start() == 0 or inner[0].isdigit()) and _is_phone(inner[0], said):
+                yield "phone", start + inner.start(), start + inner.end()
 
 
 def _digits(text: str) -> str:
@@ -216,6 +223,18 @@ def _digits(text: str) -> str:
 def _is_reference(text: str, start: int) -> bool:
     """Whether the number at `start` is said to be an invoice's, an order's or the like."""
     return bool(_REFERENCE.search(text[max(0, start - 40) : start]))
+
+
+def _is_control(digits: str, letter: str) -> bool:
+    return _CONTROL_LETTERS[int(digits) % 23] == letter.upper()
+
+
+def _letter_belongs(text: str, match: re.Match[str], gap: int, letter: int) -> bool:
+    """Whether the letter is the number's own, not the next word: `12345678 y` is a number and a word."""
+    if _is_reference(text, match.start()):
+        return False
+    apart, small = match[gap].isspace() and bool(match[gap]), match[letter].islower()
+    return not (apart and small) or bool(_ID_SAID.search(text[max(0, match.start() - 40) : match.start()]))
 
 
 def _iban_end(candidate: str) -> int:
@@ -248,17 +267,33 @@ def _is_nuss(province: str, number: str, control: str) -> bool:
     return whole % 97 == int(control)
 
 
-def _is_phone(text: str) -> bool:
+_OF_BUSINESS = (3, 4, 5, 9)
+"""phonenumbers' types toll free, premium rate, shared cost and universal access: a company's line, nobody's phone."""
+
+
+def _is_phone(text: str, said: bool = False) -> bool:
+    """Whether `text` is a number that exists: Spanish, with an international prefix, or as Britain (a leading 0) and
+    North America (3-3-4) write theirs. `said`: a word before it says that it is a phone."""
     import phonenumbers
 
+    digits, region = _digits(text), "ES"
     international = text.lstrip("(").startswith(("+", "00"))
-    digits = _digits(text)
-    if not international and len(digits) != 9 and not (len(digits) == 11 and digits.startswith("34")):
-        return False
-    if not international and re.fullmatch(r"\d{1,3}(\.\d{3})+", text):
-        return False  # 612.345.678 is how an amount is written
+    if not international:
+        if digits.endswith("000000"):
+            return False  # 734 000 000 is a count
+        if len(digits) == 9 or (len(digits) == 11 and digits.startswith("34")):
+            if not said and re.fullmatch(r"\d{1,3}(\.\d{3})+", text):
+                return False  # 612.345.678 is how an amount is written
+        elif re.fullmatch(r"(?:1[ .-])?(?:\(\d{3}\) ?\d{3}[ .-]\d{4}|\d{3}([.-])\d{3}\1\d{4})", text) or (
+            said and len(digits) == 10 and digits[0] in "23456789"
+        ):
+            region = "US"
+        elif digits.startswith("0") and len(digits) in (10, 11) and (said or re.search(r"\d[ )-]+\d", text)):
+            region = "GB"
+        else:
+            return False
     try:
-        number = phonenumbers.parse(re.sub(r"^00", "+", text) if international else text, "ES")
+        number = phonenumbers.parse(re.sub(r"^\(?00", "+", text) if international else text, region)
     except phonenumbers.NumberParseException:
         return False
-    return bool(phonenumbers.is_valid_number(number))
+    return bool(phonenumbers.is_valid_number(number)) and phonenumbers.number_type(number) not in _OF_BUSINESS
