@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = [
     "Alert",
+    "Annotation",
     "Block",
     "Candidate",
     "Chunk",
@@ -205,6 +206,21 @@ class Feedback(Record):
     correction: str | None = None
     reason: str = ""
     source: str = "api"
+
+
+class Annotation(Record):
+    """What one person (or machine: kind `prelabel`) says about one row of a task. Appended, never changed: a person's
+    latest counts. `label` is the label or answer (empty: the question has no answer); None takes back what they said
+    before. An `adjudication` decides for everybody. `at` is ISO 8601 with offset."""
+
+    id: str
+    task: str
+    row: str
+    by: str
+    label: str | None
+    at: str
+    kind: Literal["annotation", "prelabel", "adjudication"] = "annotation"
+    note: str = ""
 
 
 class Alert(Record):

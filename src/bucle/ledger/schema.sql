@@ -28,3 +28,15 @@ CREATE TABLE IF NOT EXISTS feedback (
   rating INTEGER, correction TEXT, reason TEXT NOT NULL, source TEXT NOT NULL
 );
 CREATE INDEX IF NOT EXISTS feedback_trace ON feedback (trace);
+CREATE TABLE IF NOT EXISTS annotations (
+  seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, task TEXT NOT NULL, row TEXT NOT NULL, by TEXT NOT NULL,
+  label TEXT, at TEXT NOT NULL, kind TEXT NOT NULL, note TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS annotations_row ON annotations (task, row);
+CREATE TABLE IF NOT EXISTS annotation_rows (
+  seq INTEGER PRIMARY KEY, task TEXT NOT NULL, id TEXT NOT NULL, body TEXT NOT NULL, UNIQUE (task, id)
+);
+CREATE TABLE IF NOT EXISTS annotation_turns (
+  task TEXT NOT NULL, row TEXT NOT NULL, by TEXT NOT NULL, until REAL NOT NULL, skipped INTEGER NOT NULL,
+  PRIMARY KEY (task, row, by)
+) WITHOUT ROWID;
