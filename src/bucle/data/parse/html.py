@@ -7,7 +7,6 @@ from typing import Any
 
 from bucle.core.errors import Quarantined
 from bucle.core.records import Block
-from bucle.data.parse.markdown import split_markdown
 from bucle.data.parse.source import Raw, decode, markdown_table, tidy
 
 __all__ = ["page_blocks", "page_title", "read"]
@@ -31,6 +30,9 @@ _KEPT_SHARE = 0.5
 """Share of the page's words trafilatura must keep, or the page is one without boilerplate (a form letter, an
 export) that its rules would cut; then all of its readable text is taken.
 """
+_BLOCK_SHARE, _TABLE_SHARE = 0.6, 0.3
+"""Share of a block's triples of words that must stand in trafilatura's text; it reorders and cuts tables."""
+_NEAR = 2
 
 
 def read(raw: Raw) -> tuple[str, list[Block]]:
@@ -40,17 +42,36 @@ def read(raw: Raw) -> tuple[str, list[Block]]:
     import trafilatura
 
     main = trafilatura.extract(
-        _text_of(raw.data),
-        output_format="markdown",
-        include_comments=False,
-        include_tables=True,
-        include_links=False,
-        favor_recall=True,
+        _text_of(raw.data), include_comments=False, include_tables=True, include_links=False, favor_recall=True
     )
-    blocks = split_markdown(main) if main else []
+    blocks = _kept(everything, main or "")
     if _words(blocks) < _KEPT_SHARE * _words(everything):
         blocks = everything
     return page_title(tree), blocks
+
+
+def _kept(blocks: list[Block], main: str) -> list[Block]:
+    """Those of `blocks` that stand in the text that trafilatura calls the page's own.
+
+    Its text says which; ours has the tables and places. Blocks too short to tell are kept among others that are.
+    """
+    words = re.findall(r"\w+", main.lower())
+    known = set(zip(words, words[1:], words[2:], strict=False))
+    said = f" {' '.join(words)} "
+    told: list[bool | None] = []
+    for block in blocks:
+        own = re.findall(r"\w+", block.text.lower())
+        triples = list(zip(own, own[1:], own[2:], strict=False))
+        if len(triples) < 3:
+            told.append(None if f" {' '.join(own)} " in said else False)
+        else:
+            share = sum(triple in known for triple in triples) / len(triples)
+            told.append(share >= (_TABLE_SHARE if block.kind == "table" else _BLOCK_SHARE))
+    sure = [at for at, one in enumerate(told) if one]
+    if not sure:
+        return []
+    first, last = sure[0] - _NEAR, sure[-1] + _NEAR
+    return [block for at, block in enumerate(blocks) if told[at] or (told[at] is None and first <= at <= last)]
 
 
 def parse_tree(data: bytes) -> Any:
