@@ -8,12 +8,14 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["LANGUAGES", "detect", "detect_all"]
+__all__ = ["LANGUAGES", "detect", "detect_all", "is_other"]
 
 LANGUAGES = ("es", "en", "ca", "gl", "eu", "pt", "fr", "de", "it")
 MIN_LETTERS = 12
 MIN_CONFIDENCE = 0.3
 """Of py3langid's normalised probability: `OK gracias` has 0.38 for es, a text it knows nothing of 1/9."""
+LEAST_ALLOWED = 0.02
+"""Below this probability of all languages that a team works in together, a text is surely in another."""
 _ROUNDS = 5
 _LEAST_SHARE = 0.01
 _LOCK = threading.Lock()
@@ -38,6 +40,15 @@ def detect_all(texts: Sequence[str], languages: Sequence[str] = LANGUAGES) -> li
         weighed = [_weigh(one, shares) for one in told]
         shares = {code: max(_LEAST_SHARE, sum(one[code] for one in weighed) / len(told)) for code in languages}
     return [_decide(one, shares) for one in chances]
+
+
+def is_other(text: str, allowed: Sequence[str]) -> str:
+    """The language of `text` where it is surely none of `allowed`; empty where it may be one of them, or is too short
+    to be told."""
+    chances = _chances(text, tuple(dict.fromkeys((*LANGUAGES, *allowed))))
+    if not chances or sum(chances[code] for code in allowed) >= LEAST_ALLOWED:
+        return ""
+    return max(chances.items(), key=lambda item: item[1])[0]
 
 
 def _chances(text: str, languages: tuple[str, ...]) -> dict[str, float]:

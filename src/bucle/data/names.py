@@ -53,9 +53,9 @@ class NameFinder:
 
     def _find(self, texts: Sequence[str]) -> Iterator[list[Finding]]:
         scores: list[dict[tuple[int, int], float]] = [{} for _ in texts]
-        for text, spans in self._tokens(texts):
+        for at, spans in self._tokens(texts):
             for span, score in spans:
-                scores[text][span] = max(score, scores[text].get(span, 0.0))
+                scores[at][span] = max(score, scores[at].get(span, 0.0))
         for text, tokens in zip(texts, scores, strict=True):
             yield _names(text, tokens, self.names.min_score)
 

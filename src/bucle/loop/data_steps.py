@@ -13,6 +13,7 @@ from bucle.core.errors import BadInput
 from bucle.core.ids import file_sha256, sha256_hex
 from bucle.core.records import Document, Example
 from bucle.execute import Outcome, Runner, StepContext, StepRecord
+from bucle.loop.restore import put_removed, restored
 from bucle.loop.workspace import Workspace
 
 __all__ = [
@@ -41,9 +42,11 @@ def documents_step(ws: Workspace, runner: Runner) -> StepRecord:
     files = list_files(root, source.patterns)
     passwords = _passwords(source.passwords_env)
     policy = ws.config.data
+    kept = restored(ws.ledger)
 
     def work(ctx: StepContext) -> Outcome:
         from bucle.data.clean import CleanPolicy, clean_documents
+        from bucle.data.names import NameFinder
         from bucle.data.parse import parse_all
 
         parsed = parse_all(files, root, passwords=passwords, report=ctx.report)
@@ -52,9 +55,14 @@ def documents_step(ws: Workspace, runner: Runner) -> StepRecord:
             CleanPolicy(
                 near_duplicate=policy.near_duplicates,
                 languages=policy.languages,
+                quality=policy.quality,
+                boilerplate=policy.boilerplate,
+                names=NameFinder(policy.names) if policy.names else None,
+                restored=kept,
                 personal=dict(policy.personal_data),
                 personal_key=os.environ.get("BUCLE_PERSONAL_KEY", ""),
             ),
+            report=ctx.report,
         )
         parents = []
         with ctx.ledger.transaction():
@@ -67,6 +75,7 @@ def documents_step(ws: Workspace, runner: Runner) -> StepRecord:
             parents=parents,
             blobs={"documents.jsonl": _jsonl(cleaned.documents)},
         )
+        gone = put_removed(ctx.ledger, "documents", [*cleaned.removed, *cleaned.boilerplate])
         figures = {
             "files": len(files),
             "documents": len(cleaned.documents),
@@ -74,11 +83,12 @@ def documents_step(ws: Workspace, runner: Runner) -> StepRecord:
             "removed": [
                 {"path": r.path, "reason": r.reason, "detail": r.detail, "kept": r.kept} for r in cleaned.removed
             ],
+            "boilerplate": [{"id": b.id, "text": b.text[:300], "detail": b.detail} for b in cleaned.boilerplate[:200]],
             "languages": dict(Counter(d.language for d in cleaned.documents).most_common()),
             "personal": _personal(cleaned.personal),
         }
         return Outcome(
-            {"corpus": corpus.id},
+            {"corpus": corpus.id, "removed": gone},
             figures,
             f"{len(cleaned.documents)} documents, {len(parsed.quarantined)} in quarantine",
         )
@@ -91,7 +101,8 @@ def documents_step(ws: Workspace, runner: Runner) -> StepRecord:
             "files": [[f.path, f.sha256 or f.size] for f in files],
             "passwords": sha256_hex(json.dumps([passwords, os.environ.get("BUCLE_PERSONAL_KEY", "")], sort_keys=True)),
             "personal_key": sha256_hex(os.environ.get("BUCLE_PERSONAL_KEY", "")),
-            "policy": policy.model_dump(mode="json", exclude={"documents"}),
+            "policy": policy.model_dump(mode="json", exclude={"documents", "rows"}),
+            "restored": sorted(kept),
         },
     )
 
