@@ -38,7 +38,8 @@ class _Remote(_Common):
 
 
 class FolderSource(_Common):
-    """Files on this disk: everything under `path` that matches a pattern. `passwords_env` names an environment
+    """Files on this disk: everything under `path` (a folder, a file, or a glob such as `docs/**/*.pdf`) that matches a
+    pattern. `passwords_env` names an environment
     variable with `path=password` pairs, comma-separated, for encrypted files."""
 
     kind: Literal["folder"] = "folder"
@@ -49,7 +50,8 @@ class FolderSource(_Common):
 
 class WebSource(_Remote):
     """Pages of the web: one page, or every page of a sitemap (a URL that ends in .xml, .xml.gz, or
-    `sitemap: true`). robots.txt is kept. Private addresses are refused unless `allow_private`."""
+    `sitemap: true`). robots.txt is kept. Private addresses are refused unless `allow_private`; those of metadata
+    services always. `headers` go to the source's own site; a value `env:NAME` is read from the environment."""
 
     kind: Literal["web"]
     url: str
@@ -57,6 +59,7 @@ class WebSource(_Remote):
     patterns: tuple[str, ...] = ("**",)
     max_pages: int = Field(1000, ge=1)
     delay_s: float = Field(0.5, ge=0)
+    headers: Mapping[str, str] = Field(default_factory=dict)
     allow_private: bool = False
 
 
@@ -72,7 +75,8 @@ class StoreSource(_Remote):
 
 class SqlSource(_Remote):
     """The rows of a query on any SQLAlchemy URL. `url_env` names the environment variable that holds a URL with a
-    password. As documents: `text` columns are joined, `title` heads them, `id` names each (a row number without it)."""
+    password. Rows beyond `max_rows` are not read. As documents: `text` columns are joined, `title` heads them, `id`
+    names each (a row number without it)."""
 
     kind: Literal["sql"]
     url: str = ""
