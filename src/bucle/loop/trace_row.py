@@ -57,7 +57,7 @@ def _matching(ws: Workspace, dataset: str, name: str) -> list[Example]:
         row = Example.model_validate_json(line)
         if name in (row.id, row.source, row.input):
             exact.append(row)
-        elif row.id.startswith(name) and len(name) > len("example:") or row.source.endswith("/" + name):
+        elif (row.id.startswith(name) and len(name) > len("example:")) or row.source.endswith("/" + name):
             begun.append(row)
     return exact or begun
 
