@@ -45,7 +45,7 @@ def hostile() -> dict[str, tuple[bytes, str]]:
         "nada.txt": (b"", "empty"),
         "blanco.md": (b" \n\t\n", "empty"),
         "vacio.docx": (word.getvalue(), "empty"),
-        "corta.pdf": (b"%PDF-1.7\n1 0 obj <<", "corrupt"),
+        "corta.pdf": (b"%PDF-1.7\n1 0 obj <<", "truncated"),
         "cortado.docx": (word.getvalue()[:2000], "truncated"),
         "otra.xlsx": (office({"hola.txt": "hola"}), "corrupt"),
         "binario.txt": (bytes(range(256)) * 20, "unknown-format"),

@@ -7,7 +7,7 @@ from typing import Any
 
 from bucle.core.errors import Quarantined
 from bucle.core.records import Block
-from bucle.data.parse.source import Raw, decode, markdown_table, tidy
+from bucle.data.parse.source import MAX_TEXT, Raw, decode, markdown_table, tidy
 
 __all__ = ["page_blocks", "page_title", "read"]
 
@@ -39,6 +39,8 @@ def read(raw: Raw) -> tuple[str, list[Block]]:
     """Title and blocks of an HTML page. Scripts, styles and menus are left out; nothing is fetched."""
     tree = parse_tree(raw.data)
     everything = page_blocks(tree)
+    if sum(len(block.text) for block in everything) > MAX_TEXT:
+        raise Quarantined("too-large", f"The page holds over {MAX_TEXT:,} characters.")
     import trafilatura
 
     main = trafilatura.extract(
@@ -79,11 +81,16 @@ def parse_tree(data: bytes) -> Any:
     from lxml import etree  # type: ignore[import-untyped]
     from lxml import html as lxml_html
 
-    text = _text_of(data)
-    try:
-        return lxml_html.document_fromstring(text.encode(), parser=lxml_html.HTMLParser(encoding="utf-8"))
-    except (etree.ParserError, ValueError) as error:
-        raise Quarantined("empty", "The page holds no text.") from error
+    text = _text_of(data).encode()
+    for huge in (False, True):  # libxml2 drops what passes its usual limits; the second try has hardly any
+        parser = lxml_html.HTMLParser(encoding="utf-8", huge_tree=huge)
+        try:
+            tree = lxml_html.document_fromstring(text, parser=parser)
+        except (etree.ParserError, ValueError) as error:
+            raise Quarantined("empty", "The page holds no text.") from error
+        if not any(entry.type_name == "ERR_RESOURCE_LIMIT" for entry in parser.error_log):
+            return tree
+    raise Quarantined("corrupt", "The page is nested deeper than any real document.")
 
 
 def _text_of(data: bytes) -> str:

@@ -22,8 +22,8 @@ def read(raw: Raw) -> tuple[str, list[Block]]:
     `record N` or `line N`. A Slack day is a chat, its people told by `users.json`.
     """
     text = decode(raw.data).lstrip("\ufeff")
-    if len(text) > 4 * MAX_TEXT:
-        raise Quarantined("too-large", f"The file holds over {4 * MAX_TEXT:,} characters.")
+    if len(text) > 2 * MAX_TEXT:
+        raise Quarantined("too-large", f"The file holds over {2 * MAX_TEXT:,} characters.")
     if raw.suffix != ".json":
         return "", _lines(text)
     try:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 
 from bucle.core.records import Block
-from bucle.data.parse.source import Raw, decode, tidy
+from bucle.data.parse.source import Raw, decode_text, tidy
 
 __all__ = ["read", "split_markdown"]
 
 
 def read(raw: Raw) -> tuple[str, list[Block]]:
     """Title (the front matter's, or the first heading) and blocks; the place is the section."""
-    text = decode(raw.data)
+    text = decode_text(raw.data)
     title = ""
     front = re.match(r"---\n(.{0,20000}?)\n---\n", text, re.DOTALL)
     if front:

@@ -14,6 +14,7 @@ __all__ = ["read"]
 
 MAX_PAGES = 2_000
 MAX_PAGE_CHARS = 100_000
+_TAIL = 16 * 1024
 _PASSWORD_ERROR = 4  # FPDF_ERR_PASSWORD
 _BOLD = re.compile(rb"bold|black|heavy|demi", re.IGNORECASE)
 
@@ -30,7 +31,12 @@ def read(raw: Raw) -> tuple[str, list[Block]]:
         if getattr(error, "err_code", None) == _PASSWORD_ERROR:
             what = "The password given does not open it." if raw.password else "It needs a password."
             raise Quarantined("encrypted", f"The PDF is encrypted. {what}") from error
-        raise Quarantined("corrupt", f"The PDF cannot be opened: {error}.") from error
+        if raw.data.lstrip().startswith(b"%PDF-") and not _has_end(raw.data):
+            raise _cut_short() from error
+        raise  # bucle.data.parse.failure says what it is instead
+    if not _has_end(raw.data):
+        pdf.close()
+        raise _cut_short()  # pdfium would make do with the pages it finds, and nobody would miss the others
     try:
         if len(pdf) > MAX_PAGES:
             raise Quarantined("too-large", f"The PDF has {len(pdf):,} pages; {MAX_PAGES:,} are read at most.")
@@ -48,6 +54,15 @@ def read(raw: Raw) -> tuple[str, list[Block]]:
     if not blocks:
         raise Quarantined("empty", "The PDF holds no text (pictures of pages need OCR first).")
     return tidy(title), blocks
+
+
+def _has_end(data: bytes) -> bool:
+    """Whether the file ends as a PDF does, give or take what others have added to it."""
+    return b"%%EOF" in data[-_TAIL:].rstrip(b"\0\r\n ")
+
+
+def _cut_short() -> Quarantined:
+    return Quarantined("truncated", "The PDF is cut short: its end is missing.")
 
 
 def _runs(page: Any) -> list[Run]:

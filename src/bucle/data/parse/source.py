@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from bucle.core.errors import Quarantined
 
-__all__ = ["MAX_FILE_BYTES", "MAX_TEXT", "Raw", "decode", "markdown_table", "tidy"]
+__all__ = ["MAX_FILE_BYTES", "MAX_TEXT", "Raw", "decode", "decode_text", "markdown_table", "tidy"]
 
 MAX_FILE_BYTES = 64 * 2**20
 """As in bucle.data.connect, which a worker need not load."""
@@ -69,6 +69,14 @@ def decode(data: bytes) -> str:
 
     best = from_bytes(data[:200_000]).best()
     return _lines(data.decode(best.encoding, errors="replace") if best else western)
+
+
+def decode_text(data: bytes) -> str:
+    """As decode, for formats whose bytes are their text. Raises Quarantined early for over MAX_TEXT characters."""
+    text = decode(data)
+    if len(text) > MAX_TEXT:
+        raise Quarantined("too-large", f"The file holds over {MAX_TEXT:,} characters.")
+    return text
 
 
 def _lines(text: str) -> str:

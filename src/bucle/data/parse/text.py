@@ -6,14 +6,14 @@ import re
 
 from bucle.core.records import Block
 from bucle.data.parse.chat import is_chat, read_chat
-from bucle.data.parse.source import Raw, decode, tidy
+from bucle.data.parse.source import Raw, decode_text, tidy
 
 __all__ = ["read"]
 
 
 def read(raw: Raw) -> tuple[str, list[Block]]:
     """Blocks of a text file, one a paragraph; the place is `line N` where it begins (a chat: `date D`)."""
-    text = decode(raw.data)
+    text = decode_text(raw.data)
     if is_chat(text):
         return "", read_chat(text)
     blocks, line = [], 1
