@@ -73,7 +73,7 @@ def test_looking_at_data_leaves_the_report_whole(finished: Path) -> None:
 
 
 def test_explore(finished: Path) -> None:
-    found = answer("explore", "-p", finished)
+    found = answer("explore", "-p", finished)["tasks"]
     assert set(found) == {"intenciones", "respuestas"}
     rows = found["intenciones"]
     assert rows["rows"] == rows["train"] + rows["validation"] + rows["test"] == 260
@@ -291,7 +291,7 @@ def serve_and_ask(folder: Path, upstream: SlowUpstream, log: Path) -> None:
         ask = {"model": "intenciones", "messages": [{"role": "user", "content": "no me funciona la fibra"}]}
         reply = client.post("/v1/chat/completions", json=ask)
         label = reply.json()["choices"][0]["message"]["content"]
-        assert label in answer("explore", "-p", folder)["intenciones"]["labels"] | {"alta_movil": {}}
+        assert label in answer("explore", "-p", folder)["tasks"]["intenciones"]["labels"] | {"alta_movil": {}}
         parts = client.post("/v1/chat/completions", json=ask | {"stream": True}).text
         assert label in parts
         assert parts.rstrip().endswith("data: [DONE]")

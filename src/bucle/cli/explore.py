@@ -1,6 +1,8 @@
-"""`bucle explore`: what the rows look like."""
+"""`bucle explore`: what the rows and documents look like, as an HTML report, JSON, or a summary."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import click
 
@@ -9,45 +11,88 @@ from bucle.cli.shared import as_json, emit, on_project, table
 
 @click.command("explore")
 @on_project
-@click.option("--task", default="", help="One task; all without it.")
+@click.option("--task", default="", help="One task; all, and the documents, without it.")
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False), default=None, help="Write the HTML report to this file."
+)
 @as_json
-def command(folder: str, task: str, json_: bool) -> None:
-    """Balance, lengths, languages, duplicates, leakage between the splits, and labels that are probably wrong."""
-    from bucle.core.errors import BadInput
+def command(folder: str, task: str, output: str | None, json_: bool) -> None:
+    """Sizes, tokens, languages, duplicates, balance, labels that are probably wrong, leakage, topics, outliers,
+    personal data, and what changed since the last version: a self-contained HTML report."""
     from bucle.execute import make_display
-    from bucle.loop.api import Project
+    from bucle.loop.explore import explore, save_explored
+    from bucle.loop.workspace import Workspace
 
-    project = Project(folder)
-    if task and task not in project.config.tasks:
-        raise BadInput(f"There is no task `{task}`.", f"Tasks: {', '.join(project.config.tasks)}.")
-    result = project.run(until="data", display=make_display(quiet=json_))
-    records = {r.name: r for r in project.records()}
-    found = {
-        name: {
-            **records[f"examples {name}"].figures,
-            **records[f"split {name}"].figures,
-            **records[f"explore {name}"].figures,
-        }
-        for name in project.config.tasks
-        if task in ("", name)
-    }
+    workspace = Workspace.open(folder)
+    found = explore(workspace, make_display(quiet=json_), task)
+    path = save_explored(workspace, found, output)
 
     def human() -> None:
-        for name, figures in found.items():
-            click.echo(
-                f"\n{name}: {figures['rows']} rows, {figures['problems']} left out; train {figures['train']}, "
-                f"validation {figures['validation']}, test {figures['test']}; "
-                f"leaks prevented: {figures['leaks_prevented']}"
-            )
-            labels = figures.get("labels") or {}
-            if labels and len(labels) <= 60:
-                table(["label", "rows"], [[k, v["count"] if isinstance(v, dict) else v] for k, v in labels.items()])
-            if suspects := figures.get("suspects"):
-                click.echo("labels that are probably wrong, most doubtful first:")
-                table(
-                    ["label", "proposed", "sure", "text"],
-                    [[s["given"], s["proposed"], f"{s['confidence']:.2f}", s["input"][:80]] for s in suspects[:10]],
-                )
-        click.echo(f"report: {result.report}")
+        for name, figures in found["tasks"].items():
+            _task(name, figures)
+        if found["documents"]:
+            _documents(found["documents"])
+        click.echo(f"\nreport: {path}")
 
-    emit(found, json_, human)
+    emit({**found, "report": str(path)}, json_, human)
+
+
+def _task(name: str, figures: dict[str, Any]) -> None:
+    click.echo(
+        f"\n{name}: {figures['rows']} rows, {figures['problems']} left out; train {figures['train']}, "
+        f"validation {figures['validation']}, test {figures['test']}; "
+        f"leaks prevented: {figures['leaks_prevented']}"
+    )
+    labels = figures["labels"]
+    if labels and len(labels) <= 60:
+        table(["label", "rows"], [[label, its["count"]] for label, its in labels.items()])
+    for one in figures["tokens"]:
+        click.echo(_tokens(one))
+    if suspects := figures["suspects"]:
+        click.echo("labels that are probably wrong, most doubtful first:")
+        table(
+            ["label", "proposed", "sure", "where", "text"],
+            [[s["given"], s["proposed"], f"{s['confidence']:.2f}", s["source"], s["input"][:80]]
+             for s in suspects[:10]],
+        )
+    click.echo(f"topics: {', '.join(t['name'] for t in figures['topics']['topics'][:8]) or 'none'}")
+    for said in _next(figures):
+        click.echo(f"  -> {said}")
+
+
+def _tokens(one: dict[str, Any]) -> str:
+    said = {"untrained": "not trained yet: bucle run", "no-tokenizer": "its folder has no tokenizer.json"}
+    if one["note"]:
+        return f"tokens by {one['name']}: {said.get(one['note'], one['detail'])}"
+    window = f"window {one['window']}, {one['over_share']:.1%} over it" if one["window"] else "window not known"
+    return (
+        f"tokens by {one['name']}{' (an estimate)' if one['estimate'] else ''}: half under {one['tokens']['p50']:.0f}, "
+        f"95% under {one['tokens']['p95']:.0f}, longest {one['tokens']['max']}; {window}"
+    ) if one.get("tokens") else f"tokens by {one['name']}: no text"
+
+
+def _next(figures: dict[str, Any]) -> list[str]:
+    leakage = figures["leakage"]
+    leaks = max(leakage["across_exact"], leakage["across_near"])
+    checks = (
+        (leaks, f"{leaks} held-out rows have a copy on another side: remove it from its file, then bucle run"),
+        (figures["suspects"], f"{len(figures['suspects'])} labels in doubt: bucle label next, or edit the row named"),
+        (figures["labels"] and figures["conflicts"]["groups"],
+         f"{figures['conflicts']['groups']} texts under several labels: edit the rows that the report names"),
+        (figures["rare"], f"{len(figures['rare'])} labels with under 10 rows: bucle label next"),
+        (figures["problems"], f"{figures['problems']} rows could not be used: bucle data problems"),
+        (figures["personal"], f"personal data in rows ({', '.join(figures['personal'])}): data.personal_data"),
+        (figures["changes"], "what changed since the last version: bucle data diff"),
+    )
+    return [said for holds, said in checks if holds]
+
+
+def _documents(figures: dict[str, Any]) -> None:
+    click.echo(
+        f"\ndocuments: {figures['documents']} of {figures['files']} files; "
+        f"{figures['quarantined']['count']} in quarantine, {figures['removed']['count']} removed"
+    )
+    if figures["quarantined"]["count"]:
+        click.echo("  -> bucle data quarantine")
+    if figures["removed"]["count"]:
+        click.echo("  -> bucle data removed")

@@ -172,7 +172,7 @@ def _map(matrix: Any, seed: int) -> tuple[Any, str]:
 
 
 def _names(texts: Sequence[str], of: Any) -> dict[int, list[str]]:
-    """Ten words for each topic, by class-based TF-IDF: tf in the topic times log(1 + mean words a topic / tf in all)."""
+    """Ten words for each topic, by class-based TF-IDF: tf in the topic times log(1 + mean words a topic / tf)."""
     import math
 
     counts: dict[int, Counter[str]] = {int(topic): Counter() for topic in of}
