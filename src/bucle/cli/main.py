@@ -13,6 +13,7 @@ VERBS = {
     "init": "Start a project, from one labelled file if there is one.",
     "run": "Run the whole loop; what is finished is reused.",
     "data": "Documents and rows: what was read, removed, quarantined.",
+    "label": "Label rows: a queue, several people, agreement, Label Studio and Argilla.",
     "explore": "What the data look like: balance, doubtful labels, leakage.",
     "choose": "Compare every candidate on the same held-out rows and recommend one.",
     "tune": "Fit one technique; look at the exact batch it trains on.",

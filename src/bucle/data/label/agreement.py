@@ -170,10 +170,7 @@ def _pair(both: Mapping[str, Mapping[str, str]], a: str, b: str, seed: int, draw
     if len({*first, *second}) > 1:
         table = confusion_matrix(first, second)
         size = len(table)
-        drawn = [
-            _kappas(random.reshape(-1, size, size))
-            for random in _tables(table, seed, _parts(draws, size * size))
-        ]
+        drawn = [_kappas(random.reshape(-1, size, size)) for random in _tables(table, seed, _parts(draws, size * size))]
         value = float(cohen_kappa_score(first, second))
         found["kappa"] = _percentiles(value, np.concatenate(drawn), len(rows)).model_dump()
     return found

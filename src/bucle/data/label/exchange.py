@@ -234,9 +234,7 @@ def export(
     if format_ == "jsonl":
         texts = {row.id: row.input for row in rows}
         kept = [a for a in annotations if a.row in texts]
-        return "".join(
-            json.dumps(a.model_dump() | {"text": texts[a.row]}, ensure_ascii=False) + "\n" for a in kept
-        )
+        return "".join(json.dumps(a.model_dump() | {"text": texts[a.row]}, ensure_ascii=False) + "\n" for a in kept)
     if format_ == "csv":
         return _csv(rows, labels)
     raise BadInput(f"There is no format `{format_}`.", f"Formats: {', '.join(FORMATS)}.")
