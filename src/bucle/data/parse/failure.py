@@ -11,6 +11,8 @@ __all__ = ["OLE", "refusal", "sniff"]
 
 OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 _ZIPPED = {".docx", ".pptx", ".xlsx", ".xlsm", ".epub", ".zip"}
+_PACKAGES = {"docx": "python-docx", "pptx": "python-pptx", "markdown_it": "markdown-it-py", "PIL": "pillow"}
+_PACKAGES |= {"msoffcrypto": "msoffcrypto-tool"}
 _MARKS = (
     (b"%PDF-", "a PDF"),
     (b"PK\x03\x04", "a zip archive"),
@@ -41,7 +43,8 @@ def refusal(raw: Raw, error: Exception) -> Quarantined:
     if isinstance(error, MemoryError) or ("memory" in text and "alloc" in text):
         return Quarantined("out-of-memory", "Reading the file needs more memory than a file may use.")
     if isinstance(error, ImportError):
-        name = (error.name or "").split(".")[0] or "a library"
+        module = (error.name or "").split(".")[0]
+        name = _PACKAGES.get(module, module) or "a library"
         return Quarantined(
             "missing-package", f"Reading {raw.suffix} files needs {name}, which is not installed: pip install {name}."
         )
