@@ -16,9 +16,11 @@ from bucle.core.records import Example
 
 __all__ = ["Suspect", "suspect_labels"]
 
-_FOLDS = 3
+_FOLDS = 4
 _MIN_ROWS = 30
-_MAX_ROWS = 20_000
+_MAX_ROWS = 100_000
+_WEIGHTS = 20_000_000
+"""Numbers in the classifier, labels times words: 160 MB at most."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,12 @@ def suspect_labels(
     `least` sure.
 
     `groups` are near duplicates as indices: they share a fold, so that no row is judged by its own copy.
-    Empty for fewer than 30 labelled rows or one label; of over 20,000 rows the first are looked at.
+    Empty for fewer than 30 labelled rows or one label; of over 100,000 rows so many are looked at, chosen by their
+    ids' hashes.
     """
-    rows = [index for index, example in enumerate(examples[:_MAX_ROWS]) if example.target is not None]
+    rows = [index for index, example in enumerate(examples) if example.target is not None]
+    if len(rows) > _MAX_ROWS:
+        rows = sorted(sorted(rows, key=lambda index: _hash(examples[index].id))[:_MAX_ROWS])
     labels = [str(examples[index].target) for index in rows]
     if len(rows) < _MIN_ROWS or len(set(labels)) < 2:
         return []
@@ -62,6 +67,7 @@ def suspect_labels(
         sublinear_tf=True,
         strip_accents="unicode",
         token_pattern=r"\b\w+\b",  # noqa: S106
+        max_features=max(2_000, _WEIGHTS // len(set(labels))),
     )
     try:
         features = words.fit_transform([examples[index].input for index in rows])
@@ -100,4 +106,8 @@ def suspect_labels(
 
 
 def _fold(key: str) -> int:
-    return hashlib.sha256(key.encode()).digest()[0] % _FOLDS
+    return _hash(key)[0] % _FOLDS
+
+
+def _hash(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
