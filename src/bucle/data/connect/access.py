@@ -74,8 +74,11 @@ class Labels:
         return known
 
     def _outer(self) -> frozenset[str]:
-        told = [(folder, folder_reader(folder)(SIDECAR)) for folder in self._above]
-        return frozenset[str]().union(*(parse(text, str(folder / SIDECAR)) for folder, text in told if text is not None))
+        found: set[str] = set()
+        for folder in self._above:
+            if (content := folder_reader(folder)(SIDECAR)) is not None:
+                found |= parse(content, str(folder / SIDECAR))
+        return frozenset(found)
 
     def _sidecar(self, path: str) -> frozenset[str]:
         content = self._read(path)

@@ -74,8 +74,8 @@ def scan(
 
     Hidden files and folders (a leading dot), access sidecars and Office lock files (`~$name`) are skipped. A link is
     followed only where it leads to a file inside the root; pipes and devices are never opened. `digest` may know the
-    sha256 of a file with this stamp; `above` are folders above `root` whose sidecars hold here too. A file that cannot be read, or whose sidecar cannot, is a problem. Raises
-    NotFound where `root` is no folder.
+    sha256 of a file with this stamp; `above` are folders above `root` whose sidecars hold here too. A file that cannot
+    be read, or whose sidecar cannot, is a problem. Raises NotFound where `root` is no folder.
     """
     if not root.is_dir():
         raise NotFound(f"{root} is not a folder.", "Name an existing folder under `data.documents` in bucle.yaml.")

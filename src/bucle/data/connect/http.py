@@ -112,6 +112,8 @@ class Http:
                 return self._follow(url, target, limit, asked)
             except Forbidden as refused:
                 raise NotFetched("private-address", f"{refused}; allow_private permits it.") from None
+            except (httpx.InvalidURL, ValueError):
+                raise NotFetched("bad-url", f"{public_url(url)} is no URL, or leads to what is none.") from None
             except _Busy as busy:
                 why, wait = f"it answered {busy.status}", max(wait, busy.wait)
             except httpx.TimeoutException:
