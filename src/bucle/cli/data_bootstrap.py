@@ -81,7 +81,8 @@ def _dry(told: dict[str, Any]) -> None:
         else f"{told['usd'][0]:.4f} to {told['usd'][1]:.4f} US dollars"
     )
     click.echo(
-        f"by {told['by']}, from {told['documents']} documents: {told['tokens'][0]:,} to {told['tokens'][1]:,} tokens, {usd}"
+        f"by {told['by']}, from {told['documents']} documents: {told['tokens'][0]:,} to {told['tokens'][1]:,} "
+        f"tokens, {usd}"
     )
     click.echo("next: the same command without --dry-run")
 
@@ -89,7 +90,8 @@ def _dry(told: dict[str, Any]) -> None:
 def _people(told: dict[str, Any]) -> None:
     rules = told["by"] == "rules"
     click.echo(
-        f"{told['path']}: {told['drafts']} drafts of {told['asked']} from {told['documents_used']} of {told['documents']} "
+        f"{told['path']}: {told['drafts']} drafts of {told['asked']} from {told['documents_used']} of "
+        f"{told['documents']} "
         f"documents, {told['unanswerable']} of them unanswerable"
     )
     if rules:
@@ -100,8 +102,10 @@ def _people(told: dict[str, Any]) -> None:
     else:
         asked = told["drafts"] + told["refused_n"]
         click.echo(
-            f"DRAFTS BY {told['by']}: {told['refused_n']} of {asked} were refused ({told['refused_n'] / max(1, asked):.0%}); "
-            f"{told['calls']} calls, {told['cached']} kept from before, {told['tokens']:,} tokens, {told['usd']:.4f} US dollars"
+            f"DRAFTS BY {told['by']}: {told['refused_n']} of {asked} were refused "
+            f"({told['refused_n'] / max(1, asked):.0%}); "
+            f"{told['calls']} calls, {told['cached']} kept from before, {told['tokens']:,} tokens, "
+            f"{told['usd']:.4f} US dollars"
         )
         for reason, n in told["refused"].items():
             click.echo(f"  {n} {reason}")

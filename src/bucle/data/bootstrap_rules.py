@@ -16,25 +16,38 @@ MIN_WORDS, MAX_WORDS = 4, 45
 """Words of a sentence that a question is made of."""
 
 # A subject stands at the start of its sentence, is short, and can be understood alone.
-_ES_SUBJECT = r"(?P<s>(?:(?:El|La|Los|Las)\s+[^\W\d_][^,;:()¿?«»\"|]{2,60}?|[A-ZÁÉÍÓÚÑ][\w.-]+(?:\s+(?:del?|la|los|y|[A-ZÁÉÍÓÚÑ\d][\w.-]*)){0,5}))"
+_ES_SUBJECT = (
+    r"(?P<s>(?:(?:El|La|Los|Las)\s+[^\W\d_][^,;:()¿?«»\"|]{2,60}?|[A-ZÁÉÍÓÚÑ][\w.-]+(?:\s+(?:del?|la|los|y|"
+    r"[A-ZÁÉÍÓÚÑ\d][\w.-]*)){0,5}))"
+)
 _EN_SUBJECT = r"(?P<s>(?:The\s+[^\W\d_][^,;:()?\"|]{2,60}?|[A-Z][\w.-]+(?:\s+(?:of|the|and|[A-Z\d][\w.'-]*)){0,5}))"
-_NAME = r"[A-ZÁÉÍÓÚÑ][\w.'-]+(?:\s(?:de|del|la|von|van|[A-ZÁÉÍÓÚÑ][\w.'-]+)){0,4}"
+_NAME = r"[A-ZÁÉÍÓÚÑ][\w.'-]*\w(?:\s(?:de|del|la|von|van|[A-ZÁÉÍÓÚÑ][\w.'-]*\w)){0,4}"
 _NUMBER_ES = r"(?:\d[\d.]*|dos|tres|cuatro|cinco|seis|siete|ocho|nueve|diez|once|doce)"
 _NUMBER_EN = r"(?:\d[\d,]*|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve)"
 _DO = {"has": "does", "have": "do", "had": "did"}
 _PEOPLE_ES = (
     r"(?:client|titular|agent|usuari|trabajador|emplead|técnic|inquilin|propietari|abonad|alumn|paciente|empresa|"
     r"administrador|proveedor|responsable|solicitante|interesad|consumidor|persona|docente|profesor|conductor|ciudadan|"
-    r"socio|médic|compañía|instalador|vecin|comprador|vendedor|arrendatari|arrendador|padre|famili|estudiante|Parlamento)"
+    r"socio|médic|compañía|instalador|vecin|comprador|vendedor|arrendatari|arrendador|padre|famili|estudiante|"
+    r"Parlamento)"
 )
 _PEOPLE_EN = (
     r"(?:customer|client|holder|agent|user|worker|employee|technician|tenant|owner|landlord|subscriber|student|patient|"
     r"company|administrator|supplier|manager|applicant|consumer|person|people|teacher|driver|citizen|member|doctor|"
     r"buyer|seller|parent|famil|caller|caretaker|installer|officer|Parliament|Commission|Council|government|board)"
 )
-_AMOUNT = r"(?:(?:unos|unas|about|up to|hasta|entre|between|de|from)\s+)?[€$£]?\d[\d.,:]*(?:\s?(?:y|a|and|to|-|o|or)\s?[€$£]?\d[\d.,:]*)?"
-_UNIT_ES = r"(?:\s?(?:%|€|euros?|céntimos|días?|horas?|minutos?|segundos?|semanas?|meses|mes|años?|kWh?|metros|km|megas|gigas))"
-_UNIT_EN = r"(?:\s?(?:%|€|euros?|cents|dollars|pounds|(?:working |business )?(?:days?|hours?)|minutes?|seconds?|weeks?|months?|years?|kWh?|metres|meters|miles))"
+_AMOUNT = (
+    r"(?:(?:unos|unas|about|up to|hasta|entre|between|de|from)\s+)?[€$£]?\d[\d.,:]*(?:\s?(?:y|a|and|to|-|o|or)"
+    r"\s?[€$£]?\d[\d.,:]*)?"
+)
+_UNIT_ES = (
+    r"(?:\s?(?:%|€|euros?|céntimos|días?|horas?|minutos?|segundos?|semanas?|meses|mes|años?|kWh?|metros|km|megas|"
+    r"gigas))"
+)
+_UNIT_EN = (
+    r"(?:\s?(?:%|€|euros?|cents|dollars|pounds|(?:working |business )?(?:days?|hours?)|minutes?|seconds?|weeks?|"
+    r"months?|years?|kWh?|metres|meters|miles))"
+)
 _MONEY_ES = _AMOUNT + r"\s?(?:€|euros?|céntimos|%)(?:\s(?:al|por|a la)\s\w+)?"
 _MONEY_EN = r"(?:[€$£]\d[\d.,]*|" + _AMOUNT + r"\s?(?:€|euros?|cents|dollars|pounds|%))(?:\s(?:a|per)\s\w+)?"
 _SPAN_ES = (
@@ -42,20 +55,30 @@ _SPAN_ES = (
     + r"(?:\s(?:días?|horas?|minutos?|segundos?|semanas?|meses|mes|años?)(?:\s(?:hábiles|laborables|naturales))?)"
 )
 _SPAN_EN = _AMOUNT + r"\s(?:(?:working|business|calendar)\s)?(?:days?|hours?|minutes?|seconds?|weeks?|months?|years?)"
-_NOT_A_SUBJECT = frozenset(
-    "no si en por para con sin se su sus este esta esto estos estas ese esa eso esos esas ello ella ellas ellos él aquí allí "
-    "ya también además pero y o hay es son como cuando donde que quien cual lo le les me te nos muchos muchas algunos algunas "
-    "otro otra otros otras todo todos toda todas mientras aunque según desde hasta entre tras durante sobre después antes "
-    "uno una un cada así luego entonces ambos ambas nada nadie algo mi tu nuestra nuestro sólo solo más menos qué cómo "
-    "it this that these those they he she we you i there here its their his her our my your in on at by for with from to as "
-    "if when while although after before since because however and or but so not no some many most all each both one such "
-    "another other others north south east west what which who where why how during under over between then also only even today an a according "
-    "despite unlike like among upon within following".split()
-)
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_NOT_A_SUBJECT = _words("""
+    no si en por para con sin se su sus este esta esto estos estas ese esa eso esos esas ello ella ellas ellos
+    él aquí allí ya también además pero y o hay es son como cuando donde que quien cual lo le les me te nos
+    muchos muchas algunos algunas otro otra otros otras todo todos toda todas mientras aunque según desde
+    hasta entre tras durante sobre después antes uno una un cada así luego entonces ambos ambas nada nadie
+    algo mi tu nuestra nuestro sólo solo más menos qué cómo it this that these those they he she we you i
+    there here its their his her our my your in on at by for with from to as if when while although after
+    before since because however and or but so not no some many most all each both one such another other
+    others north south east west what which who where why how during under over between then also only even
+    today an a according despite unlike like among upon within following
+""")
 _DANGLING = re.compile(
-    r"\b(?:est[eao]s?|es[eao]s?|aquell?[oa]s?|dich[oa]s?|ello|mism[oa]s?|otr[oa]s?|anterior(?:es)?|siguientes?|primer[oa]?|"
-    r"segund[oa]|tercer[oa]?|últim[oa]s?|cual(?:es)?|que|quien(?:es)?|cuando|donde|no|se|this|that|these|those|such|latter|"
-    r"former|it|its|they|their|his|her|he|she|which|who|whose|when|where|other|first|second|third|last|following|previous|"
+    r"\b(?:est[eao]s?|es[eao]s?|aquell?[oa]s?|dich[oa]s?|ello|mism[oa]s?|otr[oa]s?|anterior(?:es)?|siguientes?|"
+    r"primer[oa]?|"
+    r"segund[oa]|tercer[oa]?|últim[oa]s?|cual(?:es)?|que|quien(?:es)?|cuando|donde|no|se|this|that|these|those|such|"
+    r"latter|"
+    r"former|it|its|they|their|his|her|he|she|which|who|whose|when|where|other|first|second|third|last|following|"
+    r"previous|"
     r"also|not|only|result|reason|problem|same|both)\b",
     re.IGNORECASE,
 )
@@ -104,7 +127,8 @@ _PATTERNS: dict[str, list[tuple[str, re.Pattern[str], _Maker]]] = {
             ),
             (
                 "when",
-                rf"^{_ES_SUBJECT}\s+(?P<v>se\s\w+[ae]n?)\s+(?P<a>(?:el día|los días|cada|antes del?|el primer|el último)\s[^.;,]+?)(?=\sy\s|[.;,]|$)",
+                rf"^{_ES_SUBJECT}\s+(?P<v>se\s\w+[ae]n?)\s+(?P<a>(?:el día|los días|cada|antes del?|el primer|el "
+                rf"último)\s[^.;,]+?)(?=\sy\s|[.;,]|$)",
                 _part("¿Cuándo {v} {s}?"),
             ),
             (
@@ -114,7 +138,8 @@ _PATTERNS: dict[str, list[tuple[str, re.Pattern[str], _Maker]]] = {
             ),
             (
                 "year",
-                rf"^{_ES_SUBJECT}\s+(?P<v>fue|fueron)\s+(?P<p>\w+[aio]d[oa]s?)\s+(?:\w+\s+){{0,6}}?(?P<a>en\s\d{{4}})\b",
+                rf"^{_ES_SUBJECT}\s+(?P<v>fue|fueron)\s+(?P<p>\w+[aio]d[oa]s?)\s+(?:\w+\s+)"
+                rf"{{0,6}}?(?P<a>en\s\d{{4}})\b",
                 _part("¿Cuándo {v} {p} {s}?"),
             ),
             (
@@ -124,12 +149,20 @@ _PATTERNS: dict[str, list[tuple[str, re.Pattern[str], _Maker]]] = {
             ),
             (
                 "where",
-                rf"^{_ES_SUBJECT}\s+(?:(?P<v>está|están)\s+(?:situ|ubic)ad[oa]s?|(?P<w>se encuentran?))\s+(?P<a>(?:en|entre|cerca de)\s[^.;,()]{{3,60}})",
+                rf"^{_ES_SUBJECT}\s+(?:(?P<v>está|están)\s+(?:situ|ubic)ad[oa]s?|(?P<w>se encuentran?))"
+                rf"\s+(?P<a>(?:en|entre|cerca de)\s[^.;,()]{{3,60}})",
                 lambda m: (f"¿Dónde {m['v'] or m['w']} {_lower(m['s'])}?", m["a"]),
             ),
             (
+                "measure",
+                rf"^{_ES_SUBJECT}\s+(?P<v>tiene|tienen)\s+una?\s+(?P<u>[^\W\d_][^,;:()¿?]{{2,40}}?)"
+                rf"\s+de\s+(?P<a>{_AMOUNT}{_UNIT_ES})",
+                lambda m: (f"¿Qué {m['u']} {m['v']} {_lower(m['s'])}?", m["a"]),
+            ),
+            (
                 "count",
-                rf"^{_ES_SUBJECT}\s+(?P<v>tiene|tienen|tenía|tenían)\s+(?P<a>{_NUMBER_ES}\s(?P<u>[^\W\d_]{{2,}}[oa]s))\b",
+                rf"^{_ES_SUBJECT}\s+(?P<v>tiene|tienen|tenía|tenían)"
+                rf"\s+(?P<a>{_NUMBER_ES}\s(?P<u>[^\W\d_]{{2,}}[oa]s))\b",
                 lambda m: (f"¿Cuánt{m['u'][-2:]} {m['u']} {m['v']} {_lower(m['s'])}?", m["a"]),
             ),
             ("condition", r"^Si\s+(?P<c>[^,.;:()¿?]{8,90}),\s+(?P<a>[^?]{12,})$", _part("¿Qué ocurre si {c}?")),
@@ -142,13 +175,15 @@ _PATTERNS: dict[str, list[tuple[str, re.Pattern[str], _Maker]]] = {
             ("number", rf"^{_ES_SUBJECT}\s+es\s+(?P<a>(?:el\s)?\+?\d[\d ]{{4,}}\d)\b", _part("¿Cuál es {s}?")),
             (
                 "definition",
-                rf"^{_ES_SUBJECT}\s+(?P<v>es|son|fue|era)\s+(?P<d>una?|unos|unas|el|la|los|las)\s+(?!que\b|de\b|del\b|más\b|mism|\d)"
+                rf"^{_ES_SUBJECT}\s+(?P<v>es|son|fue|era)\s+(?P<d>una?|unos|unas|el|la|los|las)\s+(?!que\b|de\b|"
+                rf"del\b|más\b|mism|\d)"
                 r"[^?]{10,}$",
                 lambda m: (f"¿{_who(m, 'Quién', 'Qué')} {m['v']} {_lower(m['s'])}?", m.string),
             ),
             (
                 "duty",
-                rf"^(?=(?:El|La|Los|Las)\s{_PEOPLE_ES}){_ES_SUBJECT}\s+(?P<v>deben?|tienen? que|pueden?)\s+(?!ser\b|estar\b|haber\b|tener\b)\w+[aei]r\s[^?]+$",
+                rf"^(?=(?:El|La|Los|Las)\s{_PEOPLE_ES}){_ES_SUBJECT}\s+(?P<v>deben?|tienen? que|pueden?)\s+(?!ser\b|"
+                rf"estar\b|haber\b|tener\b)\w+[aei]r\s[^?]+$",
                 lambda m: (f"¿Qué {m['v']} hacer {_lower(m['s'])}?", m.string),
             ),
         )
@@ -181,13 +216,21 @@ _PATTERNS: dict[str, list[tuple[str, re.Pattern[str], _Maker]]] = {
             ),
             (
                 "who",
-                rf"^(?P<a>{_NAME})\s+(?P<v>founded|invented|discovered|wrote|designed|created|built)\s+(?P<x>(?:the|a|an)\s[^.;,()]{{6,60}})[.,;]",
+                rf"^(?P<a>{_NAME})\s+(?P<v>founded|invented|discovered|wrote|designed|created|built)\s+(?P<x>(?:the|"
+                rf"a|an)\s[^.;,()]{{6,60}})[.,;]",
                 _part("Who {v} {x}?"),
             ),
             (
                 "where",
-                rf"^{_EN_SUBJECT}\s+(?P<v>is|are|was|were)\s+(?P<p>located|situated|based|held)\s+(?P<a>(?:in|on|at|near|between)\s[^.;,()]{{3,60}})",
+                rf"^{_EN_SUBJECT}\s+(?P<v>is|are|was|were)\s+(?P<p>located|situated|based|held)\s+(?P<a>(?:in|on|at|"
+                rf"near|between)\s[^.;,()]{{3,60}})",
                 _part("Where {v} {s} {p}?"),
+            ),
+            (
+                "measure",
+                rf"^{_EN_SUBJECT}\s+(?P<v>has|have|had)\s+an?\s+(?P<u>[a-z][^,;:()?]{{2,40}}?)"
+                rf"\s+of\s+(?P<a>{_AMOUNT}{_UNIT_EN})",
+                lambda m: (f"What {m['u']} {_DO[m['v']]} {_lower(m['s'])} have?", m["a"]),
             ),
             (
                 "count",
@@ -207,7 +250,8 @@ _PATTERNS: dict[str, list[tuple[str, re.Pattern[str], _Maker]]] = {
             ),
             (
                 "definition",
-                rf"^{_EN_SUBJECT}\s+(?P<v>is|are|was|were)\s+(?:an?|the)\s+(?!first\b|most\b|same\b|only\b|one\b|result\b)[^?]{{10,}}$",
+                rf"^{_EN_SUBJECT}\s+(?P<v>is|are|was|were)\s+(?:an?|the)\s+(?!first\b|most\b|same\b|only\b|one\b|"
+                rf"result\b)[^?]{{10,}}$",
                 lambda m: (f"{_who(m, 'Who', 'What')} {m['v']} {_lower(m['s'])}?", m.string),
             ),
             (
@@ -220,13 +264,14 @@ _PATTERNS: dict[str, list[tuple[str, re.Pattern[str], _Maker]]] = {
     ],
 }
 _CONTINUES = re.compile(
-    r"^(?:como|en|de|del|con|a|al|por|para|y|e|o|u|ni|que|quien|cual|incluso|aunque|salvo|excepto|tanto|sin|sobre|such|like|"
+    r"^(?:como|en|de|del|con|a|al|por|para|y|e|o|u|ni|que|quien|cual|incluso|aunque|salvo|excepto|tanto|sin|sobre|"
+    r"such|like|"
     r"including|but|in|on|at|for|with|and|or|as|which|who|even|whether|especially|please)\b",
     re.IGNORECASE,
 )
 """What begins so after a comma belongs to the condition still."""
-_TRAILS = frozenset(
-    "y e o de del nunca ahora siempre también ya aún todavía solo sólo and or of never always now also often".split()
+_TRAILS = _words(
+    "y e o de del nunca ahora siempre también ya aún todavía solo sólo and or of never always now also often"
 )
 _PERSON_ES = re.compile(
     r"\b(?:me|mi|mis|te|tu|tus|nos|nuestr[oa]s?|os|vuestr[oa]s?)\b|\b\w+(?:amos|emos|imos)\b", re.IGNORECASE
@@ -291,11 +336,12 @@ def _clear(found: re.Match[str], language: str) -> bool:
         if first in _NOT_A_SUBJECT or len(subject.split()) > 8 or len(inner) < 4 or _DANGLING.search(inner):
             return False
         verbs = r"\b(?:es|son|está|están|ha|han|hay|fue|was|were|is|are|has|have|had|did|can|will|would)\b"
-        return not re.search(verbs, inner) and not inner.split()[-1].lower() in _TRAILS
+        return not re.search(verbs, inner) and inner.split()[-1].lower() not in _TRAILS
     condition = groups.get("c") or ""
     person = _PERSON_ES if language == "es" else _PERSON_EN
     loose = re.search(
-        r"\b(?:est[eao]s?|es[eao]s?|ello|así|allí|aquí|this|that|these|those|it|they|so|need|needs|necesit\w+|he|she|him|her|do)\b",
+        r"\b(?:est[eao]s?|es[eao]s?|ello|así|allí|aquí|this|that|these|those|it|they|so|need|needs|necesit\w+|he|"
+        r"she|him|her|do)\b",
         condition,
         re.IGNORECASE,
     )

@@ -102,8 +102,8 @@ def diff_rows(before: Iterable[Example], after: Iterable[Example]) -> RowDiff:
         lambda row: (_form(row), row.target),
         _form,
     )
-    for key in same:
-        used = match(_paired(old, new, key))
+    for way in same:
+        used = match(_paired(old, new, way))
         old = [row for row in old if "-" + row.id not in used]
         new = [row for row in new if "+" + row.id not in used]
     return RowDiff(new, old, relabelled, edited, unchanged)
@@ -114,7 +114,7 @@ def diff_splits(
 ) -> SplitDiff:
     """Rows that changed side between two splits (id -> side). `pairs` are ids of one row before and after it changed
     (`RowDiff.pairs`): a corrected row must keep its side too."""
-    now = {was: name for was, name in pairs}
+    now = dict(pairs)
     moved = [
         (now.get(row, row), side, after[now.get(row, row)])
         for row, side in before.items()
@@ -162,8 +162,8 @@ def _paired(old: Iterable[T], new: Iterable[T], key: Callable[[T], object]) -> I
     for group in waiting.values():
         group.reverse()
     for one in new:
-        if group := waiting.get(key(one)):
-            yield group.pop(), one
+        if same := waiting.get(key(one)):
+            yield same.pop(), one
 
 
 def _form(row: Example) -> str:

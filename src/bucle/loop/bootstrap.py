@@ -73,10 +73,10 @@ def bootstrap(
 ) -> dict[str, Any]:
     """Write up to `n` drafts as JSON lines that an answer task reads at once; returns what was made, JSON-ready.
 
-    `output`: the file of the project's answer task where that does not exist yet, else `drafts.jsonl`. `model` is one of
-    bucle.yaml's (kinds `openai` and `local`; the first where not given) or `rules`. Documents with access labels are left
-    out. Replies are kept by passage, so that the same command goes on after a kill, a dead endpoint or the end of its
-    budget. Raises BadInput, and ModelUnavailable where the model does not answer.
+    `output`: the file of the project's answer task where that does not exist yet, else `drafts.jsonl`. `model` is one
+    of bucle.yaml's (kinds `openai` and `local`; the first where not given) or `rules`. Documents with access labels
+    are left out. Replies are kept by passage, so that the same command goes on after a kill, a dead endpoint or the
+    end of its budget. Raises BadInput, and ModelUnavailable where the model does not answer.
     """
     if not 1 <= n <= 10_000:
         raise BadInput(f"{n} drafts cannot be made.", "Ask for 1 to 10,000: -n 50.")
