@@ -91,7 +91,18 @@ class RowCleaner:
                 batch = []
         yield from self._pass(batch)
 
+    def remember(self, examples: Sequence[Example]) -> None:
+        """Takes note of rows that were cleaned before a kill, as check would, without treating them again."""
+        self._gone(examples)
+
     def _pass(self, batch: Sequence[Example]) -> list[Example | RowRemoval]:
+        removed = self._gone(batch)
+        left = [example for example, gone in zip(batch, removed, strict=True) if not gone]
+        names = iter(self._people(left)) if self._names and left else itertools.repeat(((), ()))
+        return [gone or self._treated(example, *next(names)) for example, gone in zip(batch, removed, strict=True)]
+
+    def _gone(self, batch: Sequence[Example]) -> list[RowRemoval | None]:
+        """Why each row goes before its personal data are looked at; None where it stays."""
         removed: list[RowRemoval | None] = []
         near: dict[str | None, list[int]] = {}
         for at, example in enumerate(batch):
@@ -108,9 +119,7 @@ class RowCleaner:
                     near.setdefault(example.target if self._kind == "classify" else None, []).append(at)
         for target, places in near.items():
             self._drop_near(target, places, batch, removed)
-        left = [example for example, gone in zip(batch, removed, strict=True) if not gone]
-        names = iter(self._people(left)) if self._names and left else itertools.repeat(((), ()))
-        return [gone or self._treated(example, *next(names)) for example, gone in zip(batch, removed, strict=True)]
+        return removed
 
     def _drop_near(
         self, target: str | None, places: Sequence[int], batch: Sequence[Example], removed: list[RowRemoval | None]
