@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
+from bucle.core.errors import BadInput
+from bucle.core.records import TaskKind
 from bucle.data.delimited import Table
 
-__all__ = ["ColumnGuess", "guess_columns"]
+__all__ = ["REQUIRED", "ColumnGuess", "choose_columns", "guess_columns"]
 
 _NAMES = {
     "text": r"text|texto|utterance|message|mensaje|input|entrada|prompt|sentence|frase|query|consulta|"
@@ -22,6 +26,20 @@ _NAMES = {
 }
 _TIME = re.compile(r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}.*)?|\d{1,2}[/.]\d{1,2}[/.]\d{2,4}( \d{1,2}:\d{2}.*)?")
 _SAMPLE = 5_000
+_ROLES: Mapping[TaskKind, tuple[str, ...]] = {
+    "classify": ("text", "label", "id", "group", "time", "language"),
+    "answer": ("question", "answer", "document", "id", "group", "time", "language"),
+}
+REQUIRED: Mapping[TaskKind, tuple[str, ...]] = {
+    "classify": ("text", "label"),
+    "answer": ("question", "answer"),
+}
+_ANSWER_NAMES = {
+    "question": ("question", "pregunta", "query", "consulta", "text"),
+    "answer": ("answer", "respuesta", "target"),
+    "document": ("document", "documento", "source", "fuente", "doc", "path"),
+    "language": ("language", "lang", "idioma"),
+}
 
 
 @dataclass(frozen=True)
@@ -123,3 +141,61 @@ def _distinct(values: Sequence[str]) -> int:
 
 def _share(values: Sequence[str], test: object) -> float:
     return sum(bool(test(value)) for value in values) / max(1, len(values))  # type: ignore[operator]
+
+
+def choose_columns(
+    table: Table, kind: TaskKind, columns: Mapping[str, str], path: Path, required: Collection[str]
+) -> dict[str, str]:
+    """The column for each role: as `columns` says (by name, or by number from 1), the rest guessed. Raises BadInput
+    for a role or a column that is not there (naming the nearest), and where a required role has none."""
+    chosen: dict[str, str] = {}
+    for role, name in columns.items():
+        if role not in _ROLES[kind]:
+            raise BadInput(f"{role!r} is no column role of a {kind} task.", f"Roles: {', '.join(_ROLES[kind])}.")
+        chosen[role] = _column(table, str(name), path)
+    for role, name in _guesses(table, kind).items():
+        if role not in chosen and name not in chosen.values():
+            chosen[role] = name
+    for role in required:
+        if role not in chosen:
+            raise BadInput(
+                f"{path}: no column looks like the {role}; it has {', '.join(table.columns)}.",
+                f"Name it in bucle.yaml, under the task: `{role}: COLUMN`.",
+            )
+    return chosen
+
+
+def _guesses(table: Table, kind: TaskKind) -> dict[str, str]:
+    lower = {name.lower(): name for name in reversed(table.columns)}
+    named = {
+        role: next((lower[name] for name in names if name in lower), None) for role, names in _ANSWER_NAMES.items()
+    }
+    if kind == "answer":
+        found: dict[str, str | None] = dict(named)
+    else:
+        guess = guess_columns(table)
+        found = {
+            "text": guess.text,
+            "label": guess.label,
+            "id": guess.id,
+            "group": guess.group,
+            "time": guess.time,
+            "language": named["language"],
+        }
+    taken: dict[str, str] = {}
+    for role, name in found.items():
+        if name is not None and name not in taken.values():
+            taken[role] = name
+    return taken
+
+
+def _column(table: Table, name: str, path: Path) -> str:
+    if name in table.columns:
+        return name
+    if name.isdigit() and 1 <= int(name) <= len(table.columns):
+        return table.columns[int(name) - 1]
+    near: Sequence[str] = difflib.get_close_matches(name, table.columns, 1, 0.3) or table.columns[:1]
+    raise BadInput(
+        f"{path} has no column {name!r}; the nearest is {near[0]!r}.",
+        f"Its columns: {', '.join(table.columns)}.",
+    )

@@ -7,13 +7,14 @@ from __future__ import annotations
 import csv
 import re
 import statistics
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from bucle.core.errors import BadInput
 
-__all__ = ["MAX_LINE", "Table", "has_header", "parse_delimited"]
+__all__ = ["MAX_LINE", "Line", "Shape", "Table", "find_shape", "has_header", "parse_delimited", "read_records"]
 
 MAX_LINE = 1_000_000
 """Characters of one line (a record over several lines: of all of them)."""
@@ -43,37 +44,73 @@ class Table:
     ragged: list[int] = field(default_factory=list)
 
 
-def parse_delimited(text: str, suffix: str = "") -> Table:
-    """The table in `text` (line ends as `\\n`). `suffix` `.tsv` or `.tab` settles the delimiter.
+class Line(NamedTuple):
+    """A line without its end. [`start`, `end`) are its bytes in the file; `problem` says why there is no text:
+    `too-long`, `bad-encoding` or `nul-bytes`."""
 
-    Quotes that do not wrap whole cells are part of the text, and a quote that is opened and never closed
-    swallows nothing. Raises BadInput for no rows or a line over MAX_LINE characters.
+    number: int
+    text: str
+    start: int = 0
+    end: int = 0
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How delimited text is to be read. `quoted`: quotes wrap cells, and are not part of the text."""
+
+    delimiter: str
+    quoted: bool
+    columns: tuple[str, ...]
+    has_header: bool
+
+    def row(self, cells: Sequence[str]) -> tuple[str, ...]:
+        """`cells` as wide as `columns`: too many are joined into the last, missing ones are empty."""
+        width = len(self.columns)
+        joined = [*cells[: width - 1], self.delimiter.join(cells[width - 1 :])]
+        return tuple([cell.strip() for cell in joined] + [""] * (width - len(joined)))
+
+
+def find_shape(lines: Sequence[str], suffix: str = "", names: Collection[str] = ()) -> Shape:
+    """What `lines` (all of a file, or its first thousands) say about how it is written. `suffix` `.tsv` or `.tab`
+    settles the delimiter; a first row that holds one of `names` is a header, whatever it looks like.
+
+    Quotes that do not wrap whole cells are part of the text. Raises BadInput for no rows.
     """
-    lines = text.split("\n")
-    if any(len(line) > MAX_LINE for line in lines):
-        raise BadInput(f"A line is longer than {MAX_LINE:,} characters.", "Check that the file is CSV, TSV or JSONL.")
     sample = [line for line in lines if line.strip()][:_SAMPLE]
     if not sample:
         raise BadInput("The file holds no rows.", "Give a file with one example a row.")
     delimiter = "\t" if suffix in (".tsv", ".tab") and any("\t" in line for line in sample) else _delimiter(sample)
     quoted = _quotes_wrap(lines[:2_000], delimiter)
-    records = (
-        _records(lines, delimiter)
-        if quoted
-        else [(number, line.split(delimiter)) for number, line in enumerate(lines, 1) if line.strip()]
-    )
-    width = Counter(len(cells) for _, cells in records).most_common(1)[0][0]
-    rows, ragged = [], []
-    for number, cells in records:
-        if len(cells) != width:
-            ragged.append(number)
-        joined = [*cells[: width - 1], delimiter.join(cells[width - 1 :])]
-        rows.append(tuple(cell.strip() for cell in [*joined, *[""] * (width - len(joined))]))
-    numbers = [number for number, _ in records]
-    if not has_header(rows):
-        return Table(tuple(f"column{index + 1}" for index in range(width)), rows, False, numbers, ragged)
-    names = tuple(name or f"column{index + 1}" for index, name in enumerate(rows[0]))
-    return Table(names, rows[1:], True, numbers[1:], ragged)
+    records = [cells for _, _, cells in read_records(_numbered(lines), delimiter, quoted)]
+    width = Counter(map(len, records)).most_common(1)[0][0]
+    shape = Shape(delimiter, quoted, tuple(f"column{index + 1}" for index in range(width)), False)
+    rows = [shape.row(cells) for cells in records[:2_001]]
+    if has_header(rows) or (len(rows) > 1 and set(names) & set(rows[0])):
+        return Shape(delimiter, quoted, tuple(name or f"column{n}" for n, name in enumerate(rows[0], 1)), True)
+    return shape
+
+
+def parse_delimited(text: str, suffix: str = "", names: Collection[str] = ()) -> Table:
+    """The table in `text` (line ends as `\\n`), read as `find_shape` says. A quote that is opened and never closed
+    swallows nothing. Raises BadInput for no rows or a line over MAX_LINE characters.
+    """
+    lines = text.split("\n")
+    if any(len(line) > MAX_LINE for line in lines):
+        raise BadInput(f"A line is longer than {MAX_LINE:,} characters.", "Check that the file is CSV, TSV or JSONL.")
+    shape = find_shape(lines, suffix, names)
+    rows, numbers, ragged = [], [], []
+    for line, _, cells in read_records(_numbered(lines), shape.delimiter, shape.quoted):
+        if len(cells) != len(shape.columns):
+            ragged.append(line.number)
+        rows.append(shape.row(cells))
+        numbers.append(line.number)
+    header = int(shape.has_header)
+    return Table(shape.columns, rows[header:], shape.has_header, numbers[header:], ragged)
+
+
+def _numbered(lines: Iterable[str]) -> Iterator[Line]:
+    return (Line(number, line) for number, line in enumerate(lines, 1))
 
 
 def _delimiter(sample: Sequence[str]) -> str:
@@ -112,34 +149,48 @@ def _evenness(records: Sequence[tuple[int, list[str]]]) -> float:
 
 
 def _records(lines: Sequence[str], delimiter: str) -> list[tuple[int, list[str]]]:
-    records = []
-    at = 0
-    while at < len(lines):
-        if not lines[at].strip():
-            at += 1
-            continue
-        cells, used = _record(lines, at, delimiter)
-        records.append((at + 1, cells))
-        at += used
-    return records
+    return [(line.number, cells) for line, _, cells in read_records(_numbered(lines), delimiter, True)]
 
 
-def _record(lines: Sequence[str], at: int, delimiter: str) -> tuple[list[str], int]:
-    """The cells of the record that begins at line `at`, and how many lines it takes."""
-    if '"' not in lines[at]:
-        return lines[at].split(delimiter), 1
-    joined = ""
-    for used, line in enumerate(lines[at : at + _MAX_JOINED], 1):
-        joined += line if used == 1 else "\n" + line
-        if len(joined) > MAX_LINE:
+def read_records(lines: Iterable[Line], delimiter: str, quoted: bool) -> Iterator[tuple[Line, Line, list[str]]]:
+    """The first and the last line of each record, and its cells (none where a line has a problem). Looks ahead no
+    further than one quoted cell may run; empty lines are skipped."""
+    source = iter(lines)
+    ahead: deque[Line] = deque()
+    while (line := ahead.popleft() if ahead else next(source, None)) is not None:
+        if line.problem:
+            yield line, line, []
+        elif not quoted or '"' not in line.text:
+            if line.text.strip():
+                yield line, line, line.text.split(delimiter)
+        else:
+            cells, used = _quoted_record(line, ahead, source, delimiter)
+            last = line
+            for _ in range(used):
+                last = ahead.popleft()
+            yield line, last, cells
+
+
+def _quoted_record(line: Line, ahead: deque[Line], source: Iterator[Line], delimiter: str) -> tuple[list[str], int]:
+    """The cells of the record that begins with `line`, and how many of the lines `ahead` belong to it."""
+    parts, size, inside = [line.text], len(line.text), line.text.count('"') % 2
+    while inside and len(parts) < _MAX_JOINED:
+        if len(ahead) < len(parts):
+            if (more := next(source, None)) is None:
+                break
+            ahead.append(more)
+        more = ahead[len(parts) - 1]
+        size += len(more.text) + 1
+        if more.problem or size > MAX_LINE:
             break
-        if joined.count('"') % 2:
-            continue
+        parts.append(more.text)
+        inside ^= more.text.count('"') % 2
+    if not inside:
         try:
-            return next(csv.reader([joined], delimiter=delimiter, strict=True)), used
+            return next(csv.reader(["\n".join(parts)], delimiter=delimiter, strict=True)), len(parts) - 1
         except (csv.Error, StopIteration):
-            break
-    return lines[at].split(delimiter), 1
+            pass
+    return line.text.split(delimiter), 0
 
 
 def has_header(rows: Sequence[Sequence[str]]) -> bool:
