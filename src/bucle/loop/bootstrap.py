@@ -120,7 +120,7 @@ def bootstrap(
 
 
 def _documents(ws: Workspace, runner: Runner) -> tuple[list[Document], int]:
-    from bucle.loop.data_steps import documents_step
+    from bucle.loop.document_step import documents_step
 
     every = list(documents_of(ws, documents_step(ws, runner)["corpus"]))
     free = [d for d in every if not d.access]

@@ -9,7 +9,7 @@ from bucle.choose import Rung
 from bucle.core.records import Candidate, Example
 from bucle.execute import Outcome, Runner, StepContext, StepRecord
 from bucle.loop.candidates import TaskData, documents_of_chunks, open_candidate, predictions, rows_of, scores
-from bucle.loop.data_steps import read_documents
+from bucle.loop.document_step import read_documents
 from bucle.loop.model_steps import model_folder
 from bucle.loop.workspace import Workspace
 from bucle.release import PRODUCTION

@@ -15,7 +15,7 @@ from bucle.core.config import OpenAIModel, PretrainModel
 from bucle.core.records import Example
 from bucle.execute import Display, Runner, project_lock
 from bucle.loop.candidates import rows_of
-from bucle.loop.data_steps import read_documents
+from bucle.loop.document_step import read_documents
 from bucle.loop.run import prepare
 from bucle.loop.workspace import Workspace
 

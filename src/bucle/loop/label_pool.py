@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 from bucle.core.errors import BadInput
-from bucle.core.ids import content_id
 from bucle.core.records import Example
 from bucle.ledger import AnnotationStore, Ledger
-from bucle.loop.data_steps import task_columns
+from bucle.loop.row_step import task_columns
 from bucle.loop.workspace import Workspace
 
-__all__ = ["labelled_rows", "labels_node", "pool_rows"]
-
-
-def labelled_rows(ws: Workspace, task: str, rows: Iterable[Example]) -> Iterator[Example]:
-    """The rows of the next version of a task: its source's, with what people settled on, then those that imports
-    added. `rows` should hold the unlabelled ones too; whatever has no label in the end is left out."""
-    from bucle.data.label import apply_labels, effective
-
-    store = AnnotationStore(ws.ledger)
-    labels = effective(store.annotations(task))
-    answer = ws.config.tasks[task].kind == "answer"
-    yield from apply_labels(rows, labels, keep_unlabelled=answer)
-    yield from apply_labels(store.rows(task), labels)
+__all__ = ["labels_node", "pool_rows"]
 
 
 def labels_node(ledger: Ledger, task: str) -> str:
@@ -60,36 +45,11 @@ def pool_rows(ws: Workspace, task: str) -> list[Example]:
 
 
 def _source_rows(ws: Workspace, task: str) -> Iterator[Example]:
-    from bucle.data.tables import read_table
+    from bucle.data.rows import stream_rows
 
     settings = ws.config.tasks[task]
-    path, columns = ws.rows_file(task), task_columns(settings)
-    table = read_table(path, list(columns.values()))
-    at = _places(table, settings.kind, columns, path)
-    seen: Counter[tuple[str, str | None]] = Counter()
-    allowed = set(getattr(settings, "labels", ()))
-    first, second = ("text", "label") if settings.kind == "classify" else ("question", "answer")
-    for row, line in zip(table.rows, table.lines, strict=True):
-        cell = {role: row[index] for role, index in at.items()}
-        text, target = cell[first], cell.get(second) or None
-        if not text or (target and allowed and target not in allowed):
-            continue
-        name = content_id("example", {"input": text, "target": target, "n": seen[text, target]})
-        seen[text, target] += 1
-        yield Example(
-            id=name,
-            input=text,
-            target=target,
-            group=cell.get("group", ""),
-            at=cell.get("time", ""),
-            language=cell.get("language", ""),
-            document=cell.get("document", ""),
-            source=f"{path.name}:{line}",
-        )
-
-
-def _places(table: Any, kind: Any, columns: dict[str, str], path: Any) -> dict[str, int]:
-    from bucle.data.tables import _choose
-
-    chosen = _choose(table, kind, columns, path)
-    return {role: table.columns.index(name) for role, name in chosen.items()}
+    labels = getattr(settings, "labels", ()) or None
+    columns = task_columns(settings)
+    for row in stream_rows(ws.rows_file(task), settings.kind, columns, known_labels=labels, unlabelled=True):
+        if isinstance(row, Example):
+            yield row

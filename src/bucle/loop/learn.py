@@ -12,7 +12,7 @@ from bucle.core.records import Node, Trace
 from bucle.execute import Outcome, Runner, StepContext, StepRecord
 from bucle.feedback import build_rows
 from bucle.loop.candidates import TaskData, open_candidate
-from bucle.loop.data_steps import put_dataset
+from bucle.loop.row_step import put_dataset
 from bucle.loop.watch import abusers, alerts_now, replayed
 from bucle.loop.workspace import Workspace
 
@@ -88,7 +88,7 @@ def _next_version(
     )
     parents = [("previous", data.dataset), ("feedback", heard.id)]
     kind = ws.config.tasks[data.name].kind
-    dataset = put_dataset(ctx, data.name, kind, data.version + 1, rows, parents, {"file": "feedback"})
+    dataset = put_dataset(ctx, data.name, kind, data.version + 1, rows, len(rows), parents, {"file": "feedback"})
     before, after = (Counter(str(r.target) for r in some) for some in (old, rows))
     figures = {
         "ratings": built.ratings,

@@ -11,7 +11,7 @@ from bucle.core.ports import FitContext, LoadContext
 from bucle.core.records import Candidate, Example, Node
 from bucle.customise.registry import technique
 from bucle.loop.candidates import documents_of_chunks, open_candidate
-from bucle.loop.data_steps import task_columns
+from bucle.loop.row_step import task_columns
 from bucle.loop.workspace import Workspace
 from bucle.release import production, releases
 

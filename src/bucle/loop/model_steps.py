@@ -13,7 +13,7 @@ from bucle.core.errors import BadInput, ConfigError
 from bucle.core.ids import sha256_hex
 from bucle.core.ports import ChatModel
 from bucle.execute import Outcome, Runner, StepContext, StepRecord
-from bucle.loop.data_steps import read_documents
+from bucle.loop.document_step import read_documents
 from bucle.loop.workspace import Workspace
 
 __all__ = ["chat_model", "index_step", "model_folder", "model_step"]

@@ -21,7 +21,7 @@ def retry(ws: Workspace, path: str, *, password: str = "") -> Document:
 
     for source in sync_all(ws):
         for file in source.files:
-            if file.path == path:
+            if source.prefix + file.path == path:
                 cache = ws.root / ".bucle" / "parsed"
                 found = retry_file(file, source.root, cache=cache, password=password, parsers=ws.config.data.parsers)
                 if found.document is None:

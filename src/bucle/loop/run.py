@@ -14,11 +14,13 @@ from bucle.core.records import Node
 from bucle.customise.registry import technique
 from bucle.execute import Display, Outcome, Runner, StepContext, StepRecord, project_lock
 from bucle.loop.candidates import TaskData, fit_step, score_step
-from bucle.loop.data_steps import documents_step, examples_step, explore_step, preferences_step, split_step
+from bucle.loop.data_steps import explore_step, preferences_step, split_step
 from bucle.loop.decide import compare_step, forgetting_step, gate_step
+from bucle.loop.document_step import documents_step
 from bucle.loop.learn import dataset_step, gain_step, live_dataset_step
 from bucle.loop.model_steps import index_step, model_step
 from bucle.loop.replay import read_log, replay_step, start_of
+from bucle.loop.row_step import examples_step
 from bucle.loop.story import latest_records, save_report
 from bucle.loop.watch import watch_step
 from bucle.loop.workspace import Workspace

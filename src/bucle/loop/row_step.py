@@ -1,0 +1,260 @@
+"""A task's rows: read, cleaned and labelled one at a time, so that a million need no more memory than a batch, and a
+killed run goes on from its last checkpoint."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from bucle.core.config import AnswerTask, ClassifyTask
+from bucle.core.errors import BadInput
+from bucle.core.ids import file_sha256, sha256_hex
+from bucle.core.ports import Report
+from bucle.core.records import Example
+from bucle.execute import Outcome, Runner, StepContext, StepRecord
+from bucle.loop.document_step import name_finder
+from bucle.loop.workspace import Workspace
+
+if TYPE_CHECKING:
+    from bucle.data.clean_rows import RowCleaner
+    from bucle.data.rows import RowProblem
+
+__all__ = ["examples_step", "put_dataset", "task_columns"]
+
+_BATCH = 1_000
+_CHECKPOINT = 20 * _BATCH
+_SHOWN = 200
+
+
+def examples_step(ws: Workspace, runner: Runner, name: str) -> StepRecord:
+    """The rows of a task as its file and the labellers give them. What cannot be used and what cleaning takes out is
+    counted with its reason, and kept beside the rows."""
+    from bucle.data.label import labels_digest
+    from bucle.ledger import AnnotationStore
+    from bucle.loop.restore import restored
+
+    task, data = ws.config.tasks[name], ws.config.data
+    path = ws.rows_file(name)
+    digest, key = file_sha256(path), os.environ.get("BUCLE_PERSONAL_KEY", "")
+    store, back = AnnotationStore(ws.ledger), restored(ws.ledger)
+    said = labels_digest(store, name)
+
+    def work(ctx: StepContext) -> Outcome:
+        from bucle.data.clean_rows import RowCleaner
+        from bucle.data.label import apply_labels, effective
+        from bucle.data.rows import RowProblem, stream_rows
+
+        columns = task_columns(task)
+        labels = effective(store.annotations(name)) if said else {}
+        cleaner = RowCleaner(
+            data.rows,
+            kind=task.kind,
+            languages=data.languages,
+            personal=dict(data.personal_data),
+            personal_key=key,
+            near_duplicates=data.near_duplicates,
+            names=name_finder(ws),
+            restored=back,
+        )
+
+        def source() -> Iterator[Example | RowProblem]:
+            known = getattr(task, "labels", ()) or None
+            file = stream_rows(path, task.kind, columns, known_labels=known, unlabelled=bool(said))
+            for row in itertools.chain(file, store.rows(name)):
+                if not said or isinstance(row, RowProblem):
+                    yield row
+                    continue
+                found = next(apply_labels([row], labels, keep_unlabelled=task.kind == "answer"), None)
+                yield found or RowProblem(row.source, "missing-label", row.input[:80])
+
+        made = _through(name, ctx.work, source(), cleaner, path.stat().st_size, ctx.report)
+        if not made.rows:
+            first = f" (first: {made.first[0]['source']})." if made.first else "."
+            raise BadInput(
+                f"{path} holds no row that can be used: "
+                + ", ".join(f"{n} {reason}" for reason, n in made.problems.most_common())
+                + first,
+                f"Correct the file, or the columns of `{name}` in bucle.yaml.",
+            )
+        node = put_dataset(
+            ctx,
+            name,
+            task.kind,
+            1,
+            ctx.work / "rows.jsonl",
+            made.rows,
+            [],
+            {"file": path.name, "sha256": digest, "labels": said},
+        )
+        gone = ctx.ledger.put(
+            "removals",
+            {"of": name, "count": made.removed.total()},
+            parents=[("dataset", node)],
+            blobs={"removed.jsonl": ctx.work / "removed.jsonl"},
+        )
+        figures = {
+            "rows": made.rows,
+            "problems": made.problems.total(),
+            "problem_list": made.first,
+            "problem_reasons": dict(made.problems.most_common()),
+            "removed": made.removed.total(),
+            "removed_reasons": dict(made.removed.most_common()),
+            "personal": dict(made.personal.most_common()),
+            "conflicts": made.conflicts,
+            "labelled_by_people": made.labelled,
+            "columns": columns,
+            "labels": dict(made.labels.most_common(_SHOWN)),
+        }
+        left_out = made.problems.total() + made.removed.total()
+        return Outcome({"dataset": node, "removed": gone.id}, figures, f"{made.rows} rows, {left_out} left out")
+
+    return runner.step(
+        f"examples {name}",
+        work,
+        stage="data",
+        version=2,
+        params={
+            "task": task.model_dump(mode="json", exclude={"gates", "instruction", "split", "data"}),
+            "sha256": digest,
+            "suffix": path.suffix,
+            "rows": data.rows.model_dump(mode="json"),
+            "languages": data.languages,
+            "near": data.near_duplicates if data.rows.duplicates == "near" else None,
+            "personal": [dict(data.personal_data), sha256_hex(key)],
+            "names": data.names.model_dump(mode="json") if data.names else None,
+            "labels": said,
+            "restored": sorted(back),
+        },
+    )
+
+
+def put_dataset(
+    ctx: StepContext,
+    task: str,
+    kind: str,
+    version: int,
+    rows: Path | Iterable[Example],
+    count: int,
+    parents: Iterable[tuple[str, str]],
+    origin: Mapping[str, Any],
+) -> str:
+    """Store `count` rows (a file of JSON lines, or records) as a dataset node; returns its id."""
+    content = rows if isinstance(rows, Path) else "".join(r.model_dump_json() + "\n" for r in rows).encode()
+    node = ctx.ledger.put(
+        "dataset",
+        {"task": task, "kind": kind, "version": version, "rows": count, **origin},
+        parents=parents,
+        blobs={"examples.jsonl": content},
+    )
+    return node.id
+
+
+def task_columns(task: ClassifyTask | AnswerTask) -> dict[str, str]:
+    if task.kind == "classify":
+        return {
+            k: v
+            for k, v in (
+                ("text", task.text),
+                ("label", task.label),
+                ("id", task.id),
+                ("group", task.group),
+                ("time", task.time),
+            )
+            if v
+        }
+    return {"question": task.question, "answer": task.answer, "document": task.document}
+
+
+@dataclass
+class _Made:
+    """What has come of the rows so far; written down at every checkpoint."""
+
+    taken: int = 0
+    rows: int = 0
+    sizes: tuple[int, int] = (0, 0)
+    labelled: int = 0
+    problems: Counter[str] = field(default_factory=Counter)
+    removed: Counter[str] = field(default_factory=Counter)
+    personal: Counter[str] = field(default_factory=Counter)
+    labels: Counter[str] = field(default_factory=Counter)
+    first: list[dict[str, str]] = field(default_factory=list)
+    conflicts: int = 0
+
+    def problem(self, problems: Sequence[RowProblem]) -> None:
+        self.problems.update(one.reason for one in problems)
+        for one in problems[: _SHOWN - len(self.first)]:
+            self.first.append({"source": one.source, "reason": one.reason, "detail": one.detail})
+
+    def keep(self, row: Example) -> None:
+        self.rows += 1
+        self.labelled += bool(row.labelled_by)
+        if row.target is not None:
+            self.labels[row.target[:200]] += 1
+
+
+def _through(
+    name: str, work: Path, source: Iterator[Example | RowProblem], cleaner: RowCleaner, size: int, report: Report
+) -> _Made:
+    """Everything in `source` into `rows.jsonl` and `removed.jsonl` under `work`, from the last checkpoint there."""
+    from bucle.data.clean_rows import RowRemoval
+    from bucle.data.rows import RowProblem
+
+    made = _resume(work, source, cleaner)
+    with (work / "rows.jsonl").open("ab") as kept, (work / "removed.jsonl").open("ab") as gone:
+        while batch := list(itertools.islice(source, _BATCH)):
+            made.taken += len(batch)
+            rows = [row for row in batch if not isinstance(row, RowProblem)]
+            made.problem([row for row in batch if isinstance(row, RowProblem)])
+            for row in cleaner.clean(rows):
+                if isinstance(row, RowRemoval):
+                    made.removed[row.reason] += 1
+                    told = {"of": name, "path": row.source, **asdict(row)}
+                    del told["source"]
+                    gone.write(json.dumps(told, ensure_ascii=False).encode() + b"\n")
+                else:
+                    made.keep(row)
+                    kept.write(row.model_dump_json().encode() + b"\n")
+            if made.taken % _CHECKPOINT == 0:
+                _checkpoint(work, made, cleaner, kept, gone)
+            end = rows[-1].span if rows else None
+            report(end[1] if end else 0, size if end else 0, f"{made.taken:,} rows")
+        _checkpoint(work, made, cleaner, kept, gone)
+    return made
+
+
+def _checkpoint(work: Path, made: _Made, cleaner: RowCleaner, kept: IO[bytes], gone: IO[bytes]) -> None:
+    for file in (kept, gone):
+        file.flush()
+        os.fsync(file.fileno())
+    made.sizes, made.personal, made.conflicts = (kept.tell(), gone.tell()), cleaner.personal, cleaner.conflicts
+    scratch = work / "state.new"
+    scratch.write_text(json.dumps(vars(made)))
+    scratch.replace(work / "state.json")
+
+
+def _resume(work: Path, source: Iterator[Example | RowProblem], cleaner: RowCleaner) -> _Made:
+    """The last checkpoint under `work`: what was written after it is cut off, and the cleaner is told again which rows
+    it has seen."""
+    from bucle.data.rows import RowProblem
+
+    state = work / "state.json"
+    if not state.exists():
+        for name in ("rows.jsonl", "removed.jsonl"):
+            (work / name).unlink(missing_ok=True)
+        return _Made()
+    raw = json.loads(state.read_text())
+    counts = {name: Counter(raw[name]) for name in ("problems", "removed", "personal", "labels")}
+    made = _Made(**{**raw, **counts, "sizes": tuple(raw["sizes"])})
+    for name, length in zip(("rows.jsonl", "removed.jsonl"), made.sizes, strict=True):
+        os.truncate(work / name, length)
+    for at in range(0, made.taken, _BATCH):
+        seen = itertools.islice(source, min(_BATCH, made.taken - at))
+        cleaner.remember([row for row in seen if not isinstance(row, RowProblem)])
+    cleaner.personal, cleaner.conflicts = made.personal, made.conflicts
+    return made
