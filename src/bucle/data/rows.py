@@ -285,10 +285,11 @@ def _json_lines(path: Path, encoding: Encoding, names: Sequence[str]) -> _Opened
                 cells = [text_of(record.get(key)) for key in keys]
                 yield _Row(line.number, cells, (line.start, line.end))
 
+    def keys_of(lines: Iterator[Line]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(key for _, record in records(lines) if isinstance(record, dict) for key in record))
+
     sample = list(_sample(read_lines(path, encoding)))
-    keys = tuple(
-        dict.fromkeys(key for _, record in records(iter(sample)) if isinstance(record, dict) for key in record)
-    )
+    keys = keys_of(iter(sample))
     wanted = {name for name in names if not name.isdigit()}
     if keys and not wanted <= set(keys):  # a key that only later records have
         keys = keys_of(read_lines(path, encoding))
