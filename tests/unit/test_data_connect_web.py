@@ -195,7 +195,7 @@ def test_what_is_no_url_is_refused(site: Site, tmp_path: Path) -> None:
         with pytest.raises(BadInput):
             sync(WebSource(kind="web", url=url), tmp_path, tmp_path / "m")
         site.pages["/a"] = to(url)
-        with pytest.raises(BadInput):
+        with pytest.raises((BadInput, Infrastructure)):
             pull(site, tmp_path, "/a")
 
 
@@ -255,8 +255,8 @@ def test_a_host_with_one_private_address_among_public_ones_is_refused(
 
 def test_a_page_that_points_at_metadata_addresses_makes_nothing_be_fetched(site: Site, tmp_path: Path) -> None:
     site.pages["/a"] = (
-        b'<meta http-equiv=refresh content="0;url=http://169.254.169.254/"><img src=/img><link href=/css rel=stylesheet>'
-        b'<iframe src="http://127.0.0.1/"></iframe>'
+        b'<meta http-equiv=refresh content="0;url=http://169.254.169.254/"><img src=/img>'
+        b'<link href=/css rel=stylesheet><iframe src="http://127.0.0.1/"></iframe>'
     )
     pull(site, tmp_path, "/a")
     assert site.asked == ["/robots.txt", "/a"]
@@ -267,7 +267,7 @@ def test_a_page_that_points_at_metadata_addresses_makes_nothing_be_fetched(site:
 ])
 def test_a_sitemap_with_entities_is_not_read(site: Site, tmp_path: Path, doctype: str) -> None:
     site.pages["/sitemap.xml"] = f"{doctype}<urlset><url><loc>{site.url}/&a;</loc></url></urlset>".encode()
-    with pytest.raises(Infrastructure, match="entities|not safe"):
+    with pytest.raises(Infrastructure, match=r"entities|not safe"):
         pull(site, tmp_path)
 
 
@@ -428,7 +428,8 @@ def test_passwords_and_tokens_go_to_their_own_site_only_and_are_shown_nowhere(
 @pytest.mark.parametrize(("url", "media", "path"), [
     ("http://h/", "text/html", "index.html"), ("http://h/a/b.pdf", "application/pdf", "a/b.pdf"),
     ("http://h/d?id=3", "application/pdf", "d_id=3.pdf"), ("http://h/n.md", "text/plain", "n.md"),
-    ("http://h/%2e%2e/%2e%2e/etc/passwd", "text/plain", "etc/passwd.txt"), ("http://h/x.php", "text/html", "x.php.html"),
+    ("http://h/%2e%2e/%2e%2e/etc/passwd", "text/plain", "etc/passwd.txt"),
+    ("http://h/x.php", "text/html", "x.php.html"),
     ("http://h/a%00%5cb", "text/html", "a-b.html"), ("http://h/.env", "text/plain", "env.txt"),
     ("http://h/informe.docx", "application/octet-stream", "informe.docx"), ("http://h/año", "", "año.html"),
 ])

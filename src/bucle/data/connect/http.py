@@ -67,7 +67,10 @@ class Http:
         self._transport = GuardedTransport(source.allow_private)
         headers, self._secrets = from_environment(source.headers, "A header of a web source")
         self._own, self._home = headers, site(source.url)
-        parts = urlsplit(source.url)
+        try:
+            parts = urlsplit(source.url)
+        except ValueError:
+            raise NotFetched("bad-url", f"{public_url(source.url)} is no URL.") from None
         if parts.username:
             self._auth: tuple[str, str] | None = (parts.username, parts.password or "")
             self._secrets.append(parts.password or "")

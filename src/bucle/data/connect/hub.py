@@ -34,7 +34,7 @@ def read(source: HuggingFaceSource, project: Path) -> Iterator[Mapping[str, Any]
             yield from _saved(source, folder)
         else:
             yield from _streamed(source, folder)
-    except BucleError:
+    except (BucleError, Unreachable):
         raise
     except (ConnectionError, TimeoutError) as error:
         raise Unreachable(_told(error)) from None

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from bucle.core.errors import ConfigError
 from bucle.core.ids import sha256_hex
@@ -28,9 +28,9 @@ def public_url(url: str) -> str:
     """`url` without its password and with secret parameters as `***`."""
     try:
         parts = urlsplit(url)
-        user, at, place = parts.netloc.rpartition("@")
+        user, _, place = parts.netloc.rpartition("@")
         name = user.partition(":")[0]
-        shown = urlunsplit(parts._replace(netloc=f"{name}@{place}" if at and name and ":" in user else place))
+        shown = url.replace("//" + parts.netloc, f"//{name}@{place}" if name and ":" in user else f"//{place}", 1)
     except ValueError:
         shown = re.sub(r"//[^/]*@", "//", url)
     return _SECRET.sub(r"\1***", shown)
@@ -85,12 +85,19 @@ def source_name(source: Source) -> str:
     """The name that stands before a source's paths where there are several: its own, or its kind and place."""
     if source.name:
         return source.name
-    if source.kind == "folder" or source.kind == "huggingface":
-        place = source.path
-    elif source.kind == "sql":
-        parts = urlsplit(public_url(source.url)) if source.url else None
-        place = (parts.path.rsplit("/", 1)[-1] or parts.netloc) if parts else source.url_env
-    else:
-        parts = urlsplit(public_url(source.url))
-        place = f"{parts.hostname or ''}{parts.path}"
+    try:
+        place = _place(source)
+    except ValueError:
+        place = "source"
     return re.sub(r"[^\w.-]+", "-", f"{source.kind}-{place}").strip("-.")[:60]
+
+
+def _place(source: Source) -> str:
+    if source.kind == "folder" or source.kind == "huggingface":
+        return source.path
+    if source.kind == "sql" and not source.url:
+        return source.url_env
+    parts = urlsplit(public_url(source.url))
+    if source.kind == "sql":
+        return parts.path.rsplit("/", 1)[-1] or parts.netloc
+    return f"{parts.hostname or ''}{parts.path}"

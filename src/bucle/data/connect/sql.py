@@ -6,6 +6,7 @@ import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,8 +74,9 @@ def read(source: SqlSource, project: Path) -> Iterator[Mapping[str, Any]]:
             if len(set(names)) < len(names):
                 twice = next(name for name in names if names.count(name) > 1)
                 raise BadInput(f"The query gives two columns named {twice!r}.", "Name them apart with AS.")
-            for row in result:
-                yield dict(zip(names, row, strict=True))
+            with closing(result):
+                for row in result:
+                    yield dict(zip(names, row, strict=True))
             connection.rollback()
     except BucleError:
         raise
