@@ -21,6 +21,7 @@ __all__ = ["PARSE_VERSION", "Entry", "ParseCache", "entry_of", "retried"]
 
 PARSE_VERSION = 1
 """Raised whenever a parser's output changes, so that nothing read by an older one is reused."""
+_LANGUAGE_FROM = 20_000
 _LASTING = {"empty", "corrupt", "truncated", "encrypted", "unknown-format", "too-large", "zip-bomb", "not-a-document"}
 """Verdicts that are the file's own. A timeout or want of memory may be the machine's, and is tried again."""
 
@@ -89,9 +90,18 @@ def retried(cache: Path) -> str:
 
 
 def entry_of(reply: Mapping[str, Any]) -> Entry:
-    """The entry for a worker's reply (`title` and `blocks`, or `reason` and `message`)."""
+    """The entry for a worker's reply (`title` and `blocks`, or `reason` and `message`), its language told."""
+    from bucle.data.language import detect
+
     if "reason" in reply:
         return Entry(reason=str(reply["reason"]), message=str(reply["message"]), locked=reply["reason"] == "encrypted")
-    entry = Entry.model_validate({name: reply[name] for name in ("title", "language", "blocks")})
+    entry = Entry.model_validate({"title": reply["title"], "blocks": reply["blocks"]})
     locked = any(block.kind == "notes" and ": not read, encrypted." in block.text for block in entry.blocks)
-    return entry.model_copy(update={"locked": locked}) if locked else entry
+    start, size = [], 0
+    for block in entry.blocks:
+        start.append(block.text)
+        size += len(block.text)
+        if size > _LANGUAGE_FROM:
+            break
+    language = detect("\n\n".join(start)[:_LANGUAGE_FROM])
+    return entry.model_copy(update={"language": language, "locked": locked})

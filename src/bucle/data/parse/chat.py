@@ -46,5 +46,5 @@ def read_chat(text: str) -> list[Block]:
         if not days or days[-1][0] != begun["date"]:
             days.append((begun["date"], []))
         if not skipping and tidy(what):
-            days[-1][1].append(tidy(who).strip(_MARK) + ": " + tidy(what).strip(_MARK))
+            days[-1][1].append(tidy(who).strip(_MARK) + ": " + tidy(what).strip(_MARK + " "))
     return [Block(text="\n".join(said), place=f"date {day}") for day, said in days if said]

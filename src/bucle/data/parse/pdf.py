@@ -71,11 +71,14 @@ def _runs(page: Any) -> list[Run]:
     import pypdfium2.raw as pdfium
 
     text_page = page.get_textpage()
+    handle = text_page.raw
     runs: list[Run] = []
     chars: list[str] = []
     box: list[float] = []
     size, bold = 0.0, False
     values = [ctypes.c_double() for _ in range(4)]
+    places = [ctypes.byref(value) for value in values]
+    unicode_of, angle_of, box_of = pdfium.FPDFText_GetUnicode, pdfium.FPDFText_GetCharAngle, pdfium.FPDFText_GetCharBox
     font, flags = ctypes.create_string_buffer(200), ctypes.c_int()
 
     def close() -> None:
@@ -86,17 +89,17 @@ def _runs(page: Any) -> list[Run]:
         box.clear()
 
     for index in range(min(text_page.count_chars(), MAX_PAGE_CHARS)):
-        code = pdfium.FPDFText_GetUnicode(text_page, index)
+        code = unicode_of(handle, index)
         char = chr(code) if 0 < code < 0x110000 and not 0xD800 <= code < 0xE000 else ""
         if char in "\r\n":
             close()
             continue
         if char == "\xad" or code in (2, 0xFFFE):
             char = "\x02"  # pdfium's mark for a word broken at the end of a line
-        if abs(pdfium.FPDFText_GetCharAngle(text_page, index)) % 6.283 > 0.2:
+        if abs(angle_of(handle, index)) % 6.283 > 0.2:
             continue  # written sideways: margins' stamps and watermarks, no part of the text
-        pdfium.FPDFText_GetCharBox(text_page, index, *(ctypes.byref(value) for value in values))
-        left, right, bottom, top = (value.value for value in values)
+        box_of(handle, index, *places)
+        left, right, bottom, top = values[0].value, values[1].value, values[2].value, values[3].value
         if char.isspace() or char == "\x02" or right <= left:
             if chars:
                 chars.append(char)

@@ -123,6 +123,8 @@ def parse_all(
             store.put(_key(jobs[index], sha256), entry)
         settle(index, entry, sha256)
 
+    if jobs:  # the language model loads while the workers do
+        threading.Thread(target=_load_languages, daemon=True).start()
     # Those that load models have one process at a time, with room for them.
     _work([index for index in order if not jobs[index].choice.heavy], ask, (timeout_s, memory_mb), workers)
     _work(
@@ -169,6 +171,12 @@ def retry_file(
     store.put(key, entry)
     store.mark_retried(key)
     return Retry(outcome)
+
+
+def _load_languages() -> None:
+    from bucle.data.language import detect
+
+    detect("Una frase cualquiera, para que el modelo se cargue.")
 
 
 def _work(

@@ -17,6 +17,12 @@ MAX_TEXT = 20_000_000
 _LATIN = set("áéíóúàèìòùäëïöüâêîôûãõñçÁÉÍÓÚÀÈÌÒÙÄËÏÖÜÂÊÎÔÛÃÕÑÇ¿¡ªº·€£°«»“”‘’–—…ßŒœ²³½®©´\xa0")
 
 
+_INVISIBLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u00ad\ufeff\u200b\ufffe]")
+_SPACES = re.compile(r"[ \t\xa0\u202f\u2009]+")
+_EMPTY_LINES = re.compile(r"\n\s*\n+")
+_LINE_ENDS = re.compile(r" *\n *")
+
+
 @dataclass(frozen=True)
 class Raw:
     """One file in memory. `depth` counts how far inside other files it stands (an attachment of an attachment: 2);
@@ -85,9 +91,10 @@ def _lines(text: str) -> str:
 
 def tidy(text: str) -> str:
     """`text` without control characters, soft hyphens and runs of spaces; at most one empty line in a row."""
-    text = re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u00ad\ufeff\u200b\ufffe]", "", text)
-    text = re.sub(r"[ \t\xa0\u202f\u2009]+", " ", text)
-    return re.sub(r" *\n *", "\n", re.sub(r"\n\s*\n+", "\n\n", text)).strip()
+    if text.isprintable() and "  " not in text:  # most cells and short lines: nothing to do
+        return text.strip()
+    text = _SPACES.sub(" ", _INVISIBLE.sub("", text))
+    return _LINE_ENDS.sub("\n", _EMPTY_LINES.sub("\n\n", text)).strip()
 
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:

@@ -15,7 +15,6 @@ import time
 from pathlib import Path
 
 from bucle.core.errors import Quarantined
-from bucle.data.language import detect
 from bucle.data.parse.single import read_file
 
 
@@ -38,7 +37,6 @@ def main() -> None:
             reply: dict[str, object] = {
                 "sha256": sha256,
                 "title": title,
-                "language": detect("\n\n".join(block.text for block in blocks)[:20_000]),
                 "blocks": [{"text": block.text, "place": block.place, "kind": block.kind} for block in blocks],
             }
         except Quarantined as refused:

@@ -6,6 +6,7 @@ import datetime
 import html
 import io
 import re
+import sys
 from typing import Any
 
 from bucle.core.errors import Quarantined
@@ -28,7 +29,7 @@ def read(raw: Raw) -> tuple[str, list[Block]]:
     `sheet NAME`. A cell merged over several rows is said in each. Hidden sheets are skipped.
     """
     archive = open_zip(raw.data)
-    import openpyxl
+    openpyxl = _openpyxl()
     from openpyxl.utils import range_boundaries
 
     def bounds(ref: bytes) -> tuple[int, int, int, int]:
@@ -76,6 +77,19 @@ def read(raw: Raw) -> tuple[str, list[Block]]:
     title = tidy(book.properties.title or "")
     book.close()
     return title, blocks
+
+
+def _openpyxl() -> Any:
+    """openpyxl, imported without numpy: it would load that, a tenth of a second, to know its number types."""
+    absent = "openpyxl" not in sys.modules and "numpy" not in sys.modules
+    if absent:
+        sys.modules["numpy"] = None  # type: ignore[assignment]
+    try:
+        import openpyxl
+    finally:
+        if absent:
+            del sys.modules["numpy"]
+    return openpyxl
 
 
 def _region(region: list[list[str]], place: str) -> list[Block]:
