@@ -46,7 +46,7 @@ class Quality(Section):
 
     min_words: int = Field(3, ge=0)
     min_letters: float = Field(0.25, ge=0, le=1)
-    max_symbols: float = Field(0.3, ge=0, le=1)
+    max_symbols: float = Field(0.4, ge=0, le=1)
     max_repeated_lines: float = Field(0.8, ge=0, le=1)
     max_repeated_ngrams: float = Field(0.9, ge=0, le=1)
     max_word_length: float = Field(25, gt=0)

@@ -24,7 +24,7 @@ _LEAST_CHARACTERS = 20
 _MOST_CHARACTERS = 400_000
 """Of a longer document the beginning is measured."""
 _NUMBER = re.compile(r"[-+±~(]*[€$£]?\d[\d.,:/%€$£ºª°)x*+-]*|[|€$£%]|(?<!\S)[-–—•·*]+(?!\S)")
-_URL = re.compile(r"https?://\S+|www\.\S+|\S+@\S+\.\S+")
+_URL = re.compile(r"https?://\S+|www\.\S+|(?<!\S)[^\s@]{1,64}@\S+")
 _IDEOGRAPH = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\u0e00-\u0eff]")
 """Scripts that put no space between words: each character is counted as a word."""
 _PUNCTUATION = frozenset(".,;:!?¡¿'\"()-/%&’‘“”«»…–—·ºª°\u00ad")
