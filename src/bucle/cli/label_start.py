@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, TextIO
+import sys
+from typing import Any
 
 import click
 
@@ -18,7 +19,7 @@ SHOWN = 4_000
 
 def session(labelling: Labelling, by: str, **asked: Any) -> None:
     """Ask until `q`, the end of input, or nothing is left. Each answer is stored at once: a kill loses none."""
-    typed: TextIO = click.get_text_stream("stdin")
+    typed = sys.stdin  # lines of a person, or of a file
     done: list[str] = []
     waiting: list[dict[str, Any]] = []
     labels = labelling.labels()

@@ -10,6 +10,7 @@ from typing import Any
 from bucle.core.errors import NotFound
 from bucle.core.records import Node, Trace
 from bucle.loop.chain import chain
+from bucle.loop.label import Labelling
 from bucle.loop.story import build_story, latest_records
 from bucle.loop.workspace import Workspace
 
@@ -28,6 +29,7 @@ class Source:
         self._ws, self._release = ws, release
         self._lock = Lock()
         self._told: tuple[tuple[Any, ...], Mapping[str, Any]] | None = None
+        self._labelling: dict[str, Labelling] = {}
 
     def story(self) -> Mapping[str, Any]:
         """The story, built again only when a run, the production alias or a trace came since."""
@@ -69,3 +71,10 @@ class Source:
     def models(self) -> Sequence[str]:
         tasks = list(self._release.attrs["tasks"])
         return tasks + [n for n, m in self._ws.config.models.items() if m.kind != "encoder" and n not in tasks]
+
+    def labelling(self, task: str) -> Labelling:
+        """The labelling of a task; its vectors stay in memory. Raises NotFound."""
+        with self._lock:
+            if task not in self._labelling:
+                self._labelling[task] = Labelling(self._ws, task)
+            return self._labelling[task]

@@ -32,5 +32,9 @@ def studio_app(source: StudioSource, *, hosts: Sequence[str] = ()) -> FastAPI:
     from fastapi import FastAPI
 
     app = FastAPI(title="Bucle studio", docs_url=None, redoc_url=None, openapi_url=None)
+    from bucle.web.label_routes import LabelSource, label_router
+
+    if isinstance(source, LabelSource):
+        app.include_router(label_router(source, hosts=hosts))
     app.include_router(studio_router(source, hosts=hosts))
     return app

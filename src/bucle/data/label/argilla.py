@@ -117,7 +117,8 @@ def _responses(record: Mapping[str, Any], question: str) -> Iterator[tuple[Any, 
     """(value, user, status) of each response to a question."""
     listed = record.get("responses")
     if isinstance(listed, dict):
-        for one in listed.get(question) or []:
+        given = listed.get(question)
+        for one in given if isinstance(given, list) else []:
             if isinstance(one, dict):
                 yield one.get("value"), str(one.get("user_id") or "argilla"), str(one.get("status") or "")
     elif isinstance(listed, list):
@@ -157,7 +158,8 @@ def _one_question(records: Sequence[Any]) -> str:
             for one in listed if isinstance(listed, list) else []:
                 if isinstance(one, dict):
                     values = one.get("values")
-                    seen.update([str(one["question_name"])] if "question_name" in one else values or [])
+                    names = [one["question_name"]] if "question_name" in one else values
+                    seen.update(str(name) for name in (names if isinstance(names, dict | list) else []))
     for name in QUESTION.values():
         if name in seen:
             return name
