@@ -50,7 +50,11 @@ FACTS: dict[str, list[tuple[str, str, str]]] = {
         ("", "text", "23,718,968 common shares as of March 28, 2022"),
     ],
     "example-with-scripts.html": [
-        ("section Russian Offensive Campaign Assessment, December 13", "heading", "Russian Offensive Campaign Assessment"),
+        (
+            "section Russian Offensive Campaign Assessment, December 13",
+            "heading",
+            "Russian Offensive Campaign Assessment",
+        ),
         ("section Russian Offensive Campaign Assessment, December 13", "text", "over 23,000 Russian prisoners"),
         ("section Russian Offensive Campaign Assessment, December 13", "text", "December 13, 6:30pm ET"),
     ],

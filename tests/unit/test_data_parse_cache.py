@@ -60,7 +60,7 @@ def test_what_was_parsed_is_not_parsed_again_also_under_another_name(
     home, cache = docs(tmp_path), tmp_path / "cache"
     first = parse_all(list_files(home), home, cache=cache)
     assert {one.path: one.reason for one in first.quarantined} == {
-        "roto.xlsx": "truncated",
+        "roto.xlsx": "corrupt",
         "cerrado.pdf": "encrypted",
         "cerrado.docx": "encrypted",
     }

@@ -126,11 +126,11 @@ def test_archive_reads_documents_and_says_which_it_could_not(tmp_path: Path) -> 
     assert ("file a/b.txt, line 1", "text", "Uno.") in found
     assert ("file otro.zip, file n.md, section Dentro", "text", "Texto anidado.") in found
     assert [text for place, _, text in found if place == "file mal.pdf"] == [
-        "[mal.pdf: not read, truncated. The PDF is cut short: its end is missing.]"
+        "[mal.pdf: not read, corrupt. The PDF is cut short: its end is missing.]"
     ]
     with pytest.raises(Quarantined) as refused:
         parse(tmp_path, "m.zip", zipped({"mal.pdf": b"%PDF-1.7 x"}))
-    assert refused.value.reason == "truncated"
+    assert refused.value.reason == "corrupt"
     with pytest.raises(Quarantined) as nothing:
         parse(tmp_path, "v.zip", zipped({"foto.png": b"x"}))
     assert nothing.value.reason == "empty"
@@ -169,9 +169,9 @@ def test_json_lines_say_their_line_and_what_is_wrong(tmp_path: Path) -> None:
         ("line 3", "text", "q: ¿Cómo?"),
     ]
     for name, data, reason, told in [
-        ("b.jsonl", b'{"q": 1}\n{"q": ', "truncated", "line 2"),
+        ("b.jsonl", b'{"q": 1}\n{"q": ', "corrupt", "line 2"),
         ("c.jsonl", b'{"q": 1}\nhola\n{"q": 2}\n', "corrupt", "Line 2"),
-        ("d.json", b'{"q": [1, 2', "truncated", "line 1"),
+        ("d.json", b'{"q": [1, 2', "corrupt", "line 1"),
         ("e.json", b"hola: 1", "corrupt", "line 1, column 1"),
     ]:
         with pytest.raises(Quarantined, match=told) as refused:

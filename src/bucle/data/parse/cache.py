@@ -22,7 +22,7 @@ __all__ = ["PARSE_VERSION", "Entry", "ParseCache", "entry_of", "retried"]
 PARSE_VERSION = 1
 """Raised whenever a parser's output changes, so that nothing read by an older one is reused."""
 _LANGUAGE_FROM = 20_000
-_LASTING = {"empty", "corrupt", "truncated", "encrypted", "unknown-format", "too-large", "zip-bomb", "not-a-document"}
+_LASTING = {"empty", "corrupt", "encrypted", "unknown-format", "too-large", "zip-bomb", "not-a-document"}
 """Verdicts that are the file's own. A timeout or want of memory may be the machine's, and is tried again."""
 
 

@@ -56,7 +56,7 @@ def refusal(raw: Raw, error: Exception) -> Quarantined:
             what = f"it begins like {like}" if like else "it does not begin like one"
             return Quarantined("corrupt", f"The file is no {raw.suffix}: {what}.")
         if isinstance(error, zipfile.BadZipFile) and b"PK\x05\x06" not in raw.data[-70_000:]:
-            return Quarantined("truncated", "The file is cut short: the list of its parts, at its end, is missing.")
+            return Quarantined("corrupt", "The file is cut short: the list of its parts, at its end, is missing.")
     if raw.suffix == ".pdf" and not raw.data[:1024].lstrip().startswith(b"%PDF-"):
         what = f"it begins like {like}" if like else "it does not begin like one"
         return Quarantined("corrupt", f"The file is no .pdf: {what}.")

@@ -48,7 +48,7 @@ def read(raw: Raw) -> tuple[str, list[Block]]:
 
 def _refused(text: str, error: json.JSONDecodeError) -> Quarantined:
     if not text[error.pos :].strip() or error.msg.startswith("Unterminated string"):
-        return Quarantined("truncated", f"The JSON is cut short: it ends at line {error.lineno} before it is complete.")
+        return Quarantined("corrupt", f"The JSON is cut short: it ends at line {error.lineno} before it is complete.")
     return Quarantined("corrupt", f"The file is not JSON at line {error.lineno}, column {error.colno}.")
 
 
@@ -63,7 +63,7 @@ def _lines(text: str) -> list[Block]:
         except json.JSONDecodeError as error:
             if number == lines[-1][0] and number > 1 and not text.endswith("\n"):
                 raise Quarantined(
-                    "truncated", f"The file is cut short: line {number}, its last, is incomplete."
+                    "corrupt", f"The file is cut short: line {number}, its last, is incomplete."
                 ) from error
             raise Quarantined("corrupt", f"Line {number} is not JSON.") from error
         except RecursionError as error:

@@ -62,7 +62,7 @@ def _has_end(data: bytes) -> bool:
 
 
 def _cut_short() -> Quarantined:
-    return Quarantined("truncated", "The PDF is cut short: its end is missing.")
+    return Quarantined("corrupt", "The PDF is cut short: its end is missing.")
 
 
 def _runs(page: Any) -> list[Run]:

@@ -21,7 +21,7 @@ def parse_file(path: Path, rel: str, *, password: str = "", limit_bytes: int = M
     """The file at `path` as a document named `rel` (relative to its source's root, with `/`).
 
     `language` is left empty: parse_all fills it in. Raises Quarantined with a reason: `encrypted`, `corrupt`,
-    `truncated`, `empty`, `unknown-format`, `not-a-document`, `too-large`, `out-of-memory`, `missing-package` or
+    `empty`, `unknown-format`, `not-a-document`, `too-large`, `out-of-memory`, `missing-package` or
     `zip-bomb` (`timeout` comes from parse_all only).
     """
     sha256, title, blocks = read_file(path, rel, password=password, limit_bytes=limit_bytes)
