@@ -84,7 +84,7 @@ def test_constraints_rule_out_with_the_reason() -> None:
 
 def test_baselines_ruled_out_and_all_ruled_out() -> None:
     dear = [b.model_copy(update={"usd_per_1k": 5.0}) for b in (MAJORITY, TFIDF)]
-    lora = one("lora", 50, range(805))
+    lora = one("lora", 50, range(803))
     found = compare([*dear, lora], metric="accuracy", constraints={"usd_per_1k": 1})
     assert (found.recommended, found.why["key"], found.baseline_stands) == (
         "lora",

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import false_discovery_control, norm
 
 from bucle.core.errors import BadInput
 from bucle.core.records import Interval
 from bucle.evaluate.forgetting import forgetting
 from bucle.evaluate.statistics import (
+    benjamini_hochberg,
     bootstrap_mean,
+    design_effect,
     holm,
     interval,
     mcnemar,
@@ -95,55 +98,10 @@ def test_coverage_of_the_cluster_bootstrap_and_failure_of_ignoring_clusters() ->
     assert _coverage(_clustered, naive, 0.6, 600, 3) < 0.85
 
 
-def test_coverage_of_wilson_and_of_the_paired_interval() -> None:
-    covered = _coverage(
-        lambda rng: (rng.random(150) < 0.85).astype(float), lambda x, s: interval(x), 0.85, 1000, 5
-    )
-    assert 0.93 <= covered <= 0.97, covered
-
-    def pair(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        kind = rng.choice(4, 120, p=[0.75, 0.09, 0.04, 0.12])  # both right, only a, only b, neither
-        return np.isin(kind, (0, 1)).astype(float), np.isin(kind, (0, 2)).astype(float)
-
-    covered = _coverage(pair, lambda ab, s: paired_difference(*ab), 0.05, 1000, 7)
-    assert 0.93 <= covered <= 0.97, covered
-
-
-def test_coverage_of_the_paired_bootstrap() -> None:
-    def pair(rng: np.random.Generator):
-        scores, names = _clustered(rng)
-        a = np.asarray(scores)
-        return a, np.clip(a - 0.02 * rng.integers(0, 2, len(a)), 0, 1) * (a >= 0.02) + a * (a < 0.02), names
-
-    truth = float(
-        np.mean([np.mean(a - b) for a, b, _ in map(pair, [np.random.default_rng(i) for i in range(300)])])
-    )
-    covered = _coverage(
-        pair, lambda d, s: paired_difference(d[0], d[1], clusters=d[2], seed=s, draws=1000), truth, 600, 11
-    )
-    assert 0.93 <= covered <= 0.975, covered
-
-
-def test_false_positives_of_the_tests() -> None:
-    rng = np.random.default_rng(2)
-    exact = sum(mcnemar(*(rng.random((2, 80)) < 0.8)) < 0.05 for _ in range(1000)) / 1000
-    assert exact <= 0.055
-    flips = 0
-    for trial in range(400):
-        a, names = _clustered(rng)
-        shift = {name: rng.normal(0, 0.1) for name in set(names)}
-        b = np.clip(np.asarray(a) + [shift[name] for name in names], 0, 1)
-        sign = rng.choice(
-            [-1, 1]
-        )  # symmetrical null: which is which is a coin flip for each trial's documents
-        first, second = (a, b) if sign > 0 else (b, a)
-        coin = {name: rng.random() < 0.5 for name in sorted(set(names))}
-        swapped = [(y, x) if coin[name] else (x, y) for x, y, name in zip(first, second, names, strict=True)]
-        flips += paired_p(*zip(*swapped, strict=True), clusters=names, seed=trial, draws=500) < 0.05
-    assert 0.02 <= flips / 400 <= 0.08, flips / 400
-
-
 def test_mcnemar_by_hand() -> None:
+    # 8 rows better, 1 worse, of 20: z = 7 / 3
+    found = mcnemar([1] * 8 + [0] + [1] * 11, [0] * 8 + [1] + [1] * 11)
+    assert found == pytest.approx(2 * norm.sf(7 / 3))
     assert mcnemar([1, 1, 1, 1, 1, 0], [0, 0, 0, 0, 0, 0]) == pytest.approx(2 * 0.5**5)
     assert mcnemar([1, 0], [1, 0]) == 1.0
     assert paired_p([1, 1, 1], [0, 0, 0]) == pytest.approx(0.25)
@@ -153,6 +111,32 @@ def test_holm_by_hand() -> None:
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([]) == []
     assert holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+def test_benjamini_hochberg_is_scipys() -> None:
+    values = list(np.random.default_rng(0).random(30) ** 3)
+    assert benjamini_hochberg(values) == pytest.approx(list(false_discovery_control(values)), abs=1e-12)
+    assert benjamini_hochberg([]) == []
+
+
+def test_interval_and_p_say_the_same() -> None:
+    rng, outside = np.random.default_rng(1), 0
+    for trial in range(200):
+        a, b = rng.random((2, 60)) < rng.choice([0.8, 0.6], (2, 1))
+        names = [str(place // 4) for place in range(60)] if trial % 2 else None
+        graded = rng.random((2, 60)) if trial % 3 == 0 else np.ones((2, 60))
+        first, second = a * graded[0], b * graded[1]
+        gap, p = paired_difference(first, second, clusters=names), paired_p(first, second, clusters=names)
+        assert (p < 0.05) == (not gap.low <= 0 <= gap.high)
+        outside += p < 0.05
+    assert 20 < outside < 180
+
+
+def test_design_effect() -> None:
+    same = [float(place // 5 % 2) for place in range(100)]  # five equal rows in each cluster
+    assert design_effect(same, [str(place // 5) for place in range(100)]) == pytest.approx(5, rel=0.1)
+    assert design_effect(same, [str(place) for place in range(100)]) == pytest.approx(1, rel=0.02)
+    assert design_effect([0.5] * 4, list("aabb")) == 1.0
 
 
 def test_minimum_detectable_difference_has_its_power() -> None:

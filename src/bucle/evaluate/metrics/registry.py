@@ -1,0 +1,212 @@
+"""Every metric by name. Others join through the entry point `bucle.metrics`, or stand in the project's own folder.
+
+A metric of one's own is a function of the output and the reference, in a file beside bucle.yaml:
+
+    # my_metrics.py, asked for as `my_metrics:same_length`
+    def same_length(output: str, reference: str) -> float:
+        \"\"\"Share of the longer text's length that the shorter has.\"\"\"
+        return min(len(output), len(reference)) / max(len(output), len(reference), 1)
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from bucle.core.errors import BadInput, ConfigError
+from bucle.evaluate.metrics import numbers, overlap, retrieval
+from bucle.evaluate.metrics.overlap import ratio
+from bucle.evaluate.metrics.samples import Measured, Metric, Sample, Statistics
+from bucle.evaluate.metrics.words import exact_match, token_f1
+
+__all__ = ["measure", "metric", "metrics", "own_metric"]
+
+_AT = re.compile(r"(recall|ndcg|pass)@([1-9]\d{0,3})")
+_OWN = re.compile(r"[A-Za-z_]\w*(?:[./][A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
+
+
+@cache
+def metrics() -> dict[str, Metric]:
+    """All metrics by name, with `recall@k`, `ndcg@k` and `pass@k` at a usual `k`; `metric` knows them at any."""
+    from importlib import metadata
+
+    own = [
+        _mean("accuracy", "share of rows that are right", ("correct",), lambda one: float(one.correct or 0)),
+        _best("exact_match", "equal after normalisation (Spanish and English)", exact_match),
+        _best("token_f1", "F1 of the normalised words (Spanish and English)", token_f1),
+        Metric("bleu", "BLEU, sacrebleu's default", ("references",), overlap.bleu, top=100.0, mean=False),
+        Metric("chrf", "chrF2, sacrebleu's default", ("references",), overlap.chrf, top=100.0, mean=False),
+        *(_rouge(kind, words) for words in (False, True) for kind in ("rouge1", "rouge2", "rougeL")),
+        Metric("ece", "expected calibration error, ten bins", ("correct", "confidence"), numbers.calibration, "<=",
+               mean=False),
+        Metric("brier", "squared distance of the confidence from what happened", ("correct", "confidence"),
+               lambda samples: _means(numbers.brier(samples), "brier"), "<="),
+        Metric("perplexity", "exp of the mean negative log-probability of a token", ("logprobs",),
+               numbers.perplexities, "<=", None, mean=False),
+        _mean("mrr", "1 over the rank of the first relevant passage", ("relevant",), retrieval.reciprocal_rank),
+        *(_at(name) for name in ("recall@5", "recall@10", "ndcg@10", "pass@1", "pass@10")),
+        _mean("citation_precision", "share of citations that are relevant", ("relevant",),
+              retrieval.citation_precision),
+        _mean("citation_recall", "share of the relevant that is cited", ("relevant",), retrieval.citation_recall),
+    ]
+    found = {one.name: one for one in own}
+    for point in metadata.entry_points(group="bucle.metrics"):
+        if point.name in found:
+            raise ConfigError(f"{point.value} brings a metric {point.name}, which Bucle has", "give it another name")
+        found[point.name] = _from_function(point.name, point.load())
+    return found
+
+
+def metric(name: str) -> Metric:
+    """The metric called `name`. Raises ConfigError naming the nearest."""
+    known = metrics()
+    if name in known:
+        return known[name]
+    if _AT.fullmatch(name):
+        return _at(name)
+    near = difflib.get_close_matches(name, known, 1)
+    raise ConfigError(f"there is no metric {name[:80]}",
+                      f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}")
+
+
+def own_metric(name: str, folder: Path, *, trusted: bool) -> Metric:
+    """The function `module:function` of a Python file in the project's `folder`, as a metric.
+
+    Its code runs in this process with the user's rights, so a project that came from elsewhere must not bring it
+    along unasked: `trusted` is what the user said on the command line or in their own configuration, never what the
+    project's files say. Only a file that truly lies inside the folder is read, by path (the module search path is
+    neither used nor changed). Raises ConfigError.
+    """
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    if not _OWN.fullmatch(name):
+        raise ConfigError(f"{name[:80]} does not name a metric", "write it as `my_metrics:function`")
+    module, function = name.split(":")
+    root = folder.resolve()
+    path = (root / (module.replace(".", "/") + ".py")).resolve()
+    if not path.is_relative_to(root) or not path.is_file():
+        raise ConfigError(f"the metric {name} needs the file {module.replace('.', '/')}.py in the project's folder")
+    if not trusted:
+        raise ConfigError(f"the metric {name} is code of this project, and nobody has said that it may run",
+                          f"read {path.name}, and trust it if it does what you expect")
+    spec = spec_from_file_location(f"_bucle_own_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{path.name} cannot be read as Python")
+    loaded = module_from_spec(spec)
+    try:
+        spec.loader.exec_module(loaded)
+    except Exception as error:  # any mistake in the user's own file
+        raise ConfigError(f"{path.name} does not run: {type(error).__name__}: {error}", "mend the file") from error
+    if not callable(found := getattr(loaded, function, None)):
+        raise ConfigError(f"{path.name} has no function {function}")
+    return _from_function(name, found)
+
+
+def measure(names: Sequence[str | Metric], samples: Sequence[Sample]) -> dict[str, Measured]:
+    """Each metric on the same rows. Raises BadInput where there are no rows or one lacks what a metric reads, and
+    ConfigError for an unknown metric."""
+    if not samples:
+        raise BadInput("there are no rows to measure", "evaluate on at least one row")
+    wanted = [metric(name) if isinstance(name, str) else name for name in names]
+    for one in wanted:
+        _check(one, samples)
+    shared = _rouges(wanted, samples)
+    found = {}
+    for one in wanted:
+        statistics = shared.get(one.name) or one.statistics(samples)
+        by_row = statistics.by_row or statistics.combine
+        found[one.name] = Measured(
+            one, float(statistics.combine(statistics.table.sum(axis=0))), by_row(statistics.table).tolist(), statistics)
+    return found
+
+
+def _check(one: Metric, samples: Sequence[Sample]) -> None:
+    for need in one.needs:
+        for place, sample in enumerate(samples, 1):
+            value = getattr(sample, need)
+            if value is None or (not isinstance(value, (int, float)) and not len(value)):
+                raise BadInput(f"row {place} has no {need}, which {one.name} needs", "leave the row or the metric out")
+    if "references" in one.needs and any(isinstance(sample.references, str) for sample in samples):
+        raise BadInput("`references` is a list of texts, not one text")
+    if "relevant" in one.needs and any(gain <= 0 for sample in samples for gain in sample.relevant.values()):
+        raise BadInput("a relevant passage has a gain of 0 or less", "leave it out of `relevant`")
+
+
+def _rouges(wanted: Sequence[Metric], samples: Sequence[Sample]) -> dict[str, Statistics]:
+    """All ROUGE of one tokenisation in one pass over the texts."""
+    names = {one.name for one in wanted}
+    found: dict[str, Statistics] = {}
+    for words in (False, True):
+        kinds = [kind for kind in ("rouge1", "rouge2", "rougeL") if kind + "_words" * words in names]
+        if kinds:
+            scored = overlap.rouge(samples, kinds, words=words)
+            found |= {kind + "_words" * words: scored[kind] for kind in kinds}
+    return found
+
+
+def _means(values: Any, signature: str) -> Statistics:
+    import numpy as np
+
+    column = np.asarray(values, dtype=float)
+    return Statistics(np.column_stack([column, np.ones(len(column))]), ratio, signature=signature)
+
+
+def _mean(name: str, says: str, needs: tuple[str, ...], score: Callable[[Sample], float], **more: Any) -> Metric:
+    return Metric(name, says, needs, lambda samples: _means([score(one) for one in samples], name), **more)
+
+
+def _best(name: str, says: str, score: Callable[[str, str], float]) -> Metric:
+    return _mean(name, says, ("references",), lambda one: max(score(one.output, gold) for gold in one.references))
+
+
+def _rouge(kind: str, words: bool) -> Metric:
+    says = f"{kind}, whole words of any script" if words else f"{kind}, as rouge-score (letters a to z only)"
+    return Metric(kind + "_words" * words, says, ("references",),
+                  lambda samples: overlap.rouge(samples, [kind], words=words)[kind])
+
+
+def _at(name: str) -> Metric:
+    found = _AT.fullmatch(name)
+    assert found is not None  # noqa: S101 -- callers have matched it
+    kind, k = found[1], int(found[2])
+    if kind == "pass":
+        return _mean(name, f"one of {k} tries passes (unbiased)", ("passed",),
+                     lambda one: numbers.pass_at_k(len(one.passed), sum(map(bool, one.passed)), k))
+    score = partial(retrieval.recall if kind == "recall" else retrieval.ndcg, k=k)
+    return _mean(name, f"{'relevant found' if kind == 'recall' else 'discounted gain'} in the first {k}",
+                 ("relevant",), score)
+
+
+def _from_function(name: str, function: Callable[..., float]) -> Metric:
+    """A function of (output, reference) or of one `Sample`. Its attributes `better` (`<=`), `top` (None: no limit) and
+    `needs` may say what else there is to know."""
+    import inspect
+
+    if isinstance(function, Metric):
+        return function
+    if not callable(function):
+        raise ConfigError(f"the metric {name} is not a function")
+    settings: Mapping[str, Any] = {key: getattr(function, key) for key in ("better", "top") if hasattr(function, key)}
+    if settings.get("better", ">=") not in (">=", "<="):
+        raise ConfigError(f"the metric {name} says `better` is {settings['better']!r}", "write '>=' or '<='")
+    top = settings.get("top", 1.0)
+    whole = len(inspect.signature(function).parameters) == 1
+    needs = tuple(getattr(function, "needs", () if whole else ("references",)))
+
+    def score(sample: Sample) -> float:
+        try:
+            values = [function(sample)] if whole else [function(sample.output, one) for one in sample.references]
+            checked = [float(value) for value in values]
+        except Exception as error:  # any mistake in the user's own function
+            raise BadInput(f"the metric {name} failed: {type(error).__name__}: {error}", "mend the function") from error
+        value = min(checked) if settings.get("better") == "<=" else max(checked)
+        if not (value == value and abs(value) != float("inf")) or (top is not None and not 0 <= value <= top):
+            raise BadInput(f"the metric {name} gave {value}, which is outside 0 to {top}" if top is not None else
+                           f"the metric {name} gave {value}", "let it return a share, or set `function.top = None`")
+        return value
+
+    return _mean(name, (inspect.getdoc(function) or name).splitlines()[0], needs, score, **settings)
