@@ -24,7 +24,7 @@ DIMENSIONS = 50
 SILHOUETTE_ROWS = 1_500
 TINY = 40
 """Below this many texts a neighbourhood map says nothing that a projection does not."""
-CHOICES = (4, 6, 8, 11, 15, 20, 26)
+CHOICES = (4, 6, 8, 11, 15, 20)
 NAME_WORDS = 4
 _WORD = re.compile(r"[^\W\d_]{3,}")
 _MAX_CHARACTERS = 2_000
@@ -139,7 +139,7 @@ def _clusters(matrix: Any, seed: int) -> tuple[Any, float | None]:
         if not 1 < len(set(found[some].tolist())) < len(some):
             continue
         score = float(silhouette_score(matrix[some], found[some]))
-        if best is None or score > best[0] + 0.005:  # a finer division must say more
+        if best is None or score > best[0] + 0.01:  # a finer division must say more
             best = (score, found)
     if best is None:
         return np.zeros(rows, dtype=int), None

@@ -26,6 +26,7 @@ MAP_POINTS = 5_000
 """Texts that topics, the map and outliers look at."""
 SHOWN = 20
 TOKEN_SAMPLE = 50_000
+_COUNTS = {"access", "formats", "kinds", "labels", "languages", "personal", "reasons"}
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,21 @@ def explore(ws: Workspace, display: Display, task: str = "") -> dict[str, Any]:
         }
         read = None if task else by_name.get("documents")
         documents = _documents(ws, runner, read, models) if read else None
-    return {"project": ws.config.project, "seed": ws.config.seed, "tasks": tasks, "documents": documents}
+    found = {"tasks": tasks, "documents": documents}
+    return {"project": ws.config.project, "seed": ws.config.seed, **{name: _ranked(part) for name, part in found.items()}}
+
+
+def _ranked(value: Any, name: str = "") -> Any:
+    """`value` with its counts by name in order, the highest first: a stored step keeps its keys in the alphabet's."""
+    if isinstance(value, list):
+        return [_ranked(one, name) for one in value]
+    if not isinstance(value, dict):
+        return value
+    kept = {key: _ranked(one, key) for key, one in value.items()}
+    if name not in _COUNTS:
+        return kept
+    size = {key: one["count"] if isinstance(one, dict) else one for key, one in kept.items()}
+    return dict(sorted(kept.items(), key=lambda pair: (-size[pair[0]], pair[0])))
 
 
 def save_explored(ws: Workspace, found: Mapping[str, Any], output: str | Path | None = None) -> Path:
