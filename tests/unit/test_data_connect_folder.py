@@ -65,6 +65,12 @@ def test_labels_of_rules_and_sidecars_add_up_and_sidecars_are_no_documents(tmp_p
     assert access_of("rrhh/nomina.md", {}, tmp_path / "docs") == ("pagos", "rrhh")
 
 
+def test_a_link_needs_what_its_file_needs(tmp_path: Path) -> None:
+    docs = write(tmp_path / "docs", {"rrhh/n.md": "1", "rrhh/.access": "rrhh", "libre/a.md": "2"})
+    (docs / "libre" / "n.md").symlink_to("../rrhh/n.md")
+    assert {f.path: f.access for f in synced(tmp_path).files}["libre/n.md"] == ("rrhh",)
+
+
 def test_a_sidecar_above_the_source_holds_below_it(tmp_path: Path) -> None:
     write(tmp_path / "docs", {".access": "interno", "a/b.md": "1"})
     assert synced(tmp_path, path="docs/a").files[0].access == ("interno",)

@@ -53,6 +53,22 @@ def test_a_row_is_a_document_and_only_what_changed_is_written(tmp_path: Path) ->
     assert not (later.root / "2.md").exists()
 
 
+def test_a_row_that_changes_while_a_sync_lies_broken_is_read_anew(tmp_path: Path) -> None:
+    database(tmp_path, [("1", "", "uno", ""), ("2", "", b"\x00", "")])
+    with pytest.raises(BadInput, match="bytes"):
+        query(tmp_path)
+    database(tmp_path, [("1", "", "otro", ""), ("2", "", "dos", "")])
+    assert texts(query(tmp_path)) == {"1.md": "otro\n", "2.md": "dos\n"}
+
+
+def test_a_query_is_asked_once_a_run(tmp_path: Path) -> None:
+    source = SqlSource(kind="sql", url="sqlite:///soporte.db", query="SELECT * FROM nota", refresh_hours=0)
+    before = fetch_rows(source, database(tmp_path, [("1", "a", "b", "")]), tmp_path / "m").read_bytes()
+    database(tmp_path, [("2", "c", "d", "")])
+    assert fetch_rows(source, tmp_path, tmp_path / "m").read_bytes() == before
+    assert fetch_rows(source, tmp_path, tmp_path / "m", force=True).read_bytes() != before
+
+
 def test_ids_that_are_no_names_repeat_or_lead_away(tmp_path: Path) -> None:
     ids = ["../../etc/passwd", "a/b", "a-b", "a b", "", "x" * 300, "a-b", "CON\n", "ñandú", "..", ".oculto"]
     database(tmp_path, [(i, "", f"texto {n}", "") for n, i in enumerate(ids)])

@@ -52,15 +52,20 @@ def _show(one: dict[str, Any]) -> None:
     click.echo(f"{one['source']}: {one['files']} files; {counts}, {one['unchanged']} unchanged")
     for kind in kinds:
         for what in one[kind][:SHOWN]:
-            click.echo(f"  {kind:<8} {' -> '.join(what) if kind == 'renamed' else what}")
+            click.echo(f"  {kind:<8} {_plain(' -> '.join(what) if kind == 'renamed' else what)}")
         if len(one[kind]) > SHOWN:
             click.echo(f"  {kind:<8} … and {len(one[kind]) - SHOWN} more (all with --json)")
     for problem in one["problems"][:SHOWN]:
-        click.echo(f"  problem  {problem['path']}: {problem['reason']}. {problem['message']}")
+        click.echo(f"  problem  {_plain(problem['path'])}: {problem['reason']}. {_plain(problem['message'])}")
     if len(one["problems"]) > SHOWN:
         click.echo(f"  problem  … and {len(one['problems']) - SHOWN} more (all with --json)")
     if one["note"]:
         click.echo(f"  note     {one['note']}")
+
+
+def _plain(text: str) -> str:
+    """A name of somebody else's, without what could steer a terminal."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 
 commands = {"sync": _sync}

@@ -23,7 +23,7 @@ _LABEL = re.compile(r"[\w][\w .:@/+-]{0,99}")
 
 
 def is_sidecar(path: str) -> bool:
-    return path.lower().endswith(SIDECAR)
+    return path.endswith(SIDECAR)
 
 
 def access_of(path: str, rules: Mapping[str, Sequence[str]], root: Path) -> tuple[str, ...]:

@@ -94,7 +94,10 @@ def scan(
             stamp = (told.st_size, told.st_mtime_ns, told.st_ctime_ns, told.st_ino)
             known = digest(path, stamp)
             sha256 = "" if told.st_size > limit_bytes else known or file_sha256(real)
-            found.files.append(SourceFile(path, told.st_size, sha256, labels.of(path)))
+            needed = set(labels.of(path))
+            if file.is_symlink():  # what the file itself needs, its link needs too
+                needed |= set(labels.of(real.relative_to(home).as_posix()))
+            found.files.append(SourceFile(path, told.st_size, sha256, tuple(sorted(needed))))
             found.stamps[path] = stamp
             report(len(found.files))
         except Quarantined as refused:

@@ -148,9 +148,12 @@ class Http:
                     return Reply(304, public_url(at), dict(answer.headers))
                 if status in (429, 502, 503, 504):
                     raise _Busy(status, answer.headers.get("retry-after", ""))
+                if status == 416:  # what is here is no beginning of what is there
+                    target.unlink(missing_ok=True)
+                    raise httpx.RemoteProtocolError("the download cannot be gone on with")
                 if status not in (200, 206):
                     told = f"{public_url(at)} answered {status}."
-                    raise NotFetched(f"http-{status}", told, gone=400 <= status < 500 and status != 408)
+                    raise NotFetched(f"http-{status}", told, gone=status in (404, 410, 451))
                 return self._receive(answer, at, target, limit, have if status == 206 else 0)
         raise NotFetched("redirects", f"{public_url(url)} redirects more than {MAX_HOPS} times.")
 

@@ -25,7 +25,7 @@ from bucle.data.connect.safe import safe_path
 __all__ = ["Entry", "Mirror", "now", "write_json"]
 
 VERSION = 1
-ROUND = timedelta(hours=6)
+ROUND = timedelta(hours=1)
 """A sync that was interrupted within this time goes on; an older one begins anew."""
 
 

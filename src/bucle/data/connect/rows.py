@@ -67,7 +67,7 @@ def write_documents(
             problems.append(SyncProblem(name, "empty", f"Row {count} holds no text."))
         elif len(text) > MAX_FILE_BYTES:
             problems.append(SyncProblem(name, "too-large", f"Row {count} has over {MAX_FILE_BYTES:,} bytes."))
-        elif not mirror.done(name):
+        else:
             mirror.put(name, file_name(name) + ".md", text, origin=f"{origin}#{name}")
     return problems + _cut_off(source, count)
 

@@ -67,10 +67,10 @@ def from_environment(values: Mapping[str, Any], what: str) -> tuple[dict[str, An
     return {key: resolve(value) for key, value in values.items()}, secrets
 
 
-def file_name(text: str, unlike: str = "") -> str:
+def file_name(text: str) -> str:
     """`text` as one safe file name: letters, digits, `.`, `-` and `_`; a digest of `text` where that loses anything."""
     clean = re.sub(r"[^\w.-]+", "-", text).strip("-.")[:MAX_NAME] or "row"
-    return clean if clean == text and clean != unlike else f"{clean[: MAX_NAME - 9]}-{sha256_hex(text)[:8]}"
+    return clean if clean == text else f"{clean[: MAX_NAME - 9]}-{sha256_hex(text)[:8]}"
 
 
 def safe_path(path: str) -> str:

@@ -49,8 +49,7 @@ def pull(source: StoreSource, mirror: Mirror, project: Path, report: Report) -> 
             wanted[rel] = info
     for done, (rel, info) in enumerate(sorted(wanted.items())):
         report(done, len(wanted), rel[-60:])
-        if not mirror.done(rel):
-            problems += _one(fs, mirror, rel, info, secrets, MAX_FILE_BYTES)
+        problems += _one(fs, mirror, rel, info, secrets, MAX_FILE_BYTES)
     report(len(wanted), len(wanted))
     return problems
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -25,6 +26,9 @@ __all__ = ["Synced", "fetch_rows", "sync"]
 _TABLES = (".csv", ".tsv", ".tab", ".txt", ".jsonl", ".ndjson", ".json", ".parquet")
 _NOT_CONTENT = {"name", "access", "refresh_hours", "delay_s", "timeout_s", "passwords_env", "allow_private"}
 """Fields of a source that say how it is read, not what: changing one fetches nothing again."""
+ONE_RUN_S = 600.0
+_ASKED: dict[Path, float] = {}
+"""When this process last brought each mirror up to date."""
 
 
 @dataclass
@@ -130,8 +134,6 @@ def _folder(source: FolderSource, project: Path, mirrors: Path, report: Report) 
 
 def _compared(found: Synced, folder: Path, stamps: dict[str, Stamp], unused: list[str]) -> Synced:
     """`found` with what differs from the listing in `folder`, which it replaces."""
-    import time
-
     before = _last(folder)
     found.changes = changes(before, found.files)
     # A file written within the last seconds may be written again with the same times: take its digest next time too.
@@ -171,13 +173,18 @@ def _update(
     """Bring the mirror up to the source where it is due; a note where that failed."""
     from bucle.data.connect.http import NotFetched, Unreachable
 
-    if not force and mirror.fresh(0 if source.kind == "folder" else source.refresh_hours):
+    hours = 0 if source.kind == "folder" else source.refresh_hours
+    # Whoever reads a source twice in one run must find the same twice, also where it is asked at every run.
+    if mirror.folder in _ASKED:
+        hours = max(hours, (time.monotonic() - _ASKED[mirror.folder] < ONE_RUN_S) * ONE_RUN_S / 3600)
+    if not force and mirror.fresh(hours):
         return mirror.note
     was_whole = bool(mirror.asked_at)
     try:
         with mirror.round():
             mirror.problems = pull(source, mirror, project, report)
             mirror.note = ""
+        _ASKED[mirror.folder] = time.monotonic()
     except NotFetched as refused:
         raise BadInput(f"{_place(source)}: {refused.message}", _hint(refused.reason)) from None
     except Unreachable as error:
@@ -279,6 +286,6 @@ def _mirrored(source: Source, mirror: Mirror) -> tuple[list[SourceFile], list[Sy
 
 def _at(key: str) -> str:
     """The path of a page's URL, for rules that name it so; a row's key as it is."""
-    from urllib.parse import urlsplit
+    from urllib.parse import unquote, urlsplit
 
-    return urlsplit(key).path.lstrip("/") or "index" if "://" in key else key
+    return unquote(urlsplit(key).path).lstrip("/") or "index" if "://" in key else key
