@@ -196,3 +196,55 @@ def test_findings_do_not_overlap_and_an_iban_hides_what_is_in_it() -> None:
 def test_a_policy_that_cannot_be_meant_is_refused(policy: dict[str, str]) -> None:
     with pytest.raises(BadInput):
         apply("hola", policy)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("12345678Z/87654321X", ["12345678Z", "87654321X"]),
+        ("D.N.I. 12.345.678-Z", ["12.345.678-Z"]),
+        ("DNI 12345678\u00a0z", ["12345678\u00a0z"]),
+        ("contrato DNI 12345678Z", ["12345678Z"]),
+        ("NIF-12345678Z y NIE X-1234567-L", ["12345678Z", "X-1234567-L"]),
+        ("pedido 12345678 y luego", []),
+        ("lote AB-12345678Z", []),
+        ("tel 612.345.678", ["612.345.678"]),
+        ("pedido 5, TEL 612345678", ["612345678"]),
+        ("612345678/698765432", ["612345678", "698765432"]),
+        ("(+34) 612 345 678", ["(+34) 612 345 678"]),
+        ("28013 Madrid 612345678", ["612345678"]),
+        ("(415) 555-2671 or 020 7946 0958", ["(415) 555-2671", "020 7946 0958"]),
+        ("atención al cliente: 900 123 456", []),
+        ("734 000 000 millas", []),
+        ("ref AB12 ES9121000418450200051332", ["ES9121000418450200051332"]),
+        ("ES91\u00a02100\u202f0418 4502 0005 1332", ["ES91\u00a02100\u202f0418 4502 0005 1332"]),
+        ("MT84MALT011000012345MTLCAST001S", ["MT84MALT011000012345MTLCAST001S"]),
+        ("9400 1000 0000 0000 0000 00", []),
+        ("your order number is 4111111111111111", []),
+        ("28-12345678-40", ["28-12345678-40"]),
+        ("ana＠example.com", ["ana＠example.com"]),
+        ("logo@2x.png git@github.com:a/b.git", []),
+    ],
+)
+def test_forms_as_people_write_them(text: str, found: list[str]) -> None:
+    assert [one.text for one in find(text)] == found
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("postgres://app:s3cr3t@db:5432/ventas", "postgres://app:@db:5432/ventas"),
+        ('{"password": "Verano-2024"}', '{"password": ""}'),
+        ("DB_PASSWORD='abc-DEF'", "DB_PASSWORD=''"),
+        ("la clave del wifi es Casa1234.", "la clave del wifi es ."),
+        ("AWS_SECRET_ACCESS_KEY=wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", "AWS_SECRET_ACCESS_KEY="),
+        ("Authorization: Bearer abcdef0123456789abcdef", "Authorization: Bearer "),
+        ("-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXk" + "a1" * 20, ""),
+        ("password=os.environ['DB']", "password=os.environ['DB']"),
+        ("postgres://localhost:5432/ventas", "postgres://localhost:5432/ventas"),
+        ("la clave del éxito es la constancia", "la clave del éxito es la constancia"),
+        ("token = get_token()", "token = get_token()"),
+    ],
+)
+def test_a_secret_goes_and_the_words_around_it_stay(text: str, left: str) -> None:
+    assert apply(text, {"secret": "keep"})[0] == left

@@ -52,7 +52,7 @@ _EMAIL = re.compile(
 )
 _FILES = re.compile(r"\.(?:png|jpe?g|gif|svg|webp|avif|css|js|mjs|ts|json|html?|pdf|xml|txt|md)$", re.IGNORECASE)
 """`logo@2x.png` is a file."""
-_IBAN = re.compile(r"(?<!\w)(?=([A-Za-z]{2}\d{2}(?:[ .-]?[0-9A-Za-z]){11,30}))")
+_IBAN = re.compile(r"(?<!\w)(?=([A-Za-z]{2}\d{2}(?:[ .\n-]?[0-9A-Za-z]){11,30}))")
 _CARD = re.compile(
     r"(?<![\w,-])(?<!\d[./])(?<!\d{4}[ -])"
     r"(?:\d{4}([ .-]?)\d{4}\1\d{4}\1\d{1,7}|\d{4}([ -]?)\d{6}\2\d{4,5})(?!\w|[.,/-]\d|-\w|[ -]\d{4}\b)"
@@ -201,9 +201,10 @@ def _candidates(text: str) -> Iterator[tuple[str, int, int]]:
 def _phones(text: str) -> Iterator[tuple[str, int, int]]:
     for match in _PHONE_LIKE.finditer(text):
         start, end = match.span()
-        if _is_reference(text, start) or _MONEY.match(text, end):
+        told = _PHONE_SAID.search(text[max(0, start - 30) : start])
+        said = bool(told and not _REFERENCE.search(told[0]))
+        if (not said and _is_reference(text, start)) or _MONEY.match(text, end):
             continue
-        said = bool(_PHONE_SAID.search(text[max(0, start - 30) : start]))
         if _is_phone(match[0], said):
             yield "phone", start, end
             continue
@@ -231,10 +232,10 @@ def _is_control(digits: str, letter: str) -> bool:
 
 def _letter_belongs(text: str, match: re.Match[str], gap: int, letter: int) -> bool:
     """Whether the letter is the number's own, not the next word: `12345678 y` is a number and a word."""
-    if _is_reference(text, match.start()):
-        return False
+    if _ID_SAID.search(text[max(0, match.start() - 40) : match.start()]):
+        return True
     apart, small = match[gap].isspace() and bool(match[gap]), match[letter].islower()
-    return not (apart and small) or bool(_ID_SAID.search(text[max(0, match.start() - 40) : match.start()]))
+    return not (apart and small) and not _is_reference(text, match.start())
 
 
 def _iban_end(candidate: str) -> int:

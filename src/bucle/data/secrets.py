@@ -45,14 +45,14 @@ _HEADER = re.compile(r"(?i)\b(?:bearer|basic)\s+(?P<value>[A-Za-z0-9+/=._~-]{16,
 _ASSIGNED = re.compile(
     r"(?i)(?<![^\W_])(?:api[ _-]?key|secret(?:[ _-]?(?:access[ _-]?)?key)?|"
     r"(?:access|account|private|shared[ _-]?access)[ _-]?key|"
-    r"(?:access|auth|refresh|bot)[ _-]?token|token|passw(?:or)?d|passphrase|pwd|contraseña|clave)"
+    r"(?:access|auth|refresh|bot)[ _-]?token|token|(?:pg)?passw(?:or)?d|passphrase|pwd|contraseña|clave)"
     r"(?:(?P<joined>[\"'`]?\s{0,3}(?::=|=>|[:=])\s{0,3})|"
     r"(?:\s+[^\W\d_]{1,14}){0,3}?\s*(?::|\s(?:es|is|era|was)\s*:?)\s*)(?P<quote>[\"'`]?)(?P<value>[^\s\"'`,;<>|]{6,250})"
 )
 _WORDS = re.compile(r"(?i)key|secret|token|passw|passphrase|pwd|contrase|clave|bearer|basic")
 _LONG = re.compile(r"[\w-]{15}|SG\.")
 _PLACEHOLDER = re.compile(
-    r"(?i)^(?:[$%{\[(<*.•_-]|x{3,}|https?:|\W*$|(?:your|tu|my|mi)[-_])|[({]|^[\w.]*[a-z_]{3}\[|example|changeme|placeholder"
+    r"(?i)^(?:[$%{\[(<*.•_-]|x{3,}|https?:|\W*$|(?:your|tu|my|mi)[-_])|[({]|^[\w.]*[a-z_]{3}\[|^(?:example|changeme|placeholder)"
 )
 
 
