@@ -205,7 +205,7 @@ def test_a_spreadsheet_runs_nothing(project: Path, labelling: Labelling) -> None
     assert answer("label", "import", TASK, file, "-p", project)["new_rows"] == 6
     out = project / "out.csv"
     told("label", "export", TASK, "--format", "csv", "-o", out, "-p", project)
-    rows = list(csv.reader(out.open(encoding="utf-8", newline="")))
+    rows = list(csv.reader(out.read_text("utf-8").splitlines()))
     assert len(rows) == 7
     assert not [cell for row in rows[1:] for cell in row if cell.lstrip()[:1] in ("=", "+", "-", "@")]
     assert {row[2] for row in rows[1:]} == {"'=cmd|' /C calc'!A0"}
