@@ -19,7 +19,7 @@ from bucle.core.records import Block, Record
 
 __all__ = ["PARSE_VERSION", "Entry", "ParseCache", "entry_of", "retried"]
 
-PARSE_VERSION = 1
+PARSE_VERSION = 2
 """Raised whenever a parser's output changes, so that nothing read by an older one is reused."""
 _LANGUAGE_FROM = 20_000
 _LASTING = {"empty", "corrupt", "encrypted", "unknown-format", "too-large", "zip-bomb", "not-a-document"}
