@@ -55,7 +55,7 @@ def test_a_variable_that_cannot_be_meant_is_refused(
 # By what names the code holds a section when it reads a field of it: `id`, `path` or `test` alone would prove nothing.
 READERS = {
     "FolderSource": "source", "WebSource": "source", "StoreSource": "source", "SqlSource": "source",
-    "HuggingFaceSource": "source", "_Common": "source", "_Remote": "source", "Quality": "quality", "Rows": "rows",
+    "HuggingFaceSource": "source", "_Common": "source", "_Remote": "source", "Quality": "quality", "Rows": "rows|_rows",
     "Names": "names", "Data": "data|policy", "Split": "split|settings", "ClassifyTask": "task|tasks|t",
     "AnswerTask": "task|tasks|t", "Preferences": "preferences|settings", "PretrainModel": "model|settings|m",
     "LocalModel": "model|settings|m", "EncoderModel": "model|settings|m", "OpenAIModel": "model|settings|m",
@@ -99,9 +99,21 @@ def test_every_option_has_a_reader() -> None:
     found = reads()
     unread = [
         f"{section}.{field}" for section, field in options()
-        if not any(field == attribute and re.fullmatch(READERS[section], holder) for holder, attribute in found)
+        if section != "Quality"  # read by name: the next test
+        and not any(field == attribute and re.fullmatch(READERS[section], holder) for holder, attribute in found)
     ]
     assert unread == [], "no option without a reader (or its section is held by a name that READERS lacks)"
+
+
+def test_every_quality_threshold_is_measured() -> None:
+    from bucle.core.records import Block, Document
+    from bucle.data.quality import measure
+
+    text = "\n".join(f"La línea {n} dice algo distinto de las demás, y bastante largo." for n in range(40))
+    document = Document(
+        id="d", path="a.txt", sha256="", media_type="text/plain", title="", language="es", blocks=(Block(text=text),)
+    )
+    assert set(measure(document)) == set(config.Quality.model_fields)
 
 
 def test_the_search_for_readers_can_fail() -> None:

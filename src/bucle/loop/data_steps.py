@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import cast
+import sys
+from collections.abc import Mapping
+from typing import Any, cast
 
 from bucle.core.errors import BadInput
 from bucle.core.ids import file_sha256
@@ -17,46 +19,84 @@ __all__ = ["explore_step", "preferences_step", "split_step"]
 def split_step(
     ws: Workspace, runner: Runner, name: str, dataset: str, *, version: int = 1, previous: str = ""
 ) -> StepRecord:
-    """Train, validation and test rows. Rows that stood in `previous` keep their side."""
+    """Train, validation and test rows; rows of one group or about one document go together. Rows that stood in
+    `previous` keep their side; where none is given, those of the split that was made last of the task's earlier rows
+    with the same settings."""
     task = ws.config.tasks[name]
     settings = task.split or ws.config.split
+    recipe = {**settings.model_dump(), "seed": ws.config.seed}
+    previous = previous or _split_before(ws, name, dataset, recipe)
 
     def work(ctx: StepContext) -> Outcome:
-        from bucle.data.split import Side, split
+        from bucle.data.split import Side, split_columns
 
-        rows = ws.examples(dataset)
-        kept = cast("dict[str, Side]", ws.sides(previous)) if previous else {}
-        made = split(
-            rows,
+        ids: list[str] = []
+        texts: list[str] = []
+        labels: list[str | None] = []
+        groups: list[str] = []
+        times: list[str] = []
+        for line in ws.row_lines(dataset):
+            row = json.loads(line)
+            ids.append(row["id"])
+            texts.append(row["input"])
+            labels.append(None if row["target"] is None else sys.intern(row["target"]))
+            groups.append(row["group"] or row["document"])  # one source, one side
+            times.append(row["at"] if settings.by == "time" else "")
+        made = split_columns(
+            ids,
+            texts,
+            labels=labels if task.kind == "classify" else None,
+            groups=groups,
+            times=times,
             test=settings.test,
             validation=settings.validation,
             seed=ws.config.seed,
             near_duplicate_threshold=ws.config.data.near_duplicates,
-            previous=kept,
-            keep_labels=task.kind == "classify",
+            by=settings.by,
+            previous=cast("dict[str, Side]", ws.sides(previous)) if previous else {},
+            report=ctx.report,
         )
         parts = {"train": list(made.train), "validation": list(made.validation), "test": list(made.test)}
         if not parts["test"] or not parts["train"]:
             raise BadInput(
-                f"The {len(rows)} rows of `{name}` cannot be split into train and test.",
+                f"The {len(ids)} rows of `{name}` cannot be split into train and test.",
                 "Add rows, or change `split:` in bucle.yaml.",
             )
         node = ctx.ledger.put(
             "split",
-            {"task": name, "version": version, **{k: len(v) for k, v in parts.items()}},
+            {"task": name, "version": version, "recipe": recipe, **{k: len(v) for k, v in parts.items()}},
             parents=[("dataset", dataset), *([("previous", previous)] if previous else [])],
             blobs={"split.json": json.dumps(parts).encode()},
         )
-        figures = {k: len(v) for k, v in parts.items()} | {"leaks_prevented": made.leaks_prevented}
+        figures = {k: len(v) for k, v in parts.items()} | {
+            "leaks_prevented": made.leaks_prevented,
+            "excluded": len(made.excluded),
+        }
         return Outcome({"split": node.id}, figures, " / ".join(f"{k} {len(v)}" for k, v in parts.items()))
 
     return runner.step(
         f"split {name}" + (f" v{version}" if version > 1 else ""),
         work,
         stage="data",
-        params={"split": settings.model_dump(), "seed": ws.config.seed, "near": ws.config.data.near_duplicates},
+        version=2,
+        params={"split": recipe, "near": ws.config.data.near_duplicates},
         inputs={"dataset": dataset, "previous": previous},
     )
+
+
+def _split_before(ws: Workspace, task: str, dataset: str, recipe: Mapping[str, Any]) -> str:
+    """The split whose sides the rows of `dataset` keep: what its own split of this recipe started from, if there is
+    one; else the last one made of the task's rows as they come from their source; empty for the first."""
+    known = [
+        node
+        for node in ws.ledger.nodes("split")
+        if node.attrs["task"] == task and node.attrs["version"] == 1 and node.attrs.get("recipe") == recipe
+    ]
+    for node in known:
+        parents = {edge.role: edge.parent for edge in ws.ledger.parents(node.id)}
+        if parents["dataset"] == dataset:
+            return parents.get("previous", "")
+    return known[-1].id if known else ""
 
 
 def explore_step(ws: Workspace, runner: Runner, name: str, dataset: str, split: str) -> StepRecord:
