@@ -1,4 +1,4 @@
-"""`bucle data versions | diff | show | export | bootstrap` as a user runs them; a deletion reaches passages and index."""
+"""`bucle data versions | diff | show | export | bootstrap` as a user runs them; a deletion reaches every index."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from small_project import build_tiny
 DOCUMENTS = {
     "gas.md": "# Gas\n\nLa inspección periódica del gas se hace cada cinco años. El reenganche cuesta 18,08 euros.\n",
     "luz.md": "# Luz\n\nLa tarifa Luz Fija cuesta 19,95 euros al mes. La lectura se toma cada dos meses.\n",
-    "secreto.md": "# Fraude\n\nEl código de desbloqueo del contador es de 7788 euros. La clave maestra se guarda en la caja gris.\n",
+    "secreto.md": "# Fraude\n\nEl desbloqueo cuesta 7788 euros. La clave maestra se guarda en la caja gris.\n",
 }
 QUESTIONS = [
     {"question": "¿Cada cuánto se hace la inspección del gas?", "answer": "cada cinco años", "document": "gas.md"},
@@ -29,11 +29,15 @@ def library(folder: Path) -> Path:
     (folder / "docs").mkdir(parents=True)
     for name, text in DOCUMENTS.items():
         (folder / "docs" / name).write_text(text, "utf-8")
-    (folder / "preguntas.jsonl").write_text("".join(json.dumps(q, ensure_ascii=False) + "\n" for q in QUESTIONS), "utf-8")
+    (folder / "preguntas.jsonl").write_text(
+        "".join(json.dumps(q, ensure_ascii=False) + "\n" for q in QUESTIONS), "utf-8"
+    )
     (folder / "bucle.yaml").write_text(
         "project: mini\nlanguage: es\ndata: {documents: {path: docs}}\nsplit: {test: 0.4, validation: 0.2}\n"
         "tasks: {respuestas: {kind: answer, data: preguntas.jsonl}}\n"
-        "models: {minilm: {kind: encoder}}\nchoose: {candidates: [quote, retrieve]}\n", "utf-8")
+        "models: {minilm: {kind: encoder}}\nchoose: {candidates: [quote, retrieve]}\n",
+        "utf-8",
+    )
     return folder
 
 
@@ -58,7 +62,14 @@ def test_versions_are_numbered_as_they_come_and_compared(tmp_path: Path) -> None
     assert [(v["version"], v["n"], v["current"]) for v in listed] == [(1, 90, False), (2, 90, True)]
     assert all(v["origin"].startswith("mensajes.tsv ") for v in listed)
     diff = answer("data", "diff", "-p", project)
-    assert diff["counts"] == {"added": 1, "removed": 1, "relabelled": 1, "edited": 0, "unchanged": 88, "changed_side": 0}
+    assert diff["counts"] == {
+        "added": 1,
+        "removed": 1,
+        "relabelled": 1,
+        "edited": 0,
+        "unchanged": 88,
+        "changed_side": 0,
+    }
     assert diff["confusion"] == [{"before": cells[2], "after": "otra_cosa", "n": 1}]
     assert diff["relabelled"][0]["after"]["source"] == "mensajes.tsv:3"
     assert diff["removed"][0]["input"] == gone.split("\t")[1].strip()
@@ -86,7 +97,13 @@ def test_versions_are_numbered_as_they_come_and_compared(tmp_path: Path) -> None
 
     wrong = answer("data", "show", "mensajes.tsv:9999", "-p", project, code=2)
     assert "mensajes.tsv:9" in wrong["error"]["hint"]
-    for args in (("diff", "intenciones", "9"), ("versions", "nada"), ("diff", "nada"), ("show", ""), ("show", "chunk:0")):
+    for args in (
+        ("diff", "intenciones", "9"),
+        ("versions", "nada"),
+        ("diff", "nada"),
+        ("show", ""),
+        ("show", "chunk:0"),
+    ):
         assert answer("data", *args, "-p", project, code=2)["error"]["hint"]
 
 
@@ -124,9 +141,13 @@ def test_a_team_with_no_examples_starts_from_drafts(tmp_path: Path) -> None:
     assert {"18,08 euros", "cada cinco años", "19,95 euros al mes"} <= {r["answer"] for r in rows}
     listed = answer("data", "list", "-p", project)["list"]
     assert any(f"{len(rows)} rows of respuestas" in row["title"] for row in listed)
-    assert "is there already" in answer("data", "bootstrap", "-o", project / "preguntas.jsonl", "-p", project, code=2)[
-        "error"]["message"]
-    assert answer("data", "bootstrap", "--model", "gpt", "-o", tmp_path / "x.jsonl", "-p", project, code=2)["error"]["hint"]
+    assert (
+        "is there already"
+        in answer("data", "bootstrap", "-o", project / "preguntas.jsonl", "-p", project, code=2)["error"]["message"]
+    )
+    assert answer("data", "bootstrap", "--model", "gpt", "-o", tmp_path / "x.jsonl", "-p", project, code=2)["error"][
+        "hint"
+    ]
 
 
 @pytest.mark.torch
@@ -174,7 +195,8 @@ def test_a_labelled_document_is_hidden_at_once_even_from_the_release_that_was_th
     hidden = {c["id"] for c in answer("data", "show", "secreto.md", "-p", project)["chunks"]}
     settings = (project / "bucle.yaml").read_text("utf-8")
     (project / "bucle.yaml").write_text(
-        settings.replace("{path: docs}", "{path: docs, access: {secreto.md: [dirección]}}"), "utf-8")
+        settings.replace("{path: docs}", "{path: docs, access: {secreto.md: [dirección]}}"), "utf-8"
+    )
     bucle("data", "list", "-p", project)
     assert answer("data", "show", "secreto.md", "-p", project)["access"] == ["dirección"]
     assert answer("data", "diff", "documents", "-p", project)["counts"]["relabelled"] == 1

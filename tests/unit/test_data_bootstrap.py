@@ -1,4 +1,4 @@
-"""Drafted questions: answers that stand in the documents, what a model may not say, and a real endpoint that misbehaves."""
+"""Drafted questions: answers that stand in the documents, what a model may not say, an endpoint that misbehaves."""
 
 from __future__ import annotations
 
@@ -21,14 +21,23 @@ from bucle.loop.bootstrap import Budget, bootstrap
 from bucle.loop.workspace import Workspace
 
 TEXT = """La tarifa Luz Fija cuesta 19,95 euros al mes. El Sr. García coordina las averías.
-La lectura del gas se toma cada dos meses y la hace un técnico. Si el cliente no responde en el plazo, el contrato se renueva.
+La lectura del gas se toma cada dos meses y la hace un técnico.
+Si el cliente no responde en el plazo, el contrato se renueva.
 El bono social es un descuento en la factura para hogares con rentas bajas. Esto es un ejemplo que no dice nada solo."""
 
 
 def document(text: str = TEXT, path: str = "a.md", language: str = "es", **more: Any) -> Document:
     blocks = (Block(text="Tarifas", kind="heading", place="section Tarifas"), Block(text=text, place="section Tarifas"))
-    return Document(id=f"document:{path}", path=path, sha256="0" * 64, media_type="text/markdown", title="Tarifas",
-                    language=language, blocks=blocks, **more)
+    return Document(
+        id=f"document:{path}",
+        path=path,
+        sha256="0" * 64,
+        media_type="text/markdown",
+        title="Tarifas",
+        language=language,
+        blocks=blocks,
+        **more,
+    )
 
 
 def test_rules_ask_about_facts_and_answer_word_for_word() -> None:
@@ -44,24 +53,31 @@ def test_rules_ask_about_facts_and_answer_word_for_word() -> None:
         if d.answer is None:
             assert (d.document, d.row()["start"]) == ("", None)
         else:
-            assert source.text[d.start:d.end] == d.support
+            assert source.text[d.start : d.end] == d.support
             assert d.answer in d.support
     assert sum(d.answer is None for d in drafts) == 2
 
 
 def test_english_tables_and_headings_that_ask() -> None:
     text = "The standard plan costs 24.90 euros per month. The Metro was built by Ann Lee. The city has 3 universities."
-    blocks = (Block(text="Who may sign?", kind="heading"), Block(text="Any adult who lives in the home."),
-              Block(text=text, place="p"),
-              Block(text="| Plan | Price |\n|---|---|\n| Basic | 10 € |\n| Plus | 20 € |", kind="table", place="t"))
+    blocks = (
+        Block(text="Who may sign?", kind="heading"),
+        Block(text="Any adult who lives in the home."),
+        Block(text=text, place="p"),
+        Block(text="| Plan | Price |\n|---|---|\n| Basic | 10 € |\n| Plus | 20 € |", kind="table", place="t"),
+    )
     made = Document(id="d", path="a.md", sha256="0", media_type="text/plain", title="", language="en", blocks=blocks)
     asked = {d.question: d.answer for d in draft_by_rules([made], 20, language="es", unanswerable=0)}
-    assert asked == {"Who may sign?": "Any adult who lives in the home.", "How much does the standard plan cost?":
-                     "24.90 euros per month", "By whom was the Metro built?": "Ann Lee",
-                     "How many universities does the city have?": "3 universities",
-                     "For “Basic”, what is the “price”?": "10 €", "For “Plus”, what is the “price”?": "20 €"}
+    assert asked == {
+        "Who may sign?": "Any adult who lives in the home.",
+        "How much does the standard plan cost?": "24.90 euros per month",
+        "By whom was the Metro built?": "Ann Lee",
+        "How many universities does the city have?": "3 universities",
+        "For “Basic”, what is the “price”?": "10 €",
+        "For “Plus”, what is the “price”?": "20 €",
+    }
     row = next(d for d in draft_by_rules([made], 20, language="es") if d.answer == "20 €")
-    assert made.text[row.start:row.end] == "| Plus | 20 € |"
+    assert made.text[row.start : row.end] == "| Plus | 20 € |"
 
 
 def test_drafts_are_spread_and_never_twice_the_same() -> None:
@@ -75,25 +91,39 @@ def test_drafts_are_spread_and_never_twice_the_same() -> None:
 
 
 def test_hostile_text_takes_time_in_proportion() -> None:
-    hostile = ["El " + "a " * 40_000 + ".", "La " + "b" * 100_000, "Si " + "x y, " * 20_000, "| a |\n|---|\n" * 5_000,
-               "A " * 30_000 + "cuesta 3 euros.", "El x " + "es " * 20_000 + "una cosa.", "\0\x01 \ud7ff. " * 1000]
+    hostile = [
+        "El " + "a " * 40_000 + ".",
+        "La " + "b" * 100_000,
+        "Si " + "x y, " * 20_000,
+        "| a |\n|---|\n" * 5_000,
+        "A " * 30_000 + "cuesta 3 euros.",
+        "El x " + "es " * 20_000 + "una cosa.",
+        "\0\x01 \ud7ff. " * 1000,
+    ]
     draft_by_rules([document(t, f"{i}.md") for i, t in enumerate(hostile)], 50, language="es")
     draft_by_rules([document(t, f"{i}.md", "en") for i, t in enumerate(hostile)], 50, language="en")
 
 
-@pytest.mark.parametrize(("reply", "reason"), [
-    ("Lo siento, no puedo ayudar con eso.", "not JSON"), ("{\"question\": ", "not JSON"), ("[1, 2]", "not JSON"),
-    ("{" * 100_000, "not JSON"), ('{"question": null}', "no question"), ('{"question": 3, "answer": "x"}', "no question"),
-    ('{"question": "¿Qué dice el texto sobre el gas?", "answer": "cada dos meses"}', "names the text"),
-    ('{"question": "According to this passage, how much is it?", "answer": "19,95 euros"}', "names the text"),
-    ('{"question": "¿Cuánto cuesta Luz Fija?", "answer": "29,95 euros"}', "not in the passage"),
-    ('{"question": "¿Cuánto cuesta Luz Fija?", "answer": "9,95 euros"}', "not in the passage"),
-    ('{"question": "¿Cuánto cuesta Luz Fija?", "answer": ""}', "no answer"),
-    ('{"question": "¿Cuánto cuesta Luz Fija?", "answer": null}', "no answer"),
-    ('{"question": "Dime cuánto cuesta", "answer": "19,95 euros"}', "not a question"),
-    ('{"question": "¿Cuesta 19,95 euros al mes?", "answer": "19,95 euros"}', "holds its answer"),
-    ('{"question": "¿Qué?", "answer": "19,95 euros"}', "too short"),
-])
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [
+        ("Lo siento, no puedo ayudar con eso.", "not JSON"),
+        ('{"question": ', "not JSON"),
+        ("[1, 2]", "not JSON"),
+        ("{" * 100_000, "not JSON"),
+        ('{"question": null}', "no question"),
+        ('{"question": 3, "answer": "x"}', "no question"),
+        ('{"question": "¿Qué dice el texto sobre el gas?", "answer": "cada dos meses"}', "names the text"),
+        ('{"question": "According to this passage, how much is it?", "answer": "19,95 euros"}', "names the text"),
+        ('{"question": "¿Cuánto cuesta Luz Fija?", "answer": "29,95 euros"}', "not in the passage"),
+        ('{"question": "¿Cuánto cuesta Luz Fija?", "answer": "9,95 euros"}', "not in the passage"),
+        ('{"question": "¿Cuánto cuesta Luz Fija?", "answer": ""}', "no answer"),
+        ('{"question": "¿Cuánto cuesta Luz Fija?", "answer": null}', "no answer"),
+        ('{"question": "Dime cuánto cuesta", "answer": "19,95 euros"}', "not a question"),
+        ('{"question": "¿Cuesta 19,95 euros al mes?", "answer": "19,95 euros"}', "holds its answer"),
+        ('{"question": "¿Qué?", "answer": "19,95 euros"}', "too short"),
+    ],
+)
 def test_what_a_model_says_is_refused_with_the_reason(reply: str, reason: str) -> None:
     source = document()
     with pytest.raises(Refused, match=reason):
@@ -103,13 +133,19 @@ def test_what_a_model_says_is_refused_with_the_reason(reply: str, reason: str) -
 def test_an_answer_is_found_whatever_its_white_space_and_in_its_own_passage() -> None:
     source = document("Uno cuesta 5 euros.\n\nDos también.\nY tres cuesta\n5 euros.")
     chunk = chunk_documents([source])[0]
-    made = read_reply('```json\n{"question": "¿Cuánto cuesta el tres?", "answer": "cuesta 5 euros"}\n```', chunk, source, by="m")
-    assert source.text[made.start:made.end] == made.support
+    made = read_reply(
+        '```json\n{"question": "¿Cuánto cuesta el tres?", "answer": "cuesta 5 euros"}\n```', chunk, source, by="m"
+    )
+    assert source.text[made.start : made.end] == made.support
     assert made.answer in made.support
     assert locate("5 euro", source.text) is None
     assert locate("tres cuesta 5 euros.", source.text) is not None
     fresh = NewQuestions()
-    assert [fresh.add(q) for q in ("¿Cuánto cuesta el alta?", "¿CUÁNTO cuesta el alta", "¿Cuánto cuesta la baja?")] == [True, False, True]
+    assert [fresh.add(q) for q in ("¿Cuánto cuesta el alta?", "¿CUÁNTO cuesta el alta", "¿Cuánto cuesta la baja?")] == [
+        True,
+        False,
+        True,
+    ]
 
 
 class Peer(BaseHTTPRequestHandler):
@@ -122,8 +158,12 @@ class Peer(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         type(self).calls += 1
         status, said = type(self).script(body["messages"], type(self).calls)
-        reply = {"id": "x", "object": "chat.completion", "choices": [{"index": 0, "finish_reason": "stop", "message":
-                 {"role": "assistant", "content": said}}], "usage": {"prompt_tokens": 100, "completion_tokens": 20}}
+        reply = {
+            "id": "x",
+            "object": "chat.completion",
+            "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": said}}],
+            "usage": {"prompt_tokens": 100, "completion_tokens": 20},
+        }
         data = json.dumps(reply if status == 200 else {"error": {"message": said}}).encode()
         self.send_response(status)
         self.send_header("content-type", "application/json")
@@ -150,13 +190,17 @@ def project(tmp_path: Path, url: str, *, price: float = 1.0) -> Workspace:
     (tmp_path / "docs").mkdir()
     for i in range(8):
         (tmp_path / "docs" / f"{i}.md").write_text(
-            f"# Servicio {i}\n\nEl servicio número {i} tiene una cuota mensual de {i + 10},95 euros con impuestos incluidos, "
-            f"y se puede contratar en la oficina de la calle Mayor {i}.\n", "utf-8")
+            f"# Servicio {i}\n\nEl servicio número {i} tiene una cuota mensual de {i + 10},95 euros con impuestos, "
+            f"y se puede contratar en la oficina de la calle Mayor {i}.\n",
+            "utf-8",
+        )
     (tmp_path / "bucle.yaml").write_text(
         "project: p\nlanguage: es\ndata: {documents: {path: docs}}\n"
         "tasks: {respuestas: {kind: answer, data: preguntas.jsonl}}\n"
         f"models: {{redactor: {{kind: openai, base_url: '{url}', model: m, api_key_env: '', "
-        f"usd_per_million_in: {price}, usd_per_million_out: {price}}}}}\n", "utf-8")
+        f"usd_per_million_in: {price}, usd_per_million_out: {price}}}}}\n",
+        "utf-8",
+    )
     return Workspace.open(tmp_path)
 
 
@@ -167,12 +211,20 @@ def good(messages: list[dict[str, str]], call: int) -> tuple[int, str]:
         return 200, '{"answer": null}'
     number = user.split("servicio número ")[1].split()[0]
     if "NO responde" in system:
-        return 200, json.dumps({"question": f"¿Tiene permanencia o penalización el servicio {number} si me mudo a otro país?"})
-    return 200, json.dumps({"question": f"¿Cuál es la cuota mensual del {'abcdefgh'[int(number)] * 9} servicio {number}?",
-                            "answer": f"{int(number) + 10},95 euros"})
+        return 200, json.dumps(
+            {"question": f"¿Tiene permanencia o penalización el servicio {number} si me mudo a otro país?"}
+        )
+    return 200, json.dumps(
+        {
+            "question": f"¿Cuál es la cuota mensual del {'abcdefgh'[int(number)] * 9} servicio {number}?",
+            "answer": f"{int(number) + 10},95 euros",
+        }
+    )
 
 
-def test_a_model_drafts_over_http_and_the_file_is_read_by_the_task(tmp_path: Path, peer: tuple[type[Peer], str]) -> None:
+def test_a_model_drafts_over_http_and_the_file_is_read_by_the_task(
+    tmp_path: Path, peer: tuple[type[Peer], str]
+) -> None:
     handler, url = peer
     handler.script = staticmethod(good)
     ws = project(tmp_path, url)
@@ -203,8 +255,12 @@ def test_a_model_that_lies_refuses_and_fails_is_counted_by_reason(tmp_path: Path
     def script(messages: list[dict[str, str]], call: int) -> tuple[int, str]:
         if "copiando" in messages[0]["content"]:
             return 200, '{"answer": "sí"}'
-        return [(200, "I cannot help."), (200, '{"question": "¿Cuánto cuesta todo?", "answer": "1 euro"}'), (400, "too rude"),
-                good(messages, call)][call % 4]
+        return [
+            (200, "I cannot help."),
+            (200, '{"question": "¿Cuánto cuesta todo?", "answer": "1 euro"}'),
+            (400, "too rude"),
+            good(messages, call),
+        ][call % 4]
 
     handler.script = staticmethod(script)
     told = bootstrap(project(tmp_path, url), 10, QuietDisplay())
@@ -217,7 +273,9 @@ def test_a_model_that_lies_refuses_and_fails_is_counted_by_reason(tmp_path: Path
     assert told["stopped"]
 
 
-def test_it_goes_on_where_the_endpoint_died_and_where_the_budget_ended(tmp_path: Path, peer: tuple[type[Peer], str]) -> None:
+def test_it_goes_on_where_the_endpoint_died_and_where_the_budget_ended(
+    tmp_path: Path, peer: tuple[type[Peer], str]
+) -> None:
     handler, url = peer
     handler.script = staticmethod(lambda m, call: good(m, call) if call <= 3 else (503, "down"))
     ws = project(tmp_path, url)

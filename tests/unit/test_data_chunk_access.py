@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,33 @@ NONE: frozenset[str] = frozenset()
 
 
 def document(text: str, path: str = "a.md", access: tuple[str, ...] = ()) -> Document:
-    return Document(id=f"document:{path}", path=path, sha256="0" * 64, media_type="text/markdown", title="Ayuda",
-                    language="es", blocks=(Block(text=text, place="section Uno"),), access=access)
+    return Document(
+        id=f"document:{path}",
+        path=path,
+        sha256="0" * 64,
+        media_type="text/markdown",
+        title="Ayuda",
+        language="es",
+        blocks=(Block(text=text, place="section Uno"),),
+        access=access,
+    )
 
 
-@pytest.mark.parametrize("text", [
-    "El Sr.   García y la Dra. Ruiz. Otra.\r\nY otra línea.\n\n| a | b |\n|---|---|\n", "", "   ", "Uno.\u2028Dos. Tres",
-    "p. ej. Madrid. J. Pérez firma… ¿Sí? ¡No!", "Sr. " * 500,
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "El Sr.   García y la Dra. Ruiz. Otra.\r\nY otra línea.\n\n| a | b |\n|---|---|\n",
+        "",
+        "   ",
+        "Uno.\u2028Dos. Tres",
+        "p. ej. Madrid. J. Pérez firma… ¿Sí? ¡No!",
+        "Sr. " * 500,
+    ],
+)
 def test_spans_cover_everything_but_white_space_in_order(text: str) -> None:
     spans = sentence_spans(text)
     assert all(a < b and text[a:b] == text[a:b].strip() for a, b in spans)
-    assert all(before[1] <= after[0] for before, after in zip(spans, spans[1:], strict=False))
+    assert all(before[1] <= after[0] for before, after in pairwise(spans))
     assert "".join("".join(text[a:b].split()) for a, b in spans) == "".join(text.split())
     assert set(sentences(text)) <= {text[a:b] for a, b in spans}
 
@@ -42,7 +58,9 @@ def test_a_long_paragraph_is_never_cut_after_an_abbreviation() -> None:
 
 
 def test_a_passage_carries_the_labels_of_its_document() -> None:
-    chunks = chunk_documents([document("Abierto a todos aquí."), document("Solo para RR. HH.", "b.md", ("rrhh", "dir"))])
+    chunks = chunk_documents(
+        [document("Abierto a todos aquí."), document("Solo para RR. HH.", "b.md", ("rrhh", "dir"))]
+    )
     assert [c.access for c in chunks] == [(), ("rrhh", "dir")]
 
 
@@ -57,8 +75,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     out = tmp_path_factory.mktemp("index")
     access = [("rrhh",), ("rrhh", "dirección"), ("it's",), ("1) OR (1=1",)]
-    chunks = [Chunk(id=f"chunk:s{i}", document_id="d", path=f"s{i}.md", text=t, access=access[i % 4])
-              for i, t in enumerate(SECRET)]
+    chunks = [
+        Chunk(id=f"chunk:s{i}", document_id="d", path=f"s{i}.md", text=t, access=access[i % 4])
+        for i, t in enumerate(SECRET)
+    ]
     chunks += [Chunk(id=f"chunk:o{i}", document_id="d", path=f"o{i}.md", text=t) for i, t in enumerate(OPEN)]
     build_index(chunks, out, encoder=encoder_folder(), language="es", report=lambda done, total, note="": None)
     return out
@@ -74,7 +94,9 @@ def opened(folder: Path, **options: Any) -> Any:
 @pytest.mark.torch
 @pytest.mark.parametrize("weight", [0.0, 0.5, 1.0], ids=["full text", "both", "vector"])
 @pytest.mark.parametrize("scalar", [False, True], ids=["", "with a scalar index"])
-def test_hidden_passages_are_not_found_and_cost_no_hit(folder: Path, tmp_path: Path, weight: float, scalar: bool) -> None:
+def test_hidden_passages_are_not_found_and_cost_no_hit(
+    folder: Path, tmp_path: Path, weight: float, scalar: bool
+) -> None:
     import shutil
 
     if scalar:  # the filter of a full-text search was once ignored where a scalar index exists
@@ -104,7 +126,9 @@ class Parrot:
 
     name = "parrot"
 
-    def chat(self, messages: Any, *, max_tokens: int, temperature: float = 0.0, stop: Any = (), seed: int = 0) -> ChatReply:
+    def chat(
+        self, messages: Any, *, max_tokens: int, temperature: float = 0.0, stop: Any = (), seed: int = 0
+    ) -> ChatReply:
         return ChatReply(messages[-1]["content"], Usage())
 
     def stream(self, messages: Any, **options: Any) -> Any:
@@ -118,8 +142,20 @@ def test_no_technique_quotes_shows_or_cites_what_is_hidden(folder: Path, tmp_pat
     from bucle.models.encoder import encoder_folder
 
     made = technique(name)
-    made.fit(FitContext(out=tmp_path, work=tmp_path, train=(), validation=(), labels=(), params={}, seed=7, index=folder,
-                        report=lambda done, total, note="": None, encoder=encoder_folder()))
+    made.fit(
+        FitContext(
+            out=tmp_path,
+            work=tmp_path,
+            train=(),
+            validation=(),
+            labels=(),
+            params={},
+            seed=7,
+            index=folder,
+            report=lambda done, total, note="": None,
+            encoder=encoder_folder(),
+        )
+    )
     context = LoadContext(labels=(), params={}, index=folder, encoder=encoder_folder(), chat=Parrot())
     predictor: Any = made.load(tmp_path, context)
     asked = ["¿En cuántos días se paga la factura secreta 7?", *SECRET[:4]]
@@ -133,8 +169,14 @@ def test_no_technique_quotes_shows_or_cites_what_is_hidden(folder: Path, tmp_pat
     assert "secreta 0" in held.output
 
     # an alias still points to an index from before the label: today's labels hold for it too
-    late = LoadContext(labels=(), params={}, index=folder, encoder=encoder_folder(), chat=Parrot(),
-                       extra={"labels": {f"o{i}.md": ("rrhh",) for i in range(7)}})
+    late = LoadContext(
+        labels=(),
+        params={},
+        index=folder,
+        encoder=encoder_folder(),
+        chat=Parrot(),
+        extra={"labels": {f"o{i}.md": ("rrhh",) for i in range(7)}},
+    )
     stale: Any = made.load(tmp_path, late)
     for p in stale.predict(OPEN):
         assert set(p.chunks) == {"chunk:o7"}

@@ -21,18 +21,29 @@ def read(tmp_path: Path, name: str, text: str) -> list[Example]:
     return read_examples(path, "classify", {"text": "text", "label": "label"})[0]
 
 
-BEFORE = "text\tlabel\nHola\tsaludo\nAdiós\tdespedida\nQuiero mi factura\tfactura\nla luz no va\taveria\n" + "si\tok\nsi\tok\nsi\tno\n"
+BEFORE = (
+    "text\tlabel\nHola\tsaludo\nAdiós\tdespedida\nQuiero mi factura\tfactura\nla luz no va\taveria\n"
+    + "si\tok\nsi\tok\nsi\tno\n"
+)
 
 
 def test_a_label_that_changed_in_the_file_is_relabelled_though_its_id_is_another(tmp_path: Path) -> None:
-    after = BEFORE.replace("Quiero mi factura\tfactura", "Quiero mi factura\tfacturas").replace("la luz no va", "¡La luz no va!")
+    after = BEFORE.replace("Quiero mi factura\tfactura", "Quiero mi factura\tfacturas").replace(
+        "la luz no va", "¡La luz no va!"
+    )
     after = after.replace("Hola\tsaludo\n", "") + "nueva fila\tok\n"
     before, changed = read(tmp_path, "a.tsv", BEFORE), read(tmp_path, "b.tsv", after)
     diff = diff_rows(before, changed)
-    assert [(b.source, a.source, b.target, a.target) for b, a in diff.relabelled] == [("a.tsv:4", "b.tsv:3", "factura", "facturas")]
+    assert [(b.source, a.source, b.target, a.target) for b, a in diff.relabelled] == [
+        ("a.tsv:4", "b.tsv:3", "factura", "facturas")
+    ]
     assert before[2].id != changed[1].id
     assert [(b.input, a.input) for b, a in diff.edited] == [("la luz no va", "¡La luz no va!")]
-    assert ([r.input for r in diff.added], [r.input for r in diff.removed], diff.unchanged) == (["nueva fila"], ["Hola"], 4)
+    assert ([r.input for r in diff.added], [r.input for r in diff.removed], diff.unchanged) == (
+        ["nueva fila"],
+        ["Hola"],
+        4,
+    )
     assert diff.labels == {("factura", "facturas"): 1}
 
 
@@ -64,7 +75,10 @@ def test_an_id_that_stays_with_another_target_or_group_is_the_same_row() -> None
     assert diff_rows([], []).unchanged == 0
 
 
-ROWS = st.lists(st.tuples(st.sampled_from(["a", "A", "á!", "b", "?", "", "🦊", "c d"]), st.sampled_from(["x", "y", None])), max_size=8)
+ROWS = st.lists(
+    st.tuples(st.sampled_from(["a", "A", "á!", "b", "?", "", "🦊", "c d"]), st.sampled_from(["x", "y", None])),
+    max_size=8,
+)
 
 
 def made(rows: list[tuple[str, str | None]]) -> list[Example]:
@@ -77,13 +91,17 @@ def made(rows: list[tuple[str, str | None]]) -> list[Example]:
 
 
 @given(ROWS, ROWS)
-def test_every_row_is_accounted_for_once(before: list[tuple[str, str | None]], after: list[tuple[str, str | None]]) -> None:
+def test_every_row_is_accounted_for_once(
+    before: list[tuple[str, str | None]], after: list[tuple[str, str | None]]
+) -> None:
     old, new = made(before), made(after)
     diff = diff_rows(old, new)
     pairs = len(diff.relabelled) + len(diff.edited) + diff.unchanged
     assert len(diff.removed) + pairs == len(old)
     assert len(diff.added) + pairs == len(new)
-    assert Counter(r.id for r in (*diff.removed, *(b for b, _ in (*diff.relabelled, *diff.edited)))) <= Counter(r.id for r in old)
+    assert Counter(r.id for r in (*diff.removed, *(b for b, _ in (*diff.relabelled, *diff.edited)))) <= Counter(
+        r.id for r in old
+    )
     assert all(b.target != a.target for b, a in diff.relabelled)
     assert all(b.target == a.target for b, a in diff.edited)
     assert diff_rows(old, old).unchanged == len(old)
@@ -91,7 +109,10 @@ def test_every_row_is_accounted_for_once(before: list[tuple[str, str | None]], a
 
 
 def test_rows_that_changed_side_are_named() -> None:
-    before, after = {"a": "train", "b": "test", "c": "validation", "d": "train"}, {"a": "train", "b": "train", "x": "test", "n": "test"}
+    before, after = (
+        {"a": "train", "b": "test", "c": "validation", "d": "train"},
+        {"a": "train", "b": "train", "x": "test", "n": "test"},
+    )
     diff = diff_splits(before, after, [("d", "x")])
     assert diff.moved == [("b", "test", "train"), ("x", "train", "test")]
     assert (diff.added, diff.removed) == ({"test": 1}, {"validation": 1})
@@ -99,15 +120,38 @@ def test_rows_that_changed_side_are_named() -> None:
 
 
 def document(path: str, sha: str, text: str = "t", access: tuple[str, ...] = ()) -> Document:
-    return Document(id=f"document:{path}{sha}", path=path, sha256=sha, media_type="text/plain", title="", language="es",
-                    blocks=(Block(text=text),), access=access)
+    return Document(
+        id=f"document:{path}{sha}",
+        path=path,
+        sha256=sha,
+        media_type="text/plain",
+        title="",
+        language="es",
+        blocks=(Block(text=text),),
+        access=access,
+    )
 
 
 def test_documents_are_added_changed_renamed_and_deleted() -> None:
-    before = [document("a", "1"), document("b", "2"), document("c", "3"), document("d", "4"), document("e", "5"), document("f", "6"),
-              document("g", "7"), document("h", "7")]
-    after = [document("a", "1"), document("b", "22"), document("new/c", "3"), document("z", "9"), document("e", "5", "otro"),
-             document("f", "6", access=("rrhh",)), document("k", "7")]
+    before = [
+        document("a", "1"),
+        document("b", "2"),
+        document("c", "3"),
+        document("d", "4"),
+        document("e", "5"),
+        document("f", "6"),
+        document("g", "7"),
+        document("h", "7"),
+    ]
+    after = [
+        document("a", "1"),
+        document("b", "22"),
+        document("new/c", "3"),
+        document("z", "9"),
+        document("e", "5", "otro"),
+        document("f", "6", access=("rrhh",)),
+        document("k", "7"),
+    ]
     diff = diff_documents(iter(before), iter(after))
     assert [d.path for d in diff.added] == ["z"]
     assert [b.path for b, _ in diff.changed] == ["b", "e"]
@@ -128,9 +172,10 @@ class Rows:
             if self.after and i % 1000 == 0: continue
             t = "y" if self.after and i % 1000 == 1 else "x"
             yield Example(id=f"example:{i:064x}{t}", input=f"pregunta {i} " * 12, target=t)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+before = peak()
 d = diff_rows(Rows(False), Rows(True))
-print(len(d.removed), len(d.relabelled), len(d.added), d.unchanged, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+print(len(d.removed), len(d.relabelled), len(d.added), d.unchanged, peak() - before)
 """
 
 

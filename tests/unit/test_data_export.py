@@ -14,18 +14,40 @@ from bucle.core.records import Example
 from bucle.data.export import export_rows
 from bucle.data.tables import read_examples
 
-NASTY = ["hola, \"mundo\"", "dos\nlíneas", "tab\ty coma,", "🦊 ñ\u2028fin", "x;y|z", "a" * 3000, "con 'comilla'", "línea\r\nwindows"]
+NASTY = [
+    'hola, "mundo"',
+    "dos\nlíneas",
+    "tab\ty coma,",
+    "🦊 ñ\u2028fin",
+    "x;y|z",
+    "a" * 3000,
+    "con 'comilla'",
+    "línea\r\nwindows",
+]
 KEPT = ("input", "target", "group", "at", "language", "document")
 
 
 def classify(texts: list[str]) -> list[Example]:
-    return [Example(id=f"example:{i}", input=t, target=f"et,iq {i % 3}", group=f"g{i}", at="2026-01-02", language="es",
-                    source=f"f.tsv:{i + 2}", span=(i, i + 5)) for i, t in enumerate(texts)]
+    return [
+        Example(
+            id=f"example:{i}",
+            input=t,
+            target=f"et,iq {i % 3}",
+            group=f"g{i}",
+            at="2026-01-02",
+            language="es",
+            source=f"f.tsv:{i + 2}",
+            span=(i, i + 5),
+        )
+        for i, t in enumerate(texts)
+    ]
 
 
 def answers() -> list[Example]:
-    return [Example(id="example:a", input="¿Cuánto cuesta?", target="19,95 euros", document="docs/a.md", language="es"),
-            Example(id="example:b", input="¿Y en Marte?", target=None, language="es", labelled_by="Ana")]
+    return [
+        Example(id="example:a", input="¿Cuánto cuesta?", target="19,95 euros", document="docs/a.md", language="es"),
+        Example(id="example:b", input="¿Y en Marte?", target=None, language="es", labelled_by="Ana"),
+    ]
 
 
 def same(read: list[Example], rows: list[Example]) -> None:
@@ -53,7 +75,7 @@ def test_what_is_exported_is_read_back_as_it_was(tmp_path: Path, format: Any) ->
 
 
 def test_a_spreadsheet_runs_no_cell(tmp_path: Path) -> None:
-    evil = ["=HYPERLINK(\"http://x\")", "+1+1", "-2", "@SUM(A1)", "\t=1", "bien = sí"]
+    evil = ['=HYPERLINK("http://x")', "+1+1", "-2", "@SUM(A1)", "\t=1", "bien = sí"]
     told = export_rows(classify(evil), tmp_path / "a.csv", "csv", "classify", {})
     with (tmp_path / "a.csv").open(encoding="utf-8", newline="") as file:
         lines = list(csv.reader(file))

@@ -22,6 +22,7 @@ from bucle.loop.model_steps import index_step, model_step
 from bucle.loop.replay import read_log, replay_step, start_of
 from bucle.loop.row_step import examples_step
 from bucle.loop.story import latest_records, save_report
+from bucle.loop.versions import number_of
 from bucle.loop.watch import watch_step
 from bucle.loop.workspace import Workspace
 from bucle.release import PRODUCTION, card, make_release, production
@@ -323,7 +324,7 @@ def _release(ws: Workspace, runner: Runner, chosen: Mapping[str, Chosen], tasks:
                 "candidate": c.rung.name,
                 "technique": c.rung.technique.name,
                 "base": c.rung.base or c.rung.encoder,
-                "dataset": f"version {data.version}",
+                "dataset": f"version {number_of(ws, data.dataset)}",
                 "rows": len(ids),
                 "why": say(c.comparison.figures["why"]["key"], c.comparison.figures["why"]["figures"]).get("en", ""),
                 "refit": ws.ledger.get(c.release).attrs["fitted_on"] == "all",
