@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,7 +27,7 @@ Answer = Callable[[BaseHTTPRequestHandler], None]
 class Site:
     """Pages by path: bytes, or a function that answers. Says what was asked of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: Any = None) -> None:
         self.pages: dict[str, bytes | Answer] = {}
         self.types: dict[str, str] = {}
         self.asked: list[str] = []
@@ -56,6 +57,8 @@ class Site:
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
+        if tls:
+            self.server.socket = tls.wrap_socket(self.server.socket, server_side=True)
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
         threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
@@ -241,6 +244,59 @@ def test_a_name_is_resolved_once_and_that_address_is_the_one_connected_to(
         sync(source, tmp_path, tmp_path / "mirrors")
     assert connected == ["93.184.216.34"]
     assert site.asked == []
+
+
+def test_tls_and_host_use_the_name_though_the_address_was_chosen_here(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ssl
+
+    certificate, names = self_signed(tmp_path, "docs.example"), []
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    context.sni_callback = lambda _, name, __: names.append(name)
+    tls = Site(context)
+    tls.pages["/a"] = b"a"
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    real = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, *a, **k: real("127.0.0.1", *a, **k))
+    port = tls.server.server_address[1]
+    try:
+        for name, works in (("docs.example", True), ("otro.example", False)):
+            source = WebSource(kind="web", url=f"https://{name}:{port}/a", delay_s=0, allow_private=True)
+            if works:
+                assert len(sync(source, tmp_path, tmp_path / "m").files) == 1
+                assert tls.headers[-1]["Host"] == f"docs.example:{port}"
+                assert set(names) == {"docs.example"}
+            else:
+                with pytest.raises(Infrastructure, match="CERTIFICATE_VERIFY_FAILED"):
+                    sync(source, tmp_path, tmp_path / "m")
+    finally:
+        tls.server.shutdown()
+        tls.server.server_close()
+
+
+def self_signed(folder: Path, name: str) -> Path:
+    """A certificate for `name` with its key, in one file."""
+    from datetime import UTC, datetime, timedelta
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import NameOID
+
+    key, who = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    day = timedelta(days=1)
+    made = (
+        x509.CertificateBuilder().subject_name(who).issuer_name(who).public_key(key.public_key()).serial_number(7)
+        .not_valid_before(datetime.now(UTC) - day).not_valid_after(datetime.now(UTC) + day)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), False)
+        .sign(key, hashes.SHA256())
+    )
+    plain = serialization.NoEncryption()
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
+    (folder / "tls.pem").write_bytes(pem + made.public_bytes(serialization.Encoding.PEM))
+    return folder / "tls.pem"
 
 
 def test_a_host_with_one_private_address_among_public_ones_is_refused(

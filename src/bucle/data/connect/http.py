@@ -127,7 +127,7 @@ class Http:
                 why = scrub(str(error) or type(error).__name__, self._secrets)
             if attempt + 1 < ATTEMPTS:
                 time.sleep(min(wait, MAX_WAIT_S))
-        raise Unreachable(why)
+        raise Unreachable(why.rstrip("."))
 
     def _follow(self, url: str, target: Path, limit: int, asked: Mapping[str, str]) -> Reply:
         at = urlsplit(url)._replace(fragment="").geturl()
