@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import random
 import string
+from collections import Counter
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bucle.core.errors import BadInput
 from bucle.core.records import Example
 from bucle.data.similar import near_duplicates, similarity
-from bucle.data.split import split
+from bucle.data.split import Side, split
+from bucle.data.times import instants
 
 
 def rows(count: int, *, seed: int = 0, labels: int = 4) -> list[Example]:
@@ -57,9 +61,10 @@ def test_no_row_changes_side_when_rows_are_added_at_the_end() -> None:
     data = rows(800)
     before = split(data, seed=5).sides
     grown = [*data, *rows(400, seed=2), *(copy_of(example, n) for n, example in enumerate(data[:200]))]
-    after = split(grown, seed=5).sides
+    after = split(grown, seed=5, previous=before).sides
     assert {key: after[key] for key in before} == before
     assert all(after[f"{example.id}-copy{n}"] == before[example.id] for n, example in enumerate(data[:200]))
+    assert abs(list(after.values()).count("test") / len(grown) - 0.2) < 0.03
 
 
 def test_with_previous_no_row_changes_side_wherever_rows_are_added() -> None:
@@ -132,3 +137,109 @@ def test_near_duplicates_finds_what_comparing_all_pairs_finds() -> None:
     assert len(pairs) > 40
     assert pairs == together
     assert groups == near_duplicates(texts, 0.8)
+
+
+def test_each_label_has_its_share_of_each_side() -> None:
+    draw = random.Random(5)
+    names = ["a"] * 500 + ["b"] * 137 + ["c"] * 40 + ["d"] * 7 + [f"raro {n}" for n in range(60)]
+    data = [example.model_copy(update={"target": draw.choice(names)}) for example in rows(3_000)]
+    done = split(data, seed=2)
+    target = {example.id: str(example.target) for example in data}
+    total = Counter(target.values())
+    for side, share in ((done.test, 0.2), (done.validation, 0.1)):
+        assert abs(len(side) - share * 3_000) <= 15
+        for label, count in Counter(target[row] for row in side).items():
+            assert abs(count - share * total[label]) <= 1.5
+
+
+def test_the_same_rows_in_another_order_are_split_the_same() -> None:
+    data = [example.model_copy(update={"group": f"c{n % 60}" if n % 3 else ""}) for n, example in enumerate(rows(400))]
+    data += [copy_of(example, n) for n, example in enumerate(data[:80])]
+    first = split(data, seed=1)
+    for seed in range(3):
+        mixed = random.Random(seed).sample(data, len(data))
+        again = split(mixed, seed=1)
+        assert again.sides == first.sides
+        assert (again.leaks_prevented, again.groups) == (first.leaks_prevented, first.groups)
+
+
+def dated(count: int, start: int = 0, seed: int = 0) -> list[Example]:
+    return [
+        example.model_copy(update={"at": f"{(start + n) % 28 + 1:02d}/{(start + n) // 28 + 1:02d}/2024"})
+        for n, example in enumerate(rows(count, seed=seed))
+    ]
+
+
+def test_by_time_the_latest_rows_are_held_out() -> None:
+    data = dated(280)
+    data.append(rows(1, seed=3)[0])  # no time
+    data.append(data[5].model_copy(update={"id": "late copy", "at": data[-2].at}))
+    done = split(random.Random(1).sample(data, len(data)), by="time")
+    when = dict(zip((e.id for e in data), instants([e.at for e in data]), strict=True))
+    sides = done.sides
+    assert sides[data[280].id] == "train"
+    assert sides["late copy"] == sides[data[5].id] == "test"
+    late = {data[5].id}
+    assert max(when[r] or 0 for r in done.train) < min(when[r] or 0 for r in done.validation)
+    assert max(when[r] or 0 for r in done.validation) < min(when[r] or 0 for r in done.test if r not in late)
+    assert (len(done.test), len(done.validation)) == (56, 28)
+
+
+def test_by_time_the_cut_is_made_among_the_new_rows() -> None:
+    data = dated(140)
+    before = split(data, by="time").sides
+    new = dated(100, start=140, seed=2)
+    done = split([*new, *data], by="time", previous=before)
+    assert {row: done.sides[row] for row in before} == before
+    assert [done.sides[e.id] for e in new] == ["train"] * 70 + ["validation"] * 10 + ["test"] * 20
+
+
+def test_times_are_read_as_people_write_them() -> None:
+    assert instants(["2024-03-01", "2024-03-01T01:00:00+01:00", "1709251200", "1709251200000"]) == [1709251200.0] * 4
+    assert instants(["01/03/2024", "31/12/2023 10:30", "ayer", ""]) == [1709251200.0, 1704018600.0, None, None]
+    assert instants(["03/01/2024", "12/31/2023"]) == [1709251200.0, 1703980800.0]
+    assert instants(["99/99/2024", "9999-99-99"]) == [None, None]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_no_row_ever_changes_side_however_the_data_grow(data: st.DataObject) -> None:
+    words = ["luz", "factura", "tarifa", "contador", "cambio", "avería", "potencia", "alta"]
+    sentence = st.lists(st.sampled_from(words), min_size=3, max_size=9).map(" ".join)
+    by = data.draw(st.sampled_from(["hash", "time"]))
+    row = st.builds(
+        lambda text, label, group, day: (text, label, group, f"2024-01-{day:02d}" if day else ""),
+        sentence,
+        st.sampled_from(["a", "b", "c"]),
+        st.sampled_from(["", "", "g1", "g2", "g3"]),
+        st.integers(0, 28),
+    )
+    have: list[Example] = []
+    known: dict[str, Side] = {}
+    for _ in range(data.draw(st.integers(2, 4))):
+        for text, label, group, at in data.draw(st.lists(row, min_size=1, max_size=25)):
+            have.append(Example(id=f"r{len(have)}", input=text, target=label, group=group, at=at))
+        have_now = data.draw(st.permutations(have))
+        done = split(have_now, by=by, previous=known)
+        sides = done.sides
+        assert {one: sides[one] for one in known} == known
+        assert sorted([*sides, *done.excluded]) == sorted(one.id for one in have)
+        new = [one for one in have if one.id not in known and one.id in sides]
+        for one in new:
+            for other in have:
+                if other.id in sides and (
+                    similarity(one.input, other.input) >= 0.85 or (one.group and one.group == other.group)
+                ):
+                    assert sides[one.id] == sides[other.id]
+        known = dict(sides)
+
+
+def test_a_crowd_of_almost_alike_texts_takes_no_quadratic_time() -> None:
+    draw = random.Random(4)
+    crowd = [
+        f"Su pedido {draw.randrange(10**9):09d} ha salido del almacén y llegará el {n % 28} de mayo, gracias"
+        for n in range(4_000)
+    ]
+    groups = near_duplicates(crowd, 0.95)
+    assert sum(map(len, groups)) < 4_000
+    assert groups == near_duplicates(crowd, 0.95)

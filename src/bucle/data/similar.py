@@ -150,8 +150,8 @@ class NearIndex:
                 self.seen += 1
         return found
 
-    def _one(self, form: str, names: list[int], old: list[int] | None, keys: NDArray[np.uint32]) -> int | None:
-        met: dict[int, int] = dict.fromkeys(old, 1) if old else {}
+    def _one(self, form: str, names: list[int], old: dict[int, int] | None, keys: NDArray[np.uint32]) -> int | None:
+        met = old or {}
         for name in names:
             for kept in self._tail.get(name, ())[-_WINDOW:]:
                 met[kept] = met.get(kept, 0) + 1
@@ -170,8 +170,8 @@ class NearIndex:
         self._tail_keys.append(keys)
         return None
 
-    def _in_runs(self, keys: NDArray[np.uint32]) -> dict[int, list[int]]:
-        """Row of `keys` -> kept texts of the sorted runs that share a band with it, the likeliest first."""
+    def _in_runs(self, keys: NDArray[np.uint32]) -> dict[int, dict[int, int]]:
+        """Row of `keys` -> the kept texts of the sorted runs that share most bands with it, and how many."""
         import numpy as np
 
         if len(self._tail_keys) >= _TAIL:
@@ -186,13 +186,13 @@ class NearIndex:
                     step = np.arange(hits) - np.repeat(np.cumsum(count) - count, count)
                     at = run_rows[band][np.repeat(low, count) + step].astype(np.uint64)
                     pairs.append(row << np.uint64(32) | at)
-        found: dict[int, list[int]] = {}
+        found: dict[int, dict[int, int]] = {}
         if pairs:
             both, times = np.unique(np.concatenate(pairs), return_counts=True)
             for at in np.lexsort((both, -times, both >> np.uint64(32))):
                 asking, kept = divmod(int(both[at]), 2**32)
-                if len(likely := found.setdefault(asking, [])) < _COMPARED:
-                    likely.append(kept)
+                if len(likely := found.setdefault(asking, {})) < _COMPARED:
+                    likely[kept] = int(times[at])
         return found
 
     def _flush(self) -> None:
