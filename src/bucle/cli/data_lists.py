@@ -1,4 +1,4 @@
-"""`bucle data list | quarantine | removed | problems`: what came of every file and row."""
+"""`bucle data list | quarantine | problems`: what came of every file and row."""
 
 from __future__ import annotations
 
@@ -40,7 +40,6 @@ def _quarantine(folder: str, path: str | None, password_env: str | None, json_: 
 commands = {
     "list": _make("list", "Documents and rows that were read. Reads what changed first."),
     "quarantine": _quarantine,
-    "removed": _make("removed", "What cleaning took out, and why."),
     "problems": _make("problems", "Rows that could not be used, and why."),
 }
 
@@ -85,7 +84,7 @@ def _show(what: str, folder: str, json_: bool) -> None:
     else:
         rows = [
             {k: row[k] for k in ("path", "reason", "message", "detail") if k in row}
-            for row in documents.get("quarantined" if what == "quarantine" else "removed", [])
+            for row in documents.get("quarantined", [])
         ]
 
     def human() -> None:

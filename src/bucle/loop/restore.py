@@ -54,7 +54,9 @@ def removed(ledger: Ledger, records: Sequence[StepRecord]) -> list[Removed]:
             lines = ledger.read(ledger.get(node), "removed.jsonl").splitlines()
             found += [Removed(**json.loads(line)) for line in lines]
         else:
-            found += [_one(of, item) for item in record.figures.get("removed", ()) if isinstance(item, Mapping)]
+            listed = record.figures.get("removed")
+            if isinstance(listed, list):
+                found += [_one(of, item) for item in listed if isinstance(item, Mapping)]
     return found
 
 
@@ -116,7 +118,7 @@ def history(ledger: Ledger) -> list[dict[str, Any]]:
 
 
 def _one(of: str, item: Mapping[str, Any]) -> Removed:
-    path = str(item.get("path") or item.get("source") or "")
+    path = str(item.get("path") or ("" if "pages" in item else item.get("source")) or "")
     return Removed(
         of,
         str(item.get("id") or path),
