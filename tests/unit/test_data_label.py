@@ -248,6 +248,10 @@ def test_what_we_write_for_argilla_is_what_it_reads() -> None:
     {"fields": {"text": "t"}, "responses": {"label": [3, {"value": {"a": 1}}]}, "metadata": {"bucle": '[{"id": 3}]'}},
     {"fields": {"text": "t"}, "responses": {"label": 3}}, {"fields": {"text": "t"}, "responses": {"label": {"a": 1}}},
     {"fields": {"text": 5}, "responses": [{"values": {"label": 3}}, 4]},
+    {"fields": {"text": "\ud800"}, "responses": {"label": [{"value": "x\ud800", "user_id": "\udfff"}]},
+     "metadata": {"bucle": json.dumps([dict.fromkeys(["id", "by", "at", "label", "note"], "\ud800")
+                                       | {"kind": "prelabel"}])}},
+    {"row": "\ud800", "text": "\ud800", "label": "x\ud800", "by": "ana"},
     {"row": 3, "label": [], "by": None}, {"row": "x", "label": None, "by": "ana"},
 ])  # fmt: skip
 def test_a_hostile_record_is_left_out_and_never_a_traceback(tmp_path: Path, record: dict[str, Any]) -> None:

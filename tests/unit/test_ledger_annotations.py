@@ -65,7 +65,8 @@ def test_a_clock_that_goes_back_does_not_make_the_correction_lose(store: Annotat
 
 
 @pytest.mark.parametrize("bad", [{"by": " "}, {"by": "a\nb"}, {"by": "x" * 201}, {"at": "yesterday"},
-                                 {"label": "x" * 100_001}, {"row": ""}, {"kind": "prelabel", "label": None},
+                                 {"label": "x" * 100_001}, {"row": ""}, {"label": "a\ud800"},
+                                 {"note": "\udfff"}, {"kind": "prelabel", "label": None},
                                  {"at": "0001-01-01T00:00:00+14:00"}])
 def test_what_cannot_be_meant_is_refused(store: AnnotationStore, bad: dict[str, Any]) -> None:
     with pytest.raises(BadInput):

@@ -153,8 +153,11 @@ def _annotation(row: Sequence[object]) -> Annotation:
 def _checked(item: Annotation) -> Annotation:
     """`item` with its time in UTC. Raises BadInput for a nameless author, a text too long, a time that is none."""
     for name, most in _LONGEST.items():
-        if len(getattr(item, name) or "") > most:
+        value = getattr(item, name) or ""
+        if len(value) > most:
             raise BadInput(f"`{name}` of an annotation may have {most:,} characters.", "Shorten it.")
+        if any("\ud800" <= char <= "\udfff" for char in value):
+            raise BadInput(f"`{name}` of an annotation is no whole text: it holds half a character.", "Write UTF-8.")
     for name in ("task", "row", "by"):
         value = getattr(item, name)
         if not value.strip() or not value.isprintable():

@@ -15,7 +15,7 @@ from uuid import NAMESPACE_URL, uuid5
 
 from bucle.core.errors import BadInput
 from bucle.core.records import Annotation, Example
-from bucle.data.label.exchange import Asked, Remark
+from bucle.data.label.exchange import Asked, Remark, mended
 
 __all__ = ["read_argilla", "user_id", "write_argilla"]
 
@@ -98,7 +98,7 @@ def _own(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     metadata = record.get("metadata")
     raw = metadata.get("bucle") if isinstance(metadata, dict) else None
     try:
-        told = json.loads(raw) if isinstance(raw, str) else []
+        told = mended(json.loads(raw)) if isinstance(raw, str) else []
     except (ValueError, RecursionError):
         return []
     names = {"id", "by", "at", "kind", "label", "note"}

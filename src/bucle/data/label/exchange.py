@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from bucle.core.ids import content_id
 from bucle.core.records import Annotation, Example
 from bucle.data.label.effective import Label
 
-__all__ = ["FORMATS", "Asked", "Imported", "Remark", "export", "match", "neutral", "read_file"]
+__all__ = ["FORMATS", "Asked", "Imported", "Remark", "export", "match", "mended", "neutral", "read_file"]
 
 FORMATS = ("label-studio", "argilla", "csv", "jsonl")
 MAX_BYTES = 256 * 2**20
@@ -104,11 +105,22 @@ def _records(path: Path, text: str) -> list[Any]:
                 found = [json.loads(text)]  # one object over several lines
             if len(found) == 1 and isinstance(found[0], dict) and isinstance(found[0].get("records"), list):
                 found = found[0]["records"]
+        if re.search(r"\\u[dD][89a-fA-F]", text):
+            found = mended(found)
     except (ValueError, RecursionError) as error:
         raise BadInput(f"{path}: not JSON: {str(error)[:200]}.", "Export it again as JSON.") from error
     if len(found) > MAX_ROWS:
         raise BadInput(f"{path} has over {MAX_ROWS:,} records.", "Split it.")
     return list(found)
+
+
+def mended(value: Any) -> Any:
+    """`value` with each half of a surrogate pair, which JSON can hold and no file can, replaced by a question mark."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, dict):
+        return {mended(name): mended(inner) for name, inner in value.items()}
+    return [mended(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _own(records: Sequence[Any]) -> tuple[list[Asked], Counter[str]]:
