@@ -1,4 +1,4 @@
-"""What exploring says of planted data: counts of every row, samples that stay, topics, outliers, and texts fit to show."""
+"""Planted data explored: counts of every row, samples that stay, topics, outliers, and texts fit to show."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_histogram_and_quantiles() -> None:
     assert quantiles(counts)["p50"] == 1.5
     bars = histogram(counts)
     assert sum(bars["counts"]) == 100
-    values = Counter({n: 1 for n in range(1000)} | {50_000: 1})
+    values = Counter([*range(1000), 50_000])
     bars = histogram(values)
     assert bars["open"]
     assert sum(bars["counts"]) == 1001
@@ -138,7 +138,8 @@ def test_topics_are_the_themes_and_are_named_by_their_words() -> None:
 
 
 def test_topics_of_few_equal_or_wordless_texts() -> None:
-    for texts in ([], ["hola"], ["a", "b"], ["igual"] * 60, ["", "  ", "!!"], ["uno dos", "tres cuatro", "cinco seis"] * 2):
+    three = ["uno dos", "tres cuatro", "cinco seis"]
+    for texts in ([], ["hola"], ["a", "b"], ["igual"] * 60, ["", "  ", "!!"], three * 2):
         found = find_topics(texts, tfidf_vectors(texts) if texts else np.zeros((0, 1)))
         assert len(found["of"]) == len(found["places"]) == len(texts)
         assert sum(topic["count"] for topic in found["topics"]) == len(texts)

@@ -36,6 +36,9 @@
     ring.setAttribute("class", "ring");
     ring.setAttribute("r", radius + 4);
     svg.append(...dots);
+    // Where the keyboard begins: the point nearest the middle of the map.
+    const off = ([x, y]) => (x - WIDE / 2) ** 2 + (y - HIGH / 2) ** 2;
+    const middle = at.reduce((best, one, index) => (off(one) < off(at[best]) ? index : best), 0);
     let by = "topic", only = -1, current = -1, pinned = -1;
 
     const colour = (value) => Math.min(value, data.colours);
@@ -80,12 +83,20 @@
       });
       node.replaceChildren(said, about);
     };
+    const tell = (index) => {
+      say(chosen, index);
+      if (index !== pinned) return;
+      const mark = document.createElement("p");
+      mark.className = "muted";
+      both(mark, data.pinned);
+      chosen.append(mark);
+    };
     const show = (index, withTip) => {
       current = index;
       if (index < 0) {
         tip.hidden = true;
         if (pinned < 0) { ring.remove(); chosen.replaceChildren(...empty.map((node) => node.cloneNode(true))); }
-        else { place(ring, pinned); say(chosen, pinned); }
+        else { place(ring, pinned); tell(pinned); }
         return;
       }
       place(ring, index);
@@ -98,7 +109,7 @@
         const width = tip.offsetWidth;
         tip.style.left = `${Math.max(0, right ? x - width - 12 : Math.min(x + 12, box.clientWidth - width))}px`;
         tip.style.top = `${y + 12}px`;
-      } else say(chosen, index);
+      } else tell(index);
     };
     const place = (mark, index) => {
       mark.setAttribute("cx", at[index][0]);
@@ -121,16 +132,12 @@
       box.dataset.pinned = pinned;
       if (pinned >= 0) {
         place(ring, pinned);
-        say(chosen, pinned);
-        const mark = document.createElement("p");
-        mark.className = "muted";
-        both(mark, data.pinned);
-        chosen.append(mark);
+        tell(pinned);
       } else show(-1, false);
     };
     const step = (dx, dy) => {
       const from = current >= 0 ? current : pinned >= 0 ? pinned : -1;
-      if (from < 0) { show(0, false); return; }
+      if (from < 0) { show(middle, false); return; }
       let best = -1, least = Infinity;
       at.forEach(([x, y], index) => {
         if (index === from || (only >= 0 && colour(points[index][FIELD[by]]) !== only)) return;
