@@ -311,3 +311,16 @@ def test_a_refusal_says_what_the_file_is(tmp_path: Path, name: str, data: bytes,
         parse(tmp_path, name, data)
     assert refused.value.reason == reason
     assert refused.value.message.startswith(told)
+
+
+def test_half_characters_and_line_ends_inside_json_do_no_harm(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "a.json").write_text('{"a": "\\ud800 hola\\r\\na todos"}')
+    odd = [{"type": "message", "ts": "1710000000.1", "thread_ts": "abc", "text": None, "files": [None]}]
+    (tmp_path / "docs" / "b.json").write_text(json.dumps([*odd, {**odd[0], "text": "Hola", "user": None}]))
+    for _ in range(2):
+        files = list_files(tmp_path / "docs")
+        result = parse_all(files, tmp_path / "docs", cache=tmp_path / "cache")
+        assert [one.text for one in result.documents] == ["a: ? hola\na todos", "?: Hola"]
+    with pytest.raises(Quarantined, match="No message"):
+        parse(tmp_path, "v.mbox", b"From \n")

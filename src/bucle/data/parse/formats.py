@@ -76,7 +76,19 @@ def read_any(raw: Raw, parser: str = "") -> tuple[str, list[Block]]:
         raise Quarantined("too-large", f"The file holds over {MAX_TEXT:,} characters.")
     if not any(block.text.strip() for block in blocks):
         raise Quarantined("empty", "The file opens, but holds no text.")
-    return title, blocks
+    return _storable(title), [
+        block if _storable(block.text) is block.text else block.model_copy(update={"text": _storable(block.text)})
+        for block in blocks
+    ]
+
+
+def _storable(text: str) -> str:
+    """`text` itself, or without the halves of characters (`\\ud800` in JSON) that no encoding can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode(errors="replace").decode()
+    return text
 
 
 def _unlock(raw: Raw) -> Raw:

@@ -35,6 +35,8 @@ def read(raw: Raw) -> tuple[str, list[Block]]:
             blocks.append(block.model_copy(update={"place": f"{place}, {block.place}" if block.place else place}))
         if size > MAX_TEXT:
             raise Quarantined("too-large", f"The mailbox holds over {MAX_TEXT:,} characters.")
+    if all(block.kind == "notes" for block in blocks):
+        raise Quarantined("corrupt", "No message in the mailbox can be read.")
     return "", blocks
 
 

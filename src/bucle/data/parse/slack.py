@@ -18,6 +18,7 @@ _NOTICES = {"channel_join", "channel_leave", "channel_topic", "channel_purpose",
 _NOTICES |= {"group_join", "group_leave", "bot_add", "bot_remove", "pinned_item", "tombstone", "channel_convert"}
 _INDEXES = {"users.json", "org_users.json", "channels.json", "groups.json", "dms.json", "mpims.json"}
 _INDEXES |= {"integration_logs.json", "canvases.json", "lists.json"}
+_TIME = re.compile(r"\d{9,10}\.\d{1,9}")
 _LINK = re.compile(r"<([@#!]?)([^<>|\s]+)(?:\|([^<>]*))?>")
 
 
@@ -27,7 +28,7 @@ def is_slack(value: Any) -> bool:
         isinstance(value, list)
         and bool(value)
         and all(isinstance(one, dict) and "type" in one for one in value)
-        and all(re.fullmatch(r"\d{9,11}\.\d{1,9}", str(one.get("ts", ""))) for one in value)
+        and all(_TIME.fullmatch(str(one.get("ts", ""))) for one in value)
     )
 
 
@@ -60,14 +61,20 @@ def read_messages(messages: Sequence[Mapping[str, Any]], names: Mapping[str, str
     """One block a day (UTC), placed `date D`, each line `who: what`; the answers of a thread follow what began it."""
     days: dict[str, list[str]] = {}
     began: dict[str, str] = {}
-    for one in sorted(messages, key=lambda one: (float(one.get("thread_ts") or one["ts"]), float(one["ts"]))):
-        thread = str(one.get("thread_ts") or one["ts"])
+    for one in sorted(messages, key=lambda one: (float(_thread(one)), float(one["ts"]))):
+        thread = _thread(one)
         moment = datetime.datetime.fromtimestamp(float(one["ts"]), datetime.UTC)
         day = began.setdefault(thread, moment.date().isoformat())
         said = _said(one, names)
         if said and one.get("subtype") not in _NOTICES:
             days.setdefault(day, []).append(f"{_who(one, names)}: {said}")
     return [Block(text="\n".join(lines), place=f"date {day}") for day, lines in sorted(days.items())]
+
+
+def _thread(one: Mapping[str, Any]) -> str:
+    """The time stamp of the message that began the thread: its own where it answers none."""
+    began = str(one.get("thread_ts") or "")
+    return began if _TIME.fullmatch(began) else str(one["ts"])
 
 
 def _who(one: Mapping[str, Any], names: Mapping[str, str]) -> str:

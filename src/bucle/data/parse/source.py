@@ -93,7 +93,7 @@ def tidy(text: str) -> str:
     """`text` without control characters, soft hyphens and runs of spaces; at most one empty line in a row."""
     if text.isprintable() and "  " not in text:  # most cells and short lines: nothing to do
         return text.strip()
-    text = _SPACES.sub(" ", _INVISIBLE.sub("", text))
+    text = _SPACES.sub(" ", _INVISIBLE.sub("", _lines(text)))
     return _LINE_ENDS.sub("\n", _EMPTY_LINES.sub("\n\n", text)).strip()
 
 
