@@ -276,7 +276,9 @@ def prelabel(task: str, folder: str, using: str, limit: int, min_score: float, j
 @as_json
 def export(task: str, folder: str, format_: str, output: str, everything: bool, json_: bool) -> None:
     """What was said, for another tool: Label Studio or Argilla JSON, a CSV for a spreadsheet, JSON lines."""
-    text = opened(folder, task).export(format_, everything=everything)
+    from bucle.loop.label_files import export_labels
+
+    text = export_labels(opened(folder, task), format_, everything=everything)
     if not output:
         emit({"task": task, "format": format_, "text": text}, json_, lambda: click.echo(text, nl=False))
         return
@@ -293,7 +295,9 @@ def export(task: str, folder: str, format_: str, output: str, everything: bool, 
 @as_json
 def import_(task: str, file: str, folder: str, control: str, json_: bool) -> None:
     """Take over annotations from FILE: JSON of Label Studio or Argilla, or our own JSON lines."""
-    done = opened(folder, task).import_file(Path(file), control=control)
+    from bucle.loop.label_files import import_labels
+
+    done = import_labels(opened(folder, task), Path(file), control=control)
 
     def human() -> None:
         click.echo(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from pathlib import Path
 from threading import RLock
 from typing import Any
 
@@ -364,53 +363,6 @@ class Labelling:
                 self.store.say(item.model_copy(update={"note": f"majority: {votes} of {len(said)}"}))
                 decided += 1
         return {"task": self.task, "decided": decided, "left": len(open_) - decided}
-
-    # other tools -----------------------------------------------------------------------------------------
-
-    def export(self, format_: str, *, everything: bool = False) -> str:
-        """The text of a file in one of `bucle.data.label.exchange.FORMATS`: the rows that somebody spoke about, or with
-        `everything` the whole pool."""
-        from bucle.data.label import effective
-        from bucle.data.label.exchange import export
-
-        items = self.store.annotations(self.task)
-        spoken = {item.row for item in items}
-        rows = [row for row in self.rows().values() if everything or row.id in spoken]
-        return export(format_, rows, items, effective(items), kind=self.kind)
-
-    def import_file(self, path: Path, *, control: str = "") -> dict[str, Any]:
-        """What a file of another tool says, stored; told by how its rows were found and what was left out, and why."""
-        from bucle.data.label.exchange import match, read_file
-        from bucle.ledger import now
-
-        format_, asked, left = read_file(path, control=control)
-        texts = {name: row.input for name, row in self.rows().items()}
-        declared = getattr(self.ws.config.tasks[self.task], "labels", ())
-        found = match(
-            asked,
-            texts,
-            task=self.task,
-            kind=self.kind,
-            origin=path.name,
-            labels=declared,
-            known=self.labels(),
-            at=now(),
-        )
-        with self.ws.ledger.transaction():
-            added = self.store.add_rows(self.task, found.rows)
-            stored = self.store.add(found.annotations)
-        return {
-            "task": self.task,
-            "format": format_,
-            "rows": len(asked),
-            "matched_by_id": found.by_id,
-            "matched_by_text": found.by_text,
-            "new_rows": added,
-            "stored": stored,
-            "already_there": len(found.annotations) - stored,
-            "left_out": dict((left + found.left_out).most_common()),
-            "new_labels": dict(found.new_labels.most_common(50)),
-        }
 
 
 def _shares(labels: Sequence[str]) -> dict[str, dict[str, float]]:
