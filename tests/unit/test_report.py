@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from bucle.core.errors import BadInput
 from bucle.loop.report import STAGES, read_story, render_report, view
 from bucle.loop.report import formats as f
-from bucle.loop.report.formats import translator
+from bucle.loop.report.formats import catalogue, translator
 from bucle.loop.report.render import HERE, STATIC
 from story_fixture import full_story
 
@@ -200,7 +200,7 @@ def test_locales_have_the_same_keys_and_placeholders() -> None:
 
 
 def test_every_key_used_exists_and_every_key_is_used() -> None:
-    keys = json.loads((LOCALES / "es.json").read_text(encoding="utf-8")).keys()
+    keys = catalogue(LOCALES).keys() | catalogue(LOCALES / "explore").keys()
     source = "".join(path.read_text(encoding="utf-8") for path in [*HERE.rglob("*.html"), *HERE.glob("*.py")])
     used = set(re.findall(r"""\bt\(\s*["']([\w.]+)["'][,)]""", source)) | set(
         re.findall(r"'(answer\.tone\.\w+)'", source)

@@ -57,8 +57,8 @@ def explore(ws: Workspace, display: Display, task: str = "") -> dict[str, Any]:
         }
         read = None if task else by_name.get("documents")
         documents = _documents(ws, runner, read, models) if read else None
-    found = {"tasks": tasks, "documents": documents}
-    return {"project": ws.config.project, "seed": ws.config.seed, **{name: _ranked(part) for name, part in found.items()}}
+    whose = {"project": ws.config.project, "seed": ws.config.seed}
+    return {**whose, "tasks": _ranked(tasks), "documents": _ranked(documents)}
 
 
 def _ranked(value: Any, name: str = "") -> Any:
