@@ -11,10 +11,11 @@ from bucle.core.errors import BadInput, ConfigError
 from bucle.evaluate.metrics import Metric, Sample, measure, metric, metrics, own_metric, pass_at_k
 from bucle.evaluate.resample import score_differences, score_intervals
 
-WORDS = (
-    "el la casa de año un niño factura pagar mes en que , . y treinta días 3,5 € móvil Ñandú don't U.S.A. "
-    "naïve 北京 😀 e\u0301l -- ( ) \" 1.250,50 x"
-).split(" ")
+WORDS = [
+    *("el", "la", "casa", "de", "año", "un", "niño", "factura", "pagar", "mes", "en", "que", ",", ".", "y", "treinta"),
+    *("días", "3,5", "€", "móvil", "Ñandú", "don't", "U.S.A.", "naïve", "北京", "😀", "e\u0301l", "--", "(", ")", '"'),
+    *("1.250,50", "x"),
+]
 
 
 def texts(rows: int, seed: int, most: int = 1, longest: int = 25) -> list[Sample]:
