@@ -100,7 +100,10 @@ def near_duplicates(texts: Sequence[str], threshold: float = 0.85, report: Repor
     rows = np.frombuffer(unique, np.int32) if unique else np.zeros(0, np.int32)
     parent = list(range(len(rows)))
     if len(rows) > 1 and threshold < 1:
-        _join(texts, rows, np.hstack(keys), np.vstack(small), np.concatenate(order), threshold, parent)
+        joined_keys, joined_small = np.hstack(keys), np.vstack(small)
+        keys.clear()
+        small.clear()
+        _join(texts, rows, joined_keys, joined_small, np.concatenate(order), threshold, parent)
     roots = np.full(len(texts), -1, np.int64)
     roots[rows] = rows[[_root(parent, place) for place in range(len(parent))]] if len(rows) else 0
     groups = roots[same]
