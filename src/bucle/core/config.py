@@ -83,6 +83,12 @@ class Data(Section):
     names: Names | None = None
     rows: Rows = Rows()
 
+    @model_validator(mode="after")
+    def _names_are_found_by_a_model(self) -> Data:
+        if "name" in self.personal_data and self.names is None:
+            raise ValueError("`personal_data: {name: …}` needs `names:` with a model that finds them")
+        return self
+
 
 class Split(Section):
     """Shares of rows held out. Rows of one group (customer, document) and near-duplicates stay on one side. `by`:
