@@ -19,13 +19,18 @@ QUESTIONS = [
     {"question": "¿Cuánto cuesta el reenganche?", "answer": "18,08 euros", "document": "gas.md"},
     {"question": "¿Cuánto cuesta Luz Fija?", "answer": "19,95 euros al mes", "document": "luz.md"},
     {"question": "¿Cada cuánto se toma la lectura?", "answer": "cada dos meses", "document": "luz.md"},
+    {"question": "¿Qué precio tiene el reenganche del gas?", "answer": "18,08 euros", "document": "gas.md"},
+    {"question": "¿La inspección periódica del gas es cada cuántos años?", "answer": "cada cinco años",
+     "document": "gas.md"},
+    {"question": "¿Qué precio tiene la tarifa Luz Fija?", "answer": "19,95 euros al mes", "document": "luz.md"},
+    {"question": "¿La lectura de la luz se toma cada cuántos meses?", "answer": "cada dos meses", "document": "luz.md"},
     {"question": "¿Cuál es la capital de Mongolia?", "answer": "", "document": ""},
     {"question": "¿Dónde se guarda la clave maestra?", "answer": "en la caja gris", "document": "secreto.md"},
 ]
 
 
 def library(folder: Path) -> Path:
-    """A project of three documents and six questions that quotes."""
+    """A project of three documents and ten questions that quotes."""
     (folder / "docs").mkdir(parents=True)
     for name, text in DOCUMENTS.items():
         (folder / "docs" / name).write_text(text, "utf-8")

@@ -15,13 +15,16 @@ from bucle.loop.workspace import Workspace
 
 __all__ = ["explore_step", "preferences_step", "split_step"]
 
+MIN_DOCUMENTS = 10
+"""With questions about fewer documents than this, a side of whole documents would measure one document's luck."""
+
 
 def split_step(
     ws: Workspace, runner: Runner, name: str, dataset: str, *, version: int = 1, previous: str = ""
 ) -> StepRecord:
-    """Train, validation and test rows; rows of one group or about one document go together. Rows that stood in
-    `previous` keep their side; where none is given, those of the split that was made last of the task's earlier rows
-    with the same settings."""
+    """Train, validation and test rows; rows of one group, or about one of MIN_DOCUMENTS documents and more, go
+    together. Rows that stood in `previous` keep their side; where none is given, those of the split that was made last
+    of the task's earlier rows with the same settings."""
     task = ws.config.tasks[name]
     settings = task.split or ws.config.split
     recipe = {**settings.model_dump(), "seed": ws.config.seed}
@@ -34,14 +37,18 @@ def split_step(
         texts: list[str] = []
         labels: list[str | None] = []
         groups: list[str] = []
+        documents: list[str] = []
         times: list[str] = []
         for line in ws.row_lines(dataset):
             row = json.loads(line)
             ids.append(row["id"])
             texts.append(row["input"])
             labels.append(None if row["target"] is None else sys.intern(row["target"]))
-            groups.append(row["group"] or row["document"])  # one source, one side
+            groups.append(row["group"])
+            documents.append(sys.intern(row["document"]))
             times.append(row["at"] if settings.by == "time" else "")
+        if len(set(documents)) > MIN_DOCUMENTS:  # one source, one side
+            groups = [group or document for group, document in zip(groups, documents, strict=True)]
         made = split_columns(
             ids,
             texts,

@@ -49,6 +49,7 @@ def examples_step(ws: Workspace, runner: Runner, name: str) -> StepRecord:
         from bucle.data.clean_rows import RowCleaner
         from bucle.data.label import apply_labels, effective
         from bucle.data.rows import RowProblem, stream_rows
+        from bucle.loop.label_pool import labels_node
 
         columns = task_columns(task)
         labels = effective(store.annotations(name)) if said else {}
@@ -89,7 +90,7 @@ def examples_step(ws: Workspace, runner: Runner, name: str) -> StepRecord:
             1,
             ctx.work / "rows.jsonl",
             made.rows,
-            [],
+            [("labels", labels_node(ctx.ledger, name))] if said else [],
             {"file": path.name, "sha256": digest, "labels": said},
         )
         gone = ctx.ledger.put(
