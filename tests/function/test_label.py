@@ -17,7 +17,8 @@ from starlette.testclient import TestClient
 from bucle.core.records import Example
 from bucle.data.label import apply_labels, effective
 from bucle.loop.label import Labelling
-from bucle.loop.label_pool import labels_node, pool_rows
+from bucle.loop.label_pool import pool_rows
+from bucle.loop.row_step import labels_node
 from bucle.loop.workspace import Workspace
 from bucle.web.label_routes import label_app
 

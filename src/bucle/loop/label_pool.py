@@ -6,31 +6,11 @@ from collections.abc import Iterator
 
 from bucle.core.errors import BadInput
 from bucle.core.records import Example
-from bucle.ledger import AnnotationStore, Ledger
+from bucle.ledger import AnnotationStore
 from bucle.loop.row_step import task_columns
 from bucle.loop.workspace import Workspace
 
-__all__ = ["labels_node", "pool_rows"]
-
-
-def labels_node(ledger: Ledger, task: str) -> str:
-    """The id of a node (kind `labels`) that holds who settled which label and when, for the lineage of a dataset; empty
-    where nothing was labelled."""
-    import json
-
-    from bucle.data.label import effective, labels_digest
-
-    store = AnnotationStore(ledger)
-    digest = labels_digest(store, task)
-    if not digest:
-        return ""
-    settled = {row: label for row, label in effective(store.annotations(task)).items() if label.settled}
-    lines = [
-        json.dumps({"row": row, "label": one.label, "by": one.by, "at": one.at, "status": one.status})
-        for row, one in sorted(settled.items())
-    ]
-    blobs = {"labels.jsonl": "".join(line + "\n" for line in lines).encode()}
-    return ledger.put("labels", {"task": task, "rows": len(settled), "digest": digest}, blobs=blobs).id
+__all__ = ["pool_rows"]
 
 
 def pool_rows(ws: Workspace, task: str) -> list[Example]:

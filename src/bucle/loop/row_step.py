@@ -18,6 +18,7 @@ from bucle.core.ids import file_sha256, sha256_hex
 from bucle.core.ports import Report
 from bucle.core.records import Example
 from bucle.execute import Outcome, Runner, StepContext, StepRecord
+from bucle.ledger import AnnotationStore, Ledger
 from bucle.loop.document_step import name_finder
 from bucle.loop.workspace import Workspace
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from bucle.data.clean_rows import RowCleaner
     from bucle.data.rows import RowProblem
 
-__all__ = ["examples_step", "put_dataset", "task_columns"]
+__all__ = ["examples_step", "labels_node", "put_dataset", "task_columns"]
 
 _BATCH = 1_000
 _CHECKPOINT = 20 * _BATCH
@@ -36,7 +37,6 @@ def examples_step(ws: Workspace, runner: Runner, name: str) -> StepRecord:
     """The rows of a task as its file and the labellers give them. What cannot be used and what cleaning takes out is
     counted with its reason, and kept beside the rows."""
     from bucle.data.label import labels_digest
-    from bucle.ledger import AnnotationStore
     from bucle.loop.restore import restored
 
     task, data = ws.config.tasks[name], ws.config.data
@@ -49,7 +49,6 @@ def examples_step(ws: Workspace, runner: Runner, name: str) -> StepRecord:
         from bucle.data.clean_rows import RowCleaner
         from bucle.data.label import apply_labels, effective
         from bucle.data.rows import RowProblem, stream_rows
-        from bucle.loop.label_pool import labels_node
 
         columns = task_columns(task)
         labels = effective(store.annotations(name)) if said else {}
@@ -154,6 +153,24 @@ def put_dataset(
         blobs={"examples.jsonl": content},
     )
     return node.id
+
+
+def labels_node(ledger: Ledger, task: str) -> str:
+    """The id of a node (kind `labels`) that holds who settled which label and when, for the lineage of a dataset; empty
+    where nothing was labelled."""
+    from bucle.data.label import effective, labels_digest
+
+    store = AnnotationStore(ledger)
+    digest = labels_digest(store, task)
+    if not digest:
+        return ""
+    settled = {row: label for row, label in effective(store.annotations(task)).items() if label.settled}
+    lines = [
+        json.dumps({"row": row, "label": one.label, "by": one.by, "at": one.at, "status": one.status})
+        for row, one in sorted(settled.items())
+    ]
+    blobs = {"labels.jsonl": "".join(line + "\n" for line in lines).encode()}
+    return ledger.put("labels", {"task": task, "rows": len(settled), "digest": digest}, blobs=blobs).id
 
 
 def task_columns(task: ClassifyTask | AnswerTask) -> dict[str, str]:
