@@ -60,9 +60,9 @@ def bootstrap(tables: Mapping[str, Table], *, clusters: Sequence[str] | None = N
     """The score of each table with a symmetric bootstrap-t interval (Hall 1988; Efron and Tibshirani 1993, section
     12.5) over `clusters`, one name a row: all rows of a cluster are drawn together.
 
-    The standard error, of the sample and of every resample, is by linearisation: the gradient of the score times the
-    statistics of each cluster. The bootstrap of the score alone is too narrow for skewed scores and few clusters
-    (design/LOG.md). Where the clusters do not differ, the interval is the point: the caller knows what that is worth.
+    The standard error of the sample is the jackknife's, that of every resample is by linearisation: the gradient of the
+    score times the statistics of each cluster. The bootstrap of the score alone is too narrow for skewed scores and few
+    clusters (design/LOG.md). Where the clusters do not differ, the interval is the point: the caller knows what that is worth.
     Raises BadInput for fewer than two clusters.
     """
     import numpy as np
@@ -90,7 +90,8 @@ def bootstrap(tables: Mapping[str, Table], *, clusters: Sequence[str] | None = N
                 far[name].append(np.abs(score - points[name][0]) / error)
     found = {}
     for name, (point, error) in points.items():
-        value, spread = float(point[0]), float(error[0])
+        value = float(point[0])
+        spread = _jackknife(sums[name], tables[name][1]) if error[0] > 0 else 0.0
         distance = np.concatenate(far[name])
         half = spread * float(np.quantile(np.nan_to_num(distance, nan=0.0), level)) if spread > 0 else 0.0
         found[name] = Interval(value=value, low=value - half, high=value + half, n=rows, level=level)
@@ -136,6 +137,13 @@ def _studied(totals: NDArray[Any], width: int, many: int, combine: Callable[[Any
     squares = (gradient[:, left] * gradient[:, right] * products * np.where(left == right, 1.0, 2.0)).sum(axis=1)
     floor = _ROUNDING * np.abs(gradient * sums).max(axis=1) ** 2 / many
     return score, np.sqrt(np.where(squares > floor, squares, 0.0) * many / (many - 1))
+
+
+def _jackknife(sums: NDArray[Any], combine: Callable[[Any], Any]) -> float:
+    """Standard error by leaving out one cluster at a time; larger than the linear one where sizes are uneven."""
+    many, total = len(sums), sums.sum(axis=0)
+    without = combine(total - sums)
+    return float(((many - 1) / many * ((without - combine(total)) ** 2).sum()) ** 0.5)
 
 
 def _sums(tables: Mapping[str, Any], clusters: Sequence[str] | None) -> tuple[dict[str, Any], int]:
