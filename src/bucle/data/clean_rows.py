@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import re
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ __all__ = ["RowCleaner", "RowRemoval"]
 
 _AT_ONCE = 256
 _ODD, _ALL_ONES = 0x9E3779B97F4A7C15, 0xFFFFFFFFFFFFFFFF
+_DIGITS = 11
 _WORD = re.compile(r"\w+")
 
 
@@ -67,11 +69,14 @@ class RowCleaner:
         self._rows, self._kind, self._languages = rows, kind, tuple(languages)
         self._policy, self._key, self._names, self._restored = dict(personal or {}), personal_key, names, restored
         apply("", self._policy, key=personal_key)  # a policy that cannot be meant is refused before the first row
-        self._targets: dict[int, int] = {}  # text -> target, both as digests
-        self._firsts: dict[int, str] = {}  # text and target -> source of the first
+        self._texts: dict[int, int] = {}  # digest of a text -> the number of the first row with it
+        self._others: dict[int, int] = {}  # digest of text and target, where the text's first row has another target
+        self._targets = array("Q")  # by number, as digests
+        self._places = array("q")  # by number
+        self._sources = _Sources()
         self._near_duplicates = near_duplicates
         self._near: dict[str | None, NearIndex] = {}  # by label: another label is no copy
-        self._nears: dict[str | None, list[str]] = {}
+        self._nears: dict[str | None, array[int]] = {}
         self.personal: Counter[str] = Counter()
         self.removed: Counter[str] = Counter()
         self.conflicts = 0
@@ -128,16 +133,16 @@ class RowCleaner:
         from bucle.data.similar import NearIndex
 
         index = self._near.setdefault(target, NearIndex(self._near_duplicates))
-        firsts = self._nears.setdefault(target, [])
+        firsts = self._nears.setdefault(target, array("q"))
         texts = [batch[at].input for at in places]
         if self._kind == "answer":
             texts = [f"{text}\n{batch[at].target or ''}" for text, at in zip(texts, places, strict=True)]
         for at, like in zip(places, index.add_many(texts), strict=True):
             example = batch[at]
-            firsts.append(example.source or example.id)
+            firsts.append(self._sources.number(example.source or example.id))
             if like is not None and example.id not in self._restored:
-                detail = f"nearly the same as {firsts[like]}"
-                removed[at] = self._remove(example, "near-duplicate", detail, firsts[like])
+                first = self._sources.name(firsts[like])
+                removed[at] = self._remove(example, "near-duplicate", f"nearly the same as {first}", first)
 
     def _treated(
         self, example: Example, names: Sequence[Finding], target_names: Sequence[Finding]
@@ -173,14 +178,16 @@ class RowCleaner:
         form = _form(example.input)
         target = example.target if example.target is not None else "\0"
         text_key, target_key = _digest(form), _digest(target if self._kind == "classify" else _form(target))
-        if form and self._targets.setdefault(text_key, target_key) != target_key:
-            self.conflicts += 1
-        if self._rows.duplicates == "keep" or not form:
+        if not form:
             return ""
-        both = text_key ^ (target_key * _ODD & _ALL_ONES)
-        if first := self._firsts.get(both):
-            return first
-        self._firsts[both] = example.source or example.id
+        first = self._texts.setdefault(text_key, len(self._targets))
+        if first < len(self._targets) and self._targets[first] != target_key:
+            self.conflicts += 1
+            first = self._others.setdefault(text_key ^ (target_key * _ODD & _ALL_ONES), len(self._targets))
+        if first < len(self._targets):
+            return "" if self._rows.duplicates == "keep" else self._sources.name(self._places[first])
+        self._targets.append(target_key)
+        self._places.append(self._sources.number(example.source or example.id))
         return ""
 
     def _treat(self, text: str, names: Sequence[Finding]) -> tuple[str, list[Finding]]:
@@ -202,6 +209,27 @@ class RowCleaner:
         answers = [(example.target or "") if self._kind == "answer" else "" for example in examples]
         found = self._names.find([*texts, *answers])
         return list(zip(found[: len(texts)], found[len(texts) :], strict=True))
+
+
+class _Sources:
+    """Many names such as `file.jsonl:123` as numbers of eight bytes."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, int] = {}
+        self._odd: list[str] = []
+
+    def number(self, name: str) -> int:
+        file, _, line = name.rpartition(":")
+        if not (file and line.isascii() and line.isdigit() and len(line) < _DIGITS and line[0] != "0"):
+            self._odd.append(name)
+            return -len(self._odd)
+        return self._files.setdefault(file, len(self._files)) * 10**_DIGITS + int(line)
+
+    def name(self, number: int) -> str:
+        if number < 0:
+            return self._odd[-number - 1]
+        file, line = divmod(number, 10**_DIGITS)
+        return f"{list(self._files)[file]}:{line}"
 
 
 def _form(text: str) -> str:

@@ -128,7 +128,7 @@ class NearIndex:
         self._index = array("Q")
         self._tail: dict[int, list[int]] = {}
         self._tail_keys: list[NDArray[np.uint32]] = []
-        self._runs: list[tuple[NDArray[np.uint32], NDArray[np.uint32]]] = []
+        self._runs: list[list[tuple[NDArray[np.uint32], NDArray[np.uint32]]]] = []
 
     def __len__(self) -> int:
         """How many texts are kept."""
@@ -180,14 +180,14 @@ class NearIndex:
         if len(self._tail_keys) >= _TAIL:
             self._flush()
         pairs: list[NDArray[np.uint64]] = []
-        for run_keys, run_rows in self._runs:
-            for band, asked in enumerate(keys):
-                low = np.searchsorted(run_keys[band], asked, "left")
-                count = np.minimum(np.searchsorted(run_keys[band], asked, "right") - low, _WINDOW)
+        for run in self._runs:
+            for (run_keys, run_rows), asked in zip(run, keys, strict=True):
+                low = np.searchsorted(run_keys, asked, "left")
+                count = np.minimum(np.searchsorted(run_keys, asked, "right") - low, _WINDOW)
                 if hits := int(count.sum()):
                     row = np.repeat(np.arange(len(asked), dtype=np.uint64), count)
                     step = np.arange(hits) - np.repeat(np.cumsum(count) - count, count)
-                    at = run_rows[band][np.repeat(low, count) + step].astype(np.uint64)
+                    at = run_rows[np.repeat(low, count) + step].astype(np.uint64)
                     pairs.append(row << np.uint64(32) | at)
         found: dict[int, dict[int, int]] = {}
         if pairs:
@@ -206,21 +206,21 @@ class NearIndex:
         rows = np.arange(len(self._index) - keys.shape[1], len(self._index), dtype=np.uint32)
         self._tail.clear()
         self._tail_keys.clear()
-        run = _sorted_run(keys, np.broadcast_to(rows, keys.shape))
-        while self._runs and self._runs[-1][0].shape[1] <= 2 * run[0].shape[1]:
+        run = [_sorted(band, rows) for band in keys]
+        while self._runs and len(self._runs[-1][0][0]) <= 2 * len(rows):
             last = self._runs.pop()
-            run = _sorted_run(np.hstack([last[0], run[0]]), np.hstack([last[1], run[1]]))
+            for band, (old_keys, old_rows) in enumerate(last):  # band by band: two whole copies would be felt
+                new_keys, new_rows = run[band]
+                run[band] = _sorted(np.concatenate([old_keys, new_keys]), np.concatenate([old_rows, new_rows]))
+                last[band] = (old_keys[:0], old_rows[:0])
+                del old_keys, old_rows, new_keys, new_rows
+            rows = run[0][1]
         self._runs.append(run)
 
 
-def _sorted_run(keys: NDArray[np.uint32], rows: NDArray[np.uint32]) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
-    import numpy as np
-
-    out_keys, out_rows = np.empty_like(keys), np.empty(rows.shape, np.uint32)
-    for band in range(len(keys)):
-        order = np.argsort(keys[band], kind="stable")
-        out_keys[band], out_rows[band] = keys[band][order], rows[band][order]
-    return out_keys, out_rows
+def _sorted(keys: NDArray[np.uint32], rows: NDArray[np.uint32]) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+    order = keys.argsort(kind="stable")
+    return keys[order], rows[order]
 
 
 def _join(
