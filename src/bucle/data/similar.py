@@ -6,6 +6,7 @@ texts need some 200 MB besides themselves.
 
 from __future__ import annotations
 
+import functools
 from array import array
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -32,9 +33,11 @@ __all__ = ["NearIndex", "exact_duplicates", "near_duplicates", "normal_form", "s
 
 _WINDOW = 64
 """Of a bucket of alike texts, each is compared with so many neighbours: time stays linear for any data."""
+_MISSES = 24
+"""And with one that was found unlike so many, no other is compared."""
 _SLACK = 4.5
 """Standard errors below the threshold at which an estimate rules a pair out unmeasured."""
-_TAIL = 8_192
+_TAIL = 1_024
 _COMPARED = 32
 
 
@@ -232,27 +235,44 @@ def _join(
     threshold: float,
     parent: list[int],
 ) -> None:
-    """Join in `parent` the places of `rows` whose texts are alike."""
+    """Join in `parent` the places of `rows` whose texts are alike. What is joined already is not measured again, and a
+    text that was found unlike so many that shared its keys is measured no more."""
     import numpy as np
 
     size = small.shape[1]
     least = size * (threshold - _SLACK * (threshold * (1 - threshold) / size) ** 0.5)
-    measured = np.zeros(0, np.uint64)
+    roots = np.arange(len(parent))
+    misses = np.zeros(len(parent), np.int16)
+    unlike = np.zeros(0, np.uint64)
+
+    @functools.lru_cache(maxsize=4 * _WINDOW)
+    def pieces(place: int) -> set[str]:
+        return shingles(normal_form(texts[rows[place]]))
+
     for band in range(len(keys)):
-        found = [
-            pairs[_agreeing(small, pairs) >= least]
-            for pairs in _neighbours(keys[band], keys[(band + 1) % len(keys)], names)
-        ]
-        if not found:
-            continue
-        pairs = np.unique(np.concatenate(found))
-        pairs = pairs[~np.isin(pairs, measured, assume_unique=True)]
-        measured = np.union1d(measured, pairs)
-        for pair in pairs.tolist():
-            a, b = divmod(pair, 2**32)
-            low, high = sorted((_root(parent, a), _root(parent, b)))
-            if low != high and similarity(texts[rows[a]], texts[rows[b]]) >= threshold:
-                parent[high] = low
+        for pairs in _neighbours(keys[band], keys[(band + 1) % len(keys)], names):
+            a, b = (pairs >> np.uint64(32)).astype(np.int64), (pairs & np.uint64(2**32 - 1)).astype(np.int64)
+            pairs = pairs[(roots[a] != roots[b]) & (misses[a] < _MISSES) & (misses[b] < _MISSES)]
+            pairs = pairs[_agreeing(small, pairs) >= least]
+            pairs = pairs[~np.isin(pairs, unlike)]
+            missed, joined = [], False
+            for pair in pairs.tolist():
+                one, other = divmod(pair, 2**32)
+                low, high = sorted((_root(parent, one), _root(parent, other)))
+                if low == high:
+                    continue
+                if jaccard(pieces(one), pieces(other)) >= threshold:
+                    parent[high], joined = low, True
+                else:
+                    missed.append(pair)
+                    misses[one] += 1
+                    misses[other] += 1
+            if missed:
+                unlike = np.union1d(unlike, np.array(missed, np.uint64))
+            if joined:
+                roots = np.array(parent)
+                while (above := roots[roots] != roots).any():
+                    roots[above] = roots[roots[above]]
 
 
 def _neighbours(
