@@ -240,3 +240,29 @@ def test_a_users_own_metric(tmp_path) -> None:
                        ("bad:f", "does not run"), ("mine:absent", "no function"), ("mine", "does not name")):
         with pytest.raises(ConfigError, match=says):
             own_metric(name, project, trusted=True)
+
+
+def test_a_metric_joins_by_entry_point(monkeypatch) -> None:
+    from importlib import metadata
+
+    class Point:
+        name, value = "words_said", "elsewhere:words_said"
+
+        @staticmethod
+        def load():
+            def words_said(output: str, reference: str) -> float:
+                return min(1.0, len(output.split()) / 10)
+
+            return words_said
+
+    monkeypatch.setattr(metadata, "entry_points", lambda group: [Point] if group == "bucle.metrics" else [])
+    metrics.cache_clear()
+    try:
+        assert measure(["words_said"], [Sample("a b", ["x"])])["words_said"].value == pytest.approx(0.2)
+        Point.name = "bleu"
+        metrics.cache_clear()
+        with pytest.raises(ConfigError, match="which Bucle has"):
+            metrics()
+    finally:
+        monkeypatch.undo()
+        metrics.cache_clear()
