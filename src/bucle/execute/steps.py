@@ -7,7 +7,10 @@ checkpoints.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import fcntl
+import gc
 import json
 import os
 import shutil
@@ -26,6 +29,9 @@ from bucle.core.ports import Report
 from bucle.execute.progress import Display, QuietDisplay
 from bucle.ledger import Ledger, now
 from bucle.ledger.blobs import disk_error, is_full
+
+_LONG = 5.0
+"""Seconds from which a step is long."""
 
 __all__ = ["Outcome", "Runner", "StepContext", "StepRecord", "project_lock"]
 
@@ -118,6 +124,8 @@ class Runner:
         shutil.rmtree(work, ignore_errors=True)
         self.records.append(record)
         self.display.finish("done", record.seconds, outcome.note)
+        if record.seconds > _LONG:
+            _give_back_memory()
         return record
 
     def finish(self) -> None:
@@ -152,6 +160,14 @@ class Runner:
             return None
         name, stage, outputs, figures, seconds = rows[0]
         return StepRecord(key, name, stage, json.loads(outputs), json.loads(figures), seconds, True)
+
+
+def _give_back_memory() -> None:
+    """What a long step has freed goes back to the system: glibc keeps it otherwise, and the next step's peak comes on
+    top of it."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # not glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @contextmanager
