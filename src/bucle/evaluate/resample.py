@@ -30,8 +30,7 @@ def score_intervals(measured: Mapping[str, Measured], *, clusters: Sequence[str]
     """Each score of the same rows with its interval, all from the same resamples. Raises BadInput."""
     found = bootstrap({name: (one.statistics.table, one.statistics.combine) for name, one in measured.items()},
                       clusters=clusters, seed=seed, draws=draws, level=level)
-    return {name: _within(one, 0.0, measured[name].metric.top, found[name], clusters) for name, one in
-            ((name, found[name]) for name in measured)}
+    return {name: _within(one, 0.0, measured[name].metric.top, clusters) for name, one in found.items()}
 
 
 def score_differences(a: Mapping[str, Measured], b: Mapping[str, Measured], *, clusters: Sequence[str] | None = None,
@@ -51,8 +50,8 @@ def score_differences(a: Mapping[str, Measured], b: Mapping[str, Measured], *, c
                         _minus(one.combine, other.combine, one.table.shape[1]))
     found = bootstrap(tables, clusters=clusters, seed=seed, draws=draws, level=level)
     tops = {name: a[name].metric.top for name in found}
-    return {name: _within(one, -(tops[name] or 0.0) if tops[name] else None, tops[name], one, clusters)
-            for name, one in found.items()}
+    return {name: _within(one, None if top is None else -top, top, clusters)
+            for (name, one), top in zip(found.items(), tops.values(), strict=True)}
 
 
 def bootstrap(tables: Mapping[str, Table], *, clusters: Sequence[str] | None = None, seed: int = 0,
@@ -62,7 +61,7 @@ def bootstrap(tables: Mapping[str, Table], *, clusters: Sequence[str] | None = N
 
     The standard error of the sample is the jackknife's, that of every resample is by linearisation: the gradient of the
     score times the statistics of each cluster. The bootstrap of the score alone is too narrow for skewed scores and few
-    clusters (design/LOG.md). Where the clusters do not differ, the interval is the point: the caller knows what that is worth.
+    clusters (design/LOG.md). Where the clusters do not differ, the interval is the point; the two above know more.
     Raises BadInput for fewer than two clusters.
     """
     import numpy as np
@@ -169,14 +168,18 @@ def _minus(one: Callable[[Any], Any], other: Callable[[Any], Any], width: int) -
     return lambda sums: one(sums[..., :width]) - other(sums[..., width:])
 
 
-def _within(one: Interval, low: float | None, high: float | None, point: Interval,
-            clusters: Sequence[str] | None) -> Interval:
-    """`one` cut to the scores there can be. Where every cluster scored the same, what Wilson's interval knows after so
-    many of them."""
-    from bucle.evaluate.statistics import wilson
+def _within(one: Interval, low: float | None, high: float | None, clusters: Sequence[str] | None) -> Interval:
+    """`one` cut to the scores there can be. Where every cluster scored the same, what Wilson's interval (Tango's, of a
+    difference) knows after so many of them."""
+    from bucle.evaluate.statistics import paired_difference, wilson
 
-    if one.low == one.high and high is not None and low == 0.0:
-        edges = wilson(min(max(point.value / high, 0.0), 1.0), len(set(clusters)) if clusters else one.n, one.level)
+    if one.low == one.high and high is not None:
+        many, share = len(set(clusters)) if clusters else one.n, min(max(one.value / high, -1.0), 1.0)
+        if low == 0.0:
+            edges = wilson(share, many, one.level)
+        else:
+            gap = paired_difference([max(share, 0.0)] * many, [max(-share, 0.0)] * many, level=one.level)
+            edges = (gap.low, gap.high)
         return one.model_copy(update={"low": edges[0] * high, "high": edges[1] * high})
     floor = one.low if low is None else max(one.low, low)
     return one.model_copy(update={"low": floor, "high": one.high if high is None else min(one.high, high)})

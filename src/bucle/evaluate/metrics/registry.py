@@ -130,8 +130,11 @@ def _check(one: Metric, samples: Sequence[Sample]) -> None:
             value = getattr(sample, need)
             if value is None or (not isinstance(value, (int, float)) and not len(value)):
                 raise BadInput(f"row {place} has no {need}, which {one.name} needs", "leave the row or the metric out")
-    if "references" in one.needs and any(isinstance(sample.references, str) for sample in samples):
-        raise BadInput("`references` is a list of texts, not one text")
+    if "references" in one.needs:
+        for place, sample in enumerate(samples, 1):
+            texts = (sample.output, *sample.references)
+            if isinstance(sample.references, str) or not all(isinstance(text, str) for text in texts):
+                raise BadInput(f"row {place} needs a text as output and a list of texts, not one text, as references")
     if "relevant" in one.needs and any(gain <= 0 for sample in samples for gain in sample.relevant.values()):
         raise BadInput("a relevant passage has a gain of 0 or less", "leave it out of `relevant`")
 
