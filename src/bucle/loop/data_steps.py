@@ -11,6 +11,7 @@ from bucle.core.errors import BadInput
 from bucle.core.ids import file_sha256
 from bucle.core.records import Example
 from bucle.execute import Outcome, Runner, StepContext, StepRecord
+from bucle.loop.sides import Sides
 from bucle.loop.workspace import Workspace
 
 __all__ = ["explore_step", "preferences_step", "split_step"]
@@ -112,10 +113,11 @@ def explore_step(ws: Workspace, runner: Runner, name: str, dataset: str, split: 
     def work(ctx: StepContext) -> Outcome:
         from bucle.data.explore import explore_examples
 
+        sides = Sides(json.loads(ws.ledger.read(ws.ledger.get(split), "split.json")))
         rows = (Example.model_validate_json(line) for line in ws.row_lines(dataset))
         near = ws.config.data.near_duplicates
         return Outcome(
-            {}, explore_examples(rows, ws.sides(split), near_duplicate_threshold=near, report=ctx.report)
+            {}, explore_examples(rows, sides, near_duplicate_threshold=near, report=ctx.report)
         )
 
     return runner.step(
