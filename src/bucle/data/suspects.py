@@ -68,6 +68,7 @@ def suspect_labels(
         strip_accents="unicode",
         token_pattern=r"\b\w+\b",  # noqa: S106
         max_features=max(2_000, _WEIGHTS // len(set(labels))),
+        dtype=np.float32,
     )
     try:
         features = words.fit_transform([examples[index].input for index in rows])
