@@ -121,3 +121,28 @@ def test_the_search_for_readers_can_fail() -> None:
     assert len(list(options())) > 60
     assert not any(attribute in ("nobody_reads_this", "model_config") for _, attribute in found)
     assert ("config", "thread") not in found
+
+
+def test_shorthands_are_read(tmp_path: Path) -> None:
+    (tmp_path / "bucle.yaml").write_text(
+        "project: p\ndata: {documents: [docs, {kind: sql, url: 'sqlite:///a.db', query: select 1, text: body}]}\n"
+    )
+    sources_read = load_project(tmp_path).data.documents
+    assert sources_read is not None
+    folder, query = sources_read
+    assert (folder.kind, query.kind) == ("folder", "sql")
+    assert folder.kind == "folder"
+    assert folder.path == "docs"
+    assert query.kind == "sql"
+    assert query.text == ("body",)
+
+
+@pytest.mark.parametrize(("line", "told"), [
+    ("data: {documents: {kind: webb, url: x}}", "`data.documents.0.kind` cannot be `webb`"),
+    ("data: {documents: docs, personal_data: {secret: keep}}", "`secret`"),
+    ("language: es", "a project needs `tasks:`, or `data.documents`"),
+])  # fmt: skip
+def test_what_cannot_be_meant_is_told(tmp_path: Path, line: str, told: str) -> None:
+    (tmp_path / "bucle.yaml").write_text(f"project: p\n{line}\n")
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        load_project(tmp_path)

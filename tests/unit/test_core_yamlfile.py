@@ -50,7 +50,7 @@ def test_an_unknown_key_names_its_line_and_the_nearest(
 
 def test_an_unknown_key_like_no_other_lists_those_of_its_place(tmp_path: Path) -> None:
     error = complaint(tmp_path, BASE + "split:\n  zzzzzz: 1\n")
-    assert error.hint == "Known here: test, validation."
+    assert error.hint == "Known here: by, test, validation."
 
 
 @pytest.mark.parametrize(("text", "line", "says"), [
@@ -58,7 +58,7 @@ def test_an_unknown_key_like_no_other_lists_those_of_its_place(tmp_path: Path) -
     (BASE + "split:\n  test: 0.9\n", 5, "less than 0.8"),
     (BASE + "choose:\n  techniques:\n    lora: 3\n", 6, "`choose.techniques.lora`"),
     (BASE.replace("classify", "clasify"), 3, "classify, answer"),
-    ("project: a\n", 1, "`tasks` is missing"),
+    ("project: a\n", 1, "a project needs `tasks:`"),
     ("project: a\ntasks:\n  t:\n    kind: classify\n", 3, "`tasks.t.data` is missing"),
     (BASE + "replay: {log: l, task: otra}\n", 1, "none of the tasks: intents"),
     (BASE + "seed: 1\nproject: b\n", 5, "`project` stands here a second time"),

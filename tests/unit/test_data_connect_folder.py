@@ -147,3 +147,23 @@ def test_changes_takes_mappings_and_does_not_pair_files_too_large_to_read() -> N
 def test_names_of_sources() -> None:
     assert source_name(FolderSource(path="../otros docs/")) == "folder-..-otros-docs"
     assert source_name(FolderSource(path="x", name="mio")) == "mio"
+
+
+def test_nothing_is_skipped_without_a_word(tmp_path: Path) -> None:
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "a.txt").write_text("hola")
+    (docs / "link").symlink_to("/etc")
+    (docs / "gone").symlink_to("nowhere")
+    os.mkfifo(docs / "pipe")
+    try:
+        with open(os.fsencode(docs) + b"/informe_a\xf1o.txt", "w") as file:
+            file.write("x")
+    except OSError:  # a file system that takes UTF-8 names only
+        (docs / "informe_a?o.txt").unlink(missing_ok=True)
+    found = sync(FolderSource(path="docs"), tmp_path, tmp_path / "mirrors")
+    assert [f.path for f in found.files] == ["a.txt"]
+    reasons = {p.path: p.reason for p in found.problems}
+    assert reasons.pop("informe_a?o.txt", "bad-name") == "bad-name"
+    assert reasons == {"gone": "not-a-file", "link": "outside", "pipe": "not-a-file"}
+    assert sync(FolderSource(path="docs"), tmp_path, tmp_path / "mirrors").changes.unchanged == 1

@@ -36,6 +36,8 @@ __all__ = [
 ]
 
 Policy = Literal["keep", "mask", "hash", "drop"]
+PersonalKind = Literal["email", "phone", "iban", "card", "dni", "nie", "nuss", "name"]
+"""Secrets are no kind that a policy is for: they always go."""
 MAX_PORT = 65535
 
 
@@ -79,7 +81,7 @@ class Data(Section):
     boilerplate: float = Field(0.5, gt=0, le=1)
     quality: Quality = Quality()
     languages: tuple[str, ...] = ()
-    personal_data: Mapping[str, Policy] = Field(default_factory=dict)
+    personal_data: Mapping[PersonalKind, Policy] = Field(default_factory=dict)
     names: Names | None = None
     rows: Rows = Rows()
 
@@ -246,7 +248,7 @@ class Project(Section):
     threads: int = Field(0, ge=0)
     data: Data = Data()
     split: Split = Split()
-    tasks: Mapping[str, Task]
+    tasks: Mapping[str, Task] = Field(default_factory=dict)
     preferences: Preferences | None = None
     models: Mapping[str, Model] = Field(default_factory=dict)
     choose: Choose = Choose()
@@ -256,8 +258,8 @@ class Project(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Project:
-        if not self.tasks:
-            raise ValueError("at least one task is needed")
+        if not self.tasks and self.data.documents is None:
+            raise ValueError("a project needs `tasks:`, or `data.documents` to start from")
         if self.replay and self.replay.task not in self.tasks:
             raise ValueError(f"replay.task `{self.replay.task}` is none of the tasks: {', '.join(self.tasks)}")
         if any(task.kind == "answer" for task in self.tasks.values()) and self.data.documents is None:

@@ -24,13 +24,17 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+Names = Annotated[tuple[str, ...], BeforeValidator(lambda v: (v,) if isinstance(v, str) else v)]
+"""Some names, or one."""
+
+
 class _Common(Section):
     """`name` stands before the paths of a source where a project has several (default: its kind and place).
     `access` maps globs of paths to the labels a reader needs to see what matches; a path that matches several needs
     all of them. `refresh_hours`: a source that is not on this disk is asked again after that long (0: at every run)."""
 
     name: str = Field("", pattern=r"^[\w.-]{0,60}$")
-    access: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
+    access: Mapping[str, Names] = Field(default_factory=dict)
 
 
 class _Remote(_Common):
@@ -44,7 +48,7 @@ class FolderSource(_Common):
 
     kind: Literal["folder"] = "folder"
     path: str
-    patterns: tuple[str, ...] = ("**/*",)
+    patterns: Names = ("**/*",)
     passwords_env: str = ""
 
 
@@ -56,7 +60,7 @@ class WebSource(_Remote):
     kind: Literal["web"]
     url: str
     sitemap: bool = False
-    patterns: tuple[str, ...] = ("**",)
+    patterns: Names = ("**",)
     max_pages: int = Field(1000, ge=1)
     delay_s: float = Field(0.5, ge=0)
     headers: Mapping[str, str] = Field(default_factory=dict)
@@ -69,7 +73,7 @@ class StoreSource(_Remote):
 
     kind: Literal["store"]
     url: str
-    patterns: tuple[str, ...] = ("**/*",)
+    patterns: Names = ("**/*",)
     options: Mapping[str, Any] = Field(default_factory=dict)
 
 
@@ -82,7 +86,7 @@ class SqlSource(_Remote):
     url: str = ""
     url_env: str = ""
     query: str
-    text: tuple[str, ...] = ()
+    text: Names = ()
     title: str = ""
     id: str = ""
     max_rows: int = Field(5_000_000, ge=1)
@@ -104,7 +108,7 @@ class HuggingFaceSource(_Remote):
     config: str = ""
     split: str = "train"
     revision: str = ""
-    text: tuple[str, ...] = ()
+    text: Names = ()
     title: str = ""
     id: str = ""
     max_rows: int = Field(5_000_000, ge=1)
@@ -122,8 +126,15 @@ Source = Annotated[
     | Annotated[HuggingFaceSource, Tag("huggingface")],
     Discriminator(_kind),
 ]
-Sources = Annotated[tuple[Source, ...], BeforeValidator(lambda v: v if isinstance(v, list | tuple) else [v])]
-"""One source, or a list of them."""
+
+
+def _list_of_sources(value: Any) -> Any:
+    given = value if isinstance(value, list | tuple) else [value]
+    return [{"path": one} if isinstance(one, str) else one for one in given]
+
+
+Sources = Annotated[tuple[Source, ...], BeforeValidator(_list_of_sources)]
+"""One source, or a list of them; a text is a folder."""
 
 RowSource = Annotated[WebSource | StoreSource | SqlSource | HuggingFaceSource, Field(discriminator="kind")]
 """Where a task's rows come from when they are not in a file of the project: a table to download, or a query."""

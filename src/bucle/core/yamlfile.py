@@ -106,12 +106,16 @@ def _explain(error: ValidationError, path: Path, lines: dict[_PathKey, int], mod
             facts = problem["ctx"]
             found = str(facts.get("tag", problem["input"]))
             inner = tuple(part for part in loc if part != "[key]")
-            inner += (facts["discriminator"].strip("'"),) if "tag" in facts else ()
+            key = facts["discriminator"].strip("'") if "tag" in facts else ""
+            inner += ("kind" if key.endswith("()") else key,) if key else ()  # a function tells sources apart
             known = re.findall(r"'([^']*)'", str(facts.get("expected_tags", facts.get("expected", ""))))
             near = difflib.get_close_matches(found, known, n=1, cutoff=0.5)
             place = ".".join(map(str, inner))
             told.append((lines.get(inner, line), f"`{place}` cannot be `{found:.60}`, only {', '.join(known)}."))
             hint = hint or (f"Did you mean `{near[0]}`?" if near else "Correct that line.")
+        elif problem["type"] == "value_error" and isinstance(problem["input"], dict):
+            told.append((line, ("" if dotted == "the file" else f"`{dotted}`: ") + f"{problem['ctx']['error']}."))
+            hint = hint or "Correct that part."
         else:
             told.append((line, f"`{dotted}`: {problem['msg']} (found {problem['input']!r:.60})."))
             hint = hint or "Correct that line."

@@ -65,7 +65,7 @@ def documents_step(ws: Workspace, runner: Runner) -> StepRecord:
                 boilerplate=data.boilerplate,
                 quality=data.quality,
                 languages=data.languages,
-                personal=dict(data.personal_data),
+                personal={str(kind): action for kind, action in data.personal_data.items()},
                 personal_key=key,
                 names=name_finder(ws),
                 restored=back,

@@ -61,6 +61,11 @@ class RunResult:
 def run(ws: Workspace, display: Display, *, until: Stage = "all") -> RunResult:
     """Run the project up to and including stage `until`. Raises GateFailed after writing the report if a gate fails."""
     _check(ws)
+    if not ws.config.tasks and until not in ("data", "models"):
+        raise BadInput(
+            "This project has documents and no task yet.",
+            "bucle data bootstrap drafts questions to begin with; then name their file under `tasks:` in bucle.yaml.",
+        )
     with project_lock(ws.ledger.folder), display:
         runner = Runner(ws.ledger, display)
         failed: GateFailed | None = None

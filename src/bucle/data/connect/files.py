@@ -73,7 +73,8 @@ def scan(
     """The regular files under `root` that match any of `patterns` and `narrow`, sorted by path.
 
     Hidden files and folders (a leading dot), access sidecars and Office lock files (`~$name`) are skipped. A link is
-    followed only where it leads to a file inside the root; pipes and devices are never opened. `digest` may know the
+    followed only where it leads to a file inside the root; pipes and devices are never opened; each is a problem, as is
+    a name that is not UTF-8. `digest` may know the
     sha256 of a file with this stamp; `above` are folders above `root` whose sidecars hold here too. A file that cannot
     be read, or whose sidecar cannot, is a problem. Raises NotFound where `root` is no folder.
     """
@@ -87,8 +88,16 @@ def scan(
         if not matches(path, narrow) or not any(matches(path, pattern) for pattern in patterns):
             continue
         try:
+            path.encode()
             real = file.resolve()
-            if not real.is_relative_to(home) or not real.is_file():
+            if not real.is_relative_to(home):
+                found.problems.append(SyncProblem(path, "outside", "The link leads out of the source's folder."))
+                continue
+            if real.is_dir():
+                found.problems.append(SyncProblem(path, "link-to-folder", "Links to folders are not followed."))
+                continue
+            if not real.is_file():
+                found.problems.append(SyncProblem(path, "not-a-file", "It is a pipe, a device or a broken link."))
                 continue
             told = real.stat()
             stamp = (told.st_size, told.st_mtime_ns, told.st_ctime_ns, told.st_ino)
@@ -100,6 +109,9 @@ def scan(
             found.files.append(SourceFile(path, told.st_size, sha256, tuple(sorted(needed))))
             found.stamps[path] = stamp
             report(len(found.files))
+        except UnicodeEncodeError:
+            shown = path.encode("utf-8", "replace").decode()
+            found.problems.append(SyncProblem(shown, "bad-name", "Its name is not UTF-8; rename it (convmv does)."))
         except Quarantined as refused:
             found.problems.append(SyncProblem(path, refused.reason, refused.message))
         except (OSError, RuntimeError) as error:
@@ -118,6 +130,6 @@ def _walk(root: Path, problems: list[SyncProblem]) -> Iterator[Path]:
 
     for folder, folders, names in os.walk(root, followlinks=False, onerror=failed):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in names:
+        for name in [*names, *(name for name in folders if Path(folder, name).is_symlink())]:
             if not name.startswith((".", "~$")) and not is_sidecar(name):
                 yield Path(folder, name)

@@ -30,7 +30,9 @@ _VERSION = ("ETag", "etag", "version_id", "VersionId", "md5", "md5Hash", "conten
 
 def pull(source: StoreSource, mirror: Mirror, project: Path, report: Report) -> list[SyncProblem]:
     """Bring the mirror up to the store. Returns what could not be had. Raises Unreachable where it is away."""
-    base, narrow = cut(source.url) if is_glob(source.url.partition("://")[2]) else (source.url, "")
+    first, chained, rest = source.url.partition("::")
+    base, narrow = _cut(first) if is_glob(first.partition("://")[2]) else (first, "")
+    base += chained + rest
     fs, root, secrets = _open(source, base)
     found = _asked(lambda: _list(fs, root), secrets)
     single = list(found) == [""]
@@ -52,6 +54,14 @@ def pull(source: StoreSource, mirror: Mirror, project: Path, report: Report) -> 
         problems += _one(fs, mirror, rel, info, secrets, MAX_FILE_BYTES)
     report(len(wanted), len(wanted))
     return problems
+
+
+def _cut(url: str) -> tuple[str, str]:
+    """`url` up to its first folder with a glob, and the glob."""
+    protocol, _, path = url.partition("://")
+    if is_glob(path.partition("/")[0]):
+        return f"{protocol}://", path
+    return cut(url)
 
 
 def fetch_table(source: StoreSource, mirror: Mirror, project: Path, report: Report) -> list[SyncProblem]:
