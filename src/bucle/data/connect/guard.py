@@ -125,6 +125,7 @@ class GuardedTransport(httpx.HTTPTransport):
     """httpx's transport over connections that are checked. `until(seconds)` sets when the next request must end."""
 
     def __init__(self, allow_private: bool) -> None:
+        self.allow_private = allow_private
         context = httpx.create_ssl_context()
         super().__init__(verify=context, trust_env=False)
         self._backend = _Backend(allow_private)

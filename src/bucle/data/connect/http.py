@@ -114,7 +114,9 @@ class Http:
             try:
                 return self._follow(url, target, limit, asked)
             except Forbidden as refused:
-                raise NotFetched("private-address", f"{refused}; allow_private permits it.") from None
+                if self._transport.allow_private:  # so it is one that nothing permits
+                    raise NotFetched("metadata-address", f"{refused}; it is refused always.") from None
+                raise NotFetched("private-address", f"{refused}.") from None
             except (httpx.InvalidURL, ValueError):
                 raise NotFetched("bad-url", f"{public_url(url)} is no URL, or leads to what is none.") from None
             except _Busy as busy:
