@@ -62,7 +62,7 @@ def test_data(finished: Path) -> None:
     assert answer("data", "problems", "-p", finished)["problems"] == []
     text = told("data", "quarantine", "-p", finished)
     assert re.search(r"^pdf/anexo-danado.pdf +corrupt +\S", text, re.MULTILINE)
-    assert "passwords_env" in text
+    assert "--retry pdf/protocolo-fraude-interno.pdf" in text
 
 
 def test_looking_at_data_leaves_the_report_whole(finished: Path) -> None:

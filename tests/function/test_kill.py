@@ -85,15 +85,19 @@ def kill_and_compare(undisturbed: Path, folder: Path, scratch: Path) -> None:
     plan = moments(undisturbed, random.Random(SEED))
     assert len(plan) == KILLS
     committed: dict[str, set[tuple[str, ...]]] = {table: set() for table in TABLES}
+    late = 0
     for number, (step, after) in enumerate(plan):
         with Running("run", folder, log=scratch / f"{number}.log") as run:
             if step:
                 run.wait_for(f" {step} (")
             time.sleep(after)
-            assert run.process.poll() is None, f"kill {number} came too late:\n{run.text}"
-            run.kill()
+            if run.process.poll() is None:
+                run.kill()
+            else:
+                late += 1
         for table, rows in stored(folder).items():
             committed[table] |= rows
+    assert late <= KILLS // 3, "on a machine that is busy now and idle then, a kill may find the run at its end"
     assert len(committed["steps"]) >= len(stored(undisturbed)["steps"]) // 2, "the kills came too early to test much"
 
     done = bucle("run", folder, timeout=1200)

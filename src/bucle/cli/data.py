@@ -46,4 +46,7 @@ class DataVerbs(click.Group):
 
 @click.group("data", cls=DataVerbs)
 def command() -> None:
-    """Sources, documents and rows: what was read, what was not, and why; versions and what changed between them."""
+    """Sources, documents and rows: what was read, what was not, and why; versions and what changed between them.
+
+    Each verb has --help and --json; without one it is `list`.
+    """

@@ -70,7 +70,7 @@ def _show(what: str, folder: str, json_: bool) -> None:
         )
         rows += [
             {
-                "path": ws.rows_file(name).name,
+                "path": t.data if isinstance(t.data, str) else ws.rows_file(name).name,
                 "language": "",
                 "title": f"{records[f'examples {name}'].figures['rows']} rows of {name}",
                 "sha256": "",
