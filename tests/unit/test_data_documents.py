@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ from bucle.data.language import detect, detect_all
 from bucle.data.parse import QuarantinedFile
 from bucle.data.split import Split, split
 from bucle.data.tables import read_examples
+from bucle.ledger import Ledger
+from bucle.loop import restore
 
 INTENTS = Path(__file__).parents[2].parent / "shared" / "data" / "intents-es"
 BASE = (
@@ -26,7 +29,7 @@ BASE = (
 )
 
 
-def document(path: str, *blocks: Block | str, language: str = "es") -> Document:
+def document(path: str, *blocks: Block | str, language: str = "es", access: tuple[str, ...] = ()) -> Document:
     made = tuple(Block(text=block) if isinstance(block, str) else block for block in blocks)
     return Document(
         id=f"document:{path}",
@@ -36,6 +39,7 @@ def document(path: str, *blocks: Block | str, language: str = "es") -> Document:
         title=path,
         language=language,
         blocks=made,
+        access=access,
     )
 
 
@@ -118,6 +122,115 @@ def test_of_versions_the_current_one_stays_and_a_variant_with_its_own_terms_too(
             assert "older version" in result.removed[0].detail
     variants = [document("baja.md", BASE + " En 15 días."), document("baja-canarias.md", BASE + " En 30 días hábiles.")]
     assert clean_documents(variants).documents == variants
+
+
+@pytest.mark.parametrize("again", [BASE, BASE + " Consulte."])
+def test_a_document_gives_way_only_to_one_with_the_same_labels(again: str) -> None:
+    public, legal = document("b.md", BASE), document("a.md", again, access=("legal",))
+    for pair in ([public, legal], [legal, public]):
+        assert clean_documents(pair).removed == []
+    both = [
+        document("x.md", BASE, access=("legal", "direccion")),
+        document("y.md", BASE, access=("direccion", "legal")),
+        public,
+    ]
+    assert [one.path for one in clean_documents(both).removed] == ["y.md"]
+
+
+OFFICE = (
+    "La oficina de {} abre de lunes a viernes de nueve a dos y los sábados previa cita. Se atienden altas, bajas, "
+    "cambios de titular, reclamaciones y consultas sobre la factura. Para el resto de gestiones use la web o la "
+    "aplicación móvil, donde también puede descargar sus contratos y sus facturas de los últimos cinco años sin "
+    "esperas."
+)
+TARIFF = (
+    "La tarifa Luz {} cuesta {} euros al mes con impuestos incluidos y permanencia de un año. El cambio de tarifa "
+    "se hace desde el área de cliente y tiene efecto en la siguiente factura. La baja anticipada lleva la "
+    "penalización que figura en las condiciones particulares, que se descuenta cada mes que pasa hasta que se "
+    "cumple la permanencia pactada."
+)
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        [OFFICE.format(city) for city in ("Madrid", "Sevilla", "Bilbao", "Jaén")],
+        [TARIFF.format(*one) for one in (("Oro", "treinta"), ("Plata", "veinte"), ("Bronce", "quince"))],
+        [TARIFF.format("Oro", price) for price in ("sesenta", "setenta")],
+        [TARIFF.format(name, "veinte") for name in ("Ana", "Eva")],
+        [BASE, BASE.replace("quince", "doce")],
+        [OFFICE.format("Ávila"), OFFICE.format("Ávila").replace("lunes", "martes")],
+    ],
+)
+def test_variants_that_differ_in_a_word_all_stay(texts: list[str]) -> None:
+    documents = [document(f"{at}.md", text) for at, text in enumerate(texts)]
+    assert clean_documents(documents, CleanPolicy(near_duplicate=0.7, boilerplate=1)).removed == []
+
+
+@pytest.mark.parametrize(
+    ("now", "then"),
+    [
+        ("facturas", "facturaas"),
+        ("aplicación", "aplicacion"),
+        ("reclamaciones", "recla maciones"),
+        ("de titular", "detitular"),
+        ("gestiones", "gestoines"),
+        (". Para", ".\n\n  Para"),
+    ],
+)
+def test_a_copy_with_a_typing_error_goes(now: str, then: str) -> None:
+    text = OFFICE.format("Madrid")
+    assert now in text
+    made = [document("a.md", text + " Gracias por su visita."), document("b.md", text.replace(now, then))]
+    assert [one.path for one in clean_documents(made, CleanPolicy(near_duplicate=0.7)).removed] == ["b.md"]
+
+
+def test_copies_of_each_variant_go_and_one_of_each_stays() -> None:
+    cities = ("Madrid", "Jaén")
+    made = [document(f"{one}-{at}.md", OFFICE.format(one) + " Venga." * at) for one in cities for at in (0, 1)]
+    made.append(document("Jaén-2.md", OFFICE.format("Jaén") + " Venga."))
+    assert sorted(one.path for one in clean_documents(made, CleanPolicy(boilerplate=1)).documents) == [
+        "Jaén-1.md",
+        "Madrid-1.md",
+    ]
+
+
+def test_hundreds_of_variants_take_seconds() -> None:
+    made = [document(f"{at}.md", OFFICE.format(f"Villa{chr(97 + at % 26) * 3}{at}")) for at in range(400)]
+    began = time.process_time()
+    assert clean_documents(made, CleanPolicy(boilerplate=1)).removed == []
+    assert time.process_time() - began < 10
+
+
+def test_what_drop_takes_of_a_document_is_listed_without_the_value_and_comes_back_masked(tmp_path: Path) -> None:
+    table = "| Quién | DNI |\n| --- | --- |\n| Ana | 12345678Z |\n| Luis | 87654321X |\n| Caja | ninguno |"
+    made = document(
+        "a.md", BASE, "Mi DNI es 12345678Z.", Block(text=table, kind="table"), "Su clave: ghp_" + "a1" * 18
+    )
+    policy = CleanPolicy(personal={"dni": "drop"})
+    result = clean_documents([made], policy)
+    assert [(one.path, one.reason, one.detail) for one in result.dropped] == [
+        ("a.md", "personal-data", "dni"),
+        ("a.md", "personal-data", "dni"),
+        ("a.md", "personal-data", "dni"),
+        ("a.md", "secret", "1 taken out of the text"),
+    ]
+    assert len({one.id for one in result.dropped}) == 4
+    assert "12345678" not in repr(result.dropped)
+    paragraph, ana = result.dropped[0].id, result.dropped[1].id
+    back = clean_documents([made], replace(policy, restored=frozenset({paragraph, ana})))
+    assert "Mi DNI es [DNI]." in back.documents[0].text
+    assert "| Ana | [DNI] |\n| Caja | ninguno |" in back.documents[0].text
+    assert [one.id for one in back.dropped] == [result.dropped[2].id, result.dropped[3].id]
+    ledger = Ledger(tmp_path)
+    node = restore.put_removed(ledger, "documents", result.dropped)
+    lines = ledger.read(ledger.get(node), "removed.jsonl").splitlines()
+    items = [restore.Removed(**json.loads(line)) for line in lines]
+    assert [one.id for one in restore.choose(items, ["a.md"])] == [one.id for one in result.dropped[:3]]
+    assert [one.id for one in restore.choose(items, [paragraph])] == [paragraph]
+    for names, reason in (([result.dropped[3].id], ""), ([], "secret")):
+        with pytest.raises(BadInput, match="secret"):
+            restore.choose(items, names, reason)
 
 
 def test_an_exact_copy_is_called_so() -> None:

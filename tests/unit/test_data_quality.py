@@ -187,4 +187,4 @@ def test_drop_takes_the_paragraph_of_a_table_the_row_and_tells() -> None:
     gone = clean_documents(only, CleanPolicy(personal={"email": "drop"}))
     assert [(one.reason, one.detail) for one in gone.removed] == [("personal-data", "email")]
     back = clean_documents(only, CleanPolicy(personal={"email": "drop"}, restored=frozenset({"b"})))
-    assert back.documents[0].text == "Mi correo es  de siempre"
+    assert back.documents[0].text == "Mi correo es [EMAIL] de siempre"

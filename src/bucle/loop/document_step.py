@@ -102,8 +102,9 @@ def documents_step(ws: Workspace, runner: Runner) -> StepRecord:
             "notes": [one.note for one in synced if one.note],
             "languages": dict(Counter(d.language for d in cleaned.documents).most_common()),
             "personal": _personal(cleaned.personal),
+            "dropped": dict(Counter(one.reason for one in cleaned.dropped)),
         }
-        gone = put_removed(ctx.ledger, "documents", [*cleaned.removed, *cleaned.boilerplate])
+        gone = put_removed(ctx.ledger, "documents", [*cleaned.removed, *cleaned.boilerplate, *cleaned.dropped])
         return Outcome(
             {"corpus": corpus.id, "removed": gone},
             figures,
@@ -114,7 +115,7 @@ def documents_step(ws: Workspace, runner: Runner) -> StepRecord:
         "documents",
         work,
         stage="data",
-        version=2,
+        version=3,
         params={
             "files": [[one.prefix + f.path, f.sha256 or f.size, f.access] for one in synced for f in one.files],
             "problems": [[p.path, p.reason] for one in synced for p in one.problems],

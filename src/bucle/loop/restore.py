@@ -18,6 +18,7 @@ __all__ = ["Removed", "choose", "history", "put_removed", "removed", "restore", 
 
 ALIAS = "restored"
 NEVER = "secret"
+_SECRET = ("A secret cannot be restored.", "Change the key or password at its provider, and the source.")
 _ROWS = "examples "
 
 
@@ -70,7 +71,7 @@ def choose(items: Sequence[Removed], names: Sequence[str] = (), reason: str = ""
     """Those of `items` that `names` name (an id, twelve characters of one at least, a path or a source), or all with
     `reason`. Raises NotFound for a name that was not removed, BadInput for a secret or an ambiguous name."""
     if NEVER in (reason, *names):
-        raise BadInput("A secret cannot be restored.", "Change the key or password at its provider, and the source.")
+        raise BadInput(*_SECRET)
     if reason:
         chosen = [item for item in items if item.reason == reason]
         if not chosen:
@@ -82,6 +83,9 @@ def choose(items: Sequence[Removed], names: Sequence[str] = (), reason: str = ""
         found = [item for item in items if name in (item.id, item.path)]
         if not found and len(name.rpartition(":")[2]) >= 12:
             found = [item for item in items if item.id.startswith(name)]
+        if found and all(item.reason == NEVER for item in found):
+            raise BadInput(*_SECRET)
+        found = [item for item in found if item.reason != NEVER]
         if not found:
             raise NotFound(f"`{name}` is not among what was removed.", "bucle data removed")
         if len({item.id for item in found}) > 1 and not all(item.path == name for item in found):
