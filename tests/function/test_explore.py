@@ -71,3 +71,26 @@ def test_mistakes_are_explained(tmp_path: Path) -> None:
         done = bucle("explore", "-p", folder, *args)
         assert done.returncode == 2, done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_personal_data_that_was_found_is_told_with_what_was_done_about_it(tmp_path: Path) -> None:
+    words = ("luz", "gas", "agua", "fibra", "router", "recibo", "cuota", "plazo", "aval", "firma", "alta", "baja")
+    rows = [f"{a} {b} {a}{n}@example.org;{'factura' if n % 2 else 'contacto'}"
+            for n, (a, b) in enumerate(zip(words * 2, words[3:] + words[:3] + words[7:] + words[:7], strict=True))]
+    (tmp_path / "d.csv").write_text("texto;etiqueta\n" + "\n".join(rows) + "\n", "utf-8")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "a.md").write_text("# Ayuda\n\nPara dudas del contrato escribe a ayuda@example.com hoy.\n")
+    (tmp_path / "bucle.yaml").write_text(
+        "project: p\ndata: {documents: {path: docs}}\n"
+        "tasks:\n  t: {kind: classify, data: d.csv, text: texto, label: etiqueta}\n"
+    )
+    found = answer("explore", "-p", tmp_path)
+    task, documents = found["tasks"]["t"], found["documents"]
+    assert (task["personal"], task["personal_done"], task["personal_left"]) == ({"email": 24}, {"email": "mask"}, {})
+    assert (documents["personal"]["email"], documents["personal_left"]) == (1, {})
+    page = (tmp_path / ".bucle" / "explore.html").read_text("utf-8")
+    assert "No se encontró ninguno" not in page
+    assert "enmascarados" in page
+    text = told("explore", "-p", tmp_path)
+    assert "personal data found: 24 email (masked)" in text
+    assert "1 email (masked)" in text

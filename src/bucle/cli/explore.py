@@ -56,7 +56,7 @@ def _task(name: str, figures: dict[str, Any]) -> None:
              for s in suspects[:10]],
         )
     click.echo(f"topics: {', '.join(t['name'] for t in figures['topics']['topics'][:8]) or 'none'}")
-    for said in _next(figures):
+    for said in _next(name, figures):
         click.echo(f"  -> {said}")
 
 
@@ -71,20 +71,37 @@ def _tokens(one: dict[str, Any]) -> str:
     ) if one.get("tokens") else f"tokens by {one['name']}: no text"
 
 
-def _next(figures: dict[str, Any]) -> list[str]:
+def _next(name: str, figures: dict[str, Any]) -> list[str]:
     leakage = figures["leakage"]
     leaks = max(leakage["across_exact"], leakage["across_near"])
     checks = (
-        (leaks, f"{leaks} held-out rows have a copy on another side: remove it from its file, then bucle run"),
-        (figures["suspects"], f"{len(figures['suspects'])} labels in doubt: bucle label next, or edit the row named"),
+        (leaks, f"{_n(leaks, 'held-out row')} with a copy on another side: remove it from its file, then bucle run"),
+        (figures["suspects"], f"{_n(len(figures['suspects']), 'label')} in doubt: bucle label next {name} --review, "
+         "or edit the row named"),
         (figures["labels"] and figures["conflicts"]["groups"],
-         f"{figures['conflicts']['groups']} texts under several labels: edit the rows that the report names"),
-        (figures["rare"], f"{len(figures['rare'])} labels with under 10 rows: bucle label next"),
-        (figures["problems"], f"{figures['problems']} rows could not be used: bucle data problems"),
-        (figures["personal"], f"personal data in rows ({', '.join(figures['personal'])}): data.personal_data"),
+         f"{_n(figures['conflicts']['groups'], 'text')} under several labels: edit the rows that the report names"),
+        (figures["rare"], f"{_n(len(figures['rare']), 'label')} with under 10 rows: add rows, then "
+         f"bucle label start {name}"),
+        (figures["problems"], f"{_n(figures['problems'], 'row')} could not be used: bucle data problems"),
+        (_personal(figures), f"personal data found: {_personal(figures)}; data.personal_data decides"),
+        (figures["personal_left"], "personal data left in rows: "
+         + ", ".join(f"{kind} in {n}" for kind, n in figures["personal_left"].items())),
         (figures["changes"], "what changed since the last version: bucle data diff"),
     )
     return [said for holds, said in checks if holds]
+
+
+def _n(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def _personal(figures: dict[str, Any]) -> str:
+    """What was found when the data were read, and what was done about each kind."""
+    did = {"keep": "kept", "mask": "masked", "hash": "hashed", "drop": "dropped"}
+    said = [f"{n:,} {kind} ({did[figures['personal_done'][kind]]})" for kind, n in figures["personal"].items()]
+    if figures["personal_dropped"]:
+        said.append(f"{_n(figures['personal_dropped'], 'row')} dropped")
+    return ", ".join(said)
 
 
 def _documents(figures: dict[str, Any]) -> None:
@@ -96,3 +113,5 @@ def _documents(figures: dict[str, Any]) -> None:
         click.echo("  -> bucle data quarantine")
     if figures["removed"]["count"]:
         click.echo("  -> bucle data removed")
+    if found := _personal(figures):
+        click.echo(f"  -> personal data found: {found}; data.personal_data decides")

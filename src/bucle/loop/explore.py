@@ -26,7 +26,7 @@ MAP_POINTS = 5_000
 """Texts that topics, the map and outliers look at."""
 SHOWN = 20
 TOKEN_SAMPLE = 50_000
-_COUNTS = {"access", "formats", "kinds", "labels", "languages", "personal", "reasons"}
+_COUNTS = {"access", "formats", "kinds", "labels", "languages", "personal", "personal_left", "reasons"}
 
 
 @dataclass(frozen=True)
@@ -113,10 +113,23 @@ def _task(
         **read.figures,
         **split.figures,
         **by_name[f"explore {name}"].figures,
+        **_personal(ws, read, by_name[f"explore {name}"]),
         "tokens": _tokens(runner, f"tokens {name}", models, {"dataset": dataset}, lambda: {"rows": texts()})["rows"],
         **_topics(ws, runner, f"topics {name}", {"dataset": dataset, "split": sides}, items),
         "changes": _row_changes(ws, runner, name, dataset),
     }
+
+
+def _personal(ws: Workspace, read: StepRecord, seen: StepRecord) -> dict[str, Any]:
+    """`personal` (findings by kind, when the data were read), `personal_done` (what was done about each kind: keep,
+    mask, hash, drop), `personal_dropped` (rows that went for it) and `personal_left` (by kind, in the text as stored;
+    `personal_shown` shows some)."""
+    found = dict(read.figures.get("personal") or {})
+    left = dict(seen.figures.get("personal") or {})
+    policy = {str(kind): action for kind, action in ws.config.data.personal_data.items()}
+    done = {kind: "drop" if kind == "secret" else policy.get(kind, "mask") for kind in {*found, *left}}
+    dropped = dict(read.figures.get("removed_reasons") or {}).get("personal-data", 0)
+    return {"personal": found, "personal_done": done, "personal_dropped": dropped, "personal_left": left}
 
 
 def _label(row: Example, labels: bool) -> str:
@@ -156,6 +169,7 @@ def _documents(ws: Workspace, runner: Runner, read: StepRecord, models: Sequence
     return {
         "files": read.figures.get("files"),
         **seen.figures,
+        **_personal(ws, read, seen),
         "tokens": tokens["documents"],
         "passage_tokens": tokens["passages"],
         **_topics(ws, runner, "topics documents", inputs, items),
@@ -240,7 +254,7 @@ def _topics(
                 **_shown(some[one.index]),
                 "distance": one.distance,
                 "times": one.times,
-                "nearest": shown(texts[one.nearest], 140),
+                "nearest": shown(texts[one.nearest]),
                 "similarity": one.similarity,
                 "why": _why(texts[one.index], long),
             }

@@ -81,7 +81,7 @@ def findings(found: Mapping[str, Any], t: Any) -> list[tuple[str, list[Finding]]
         ]
         personal = [
             Finding("warn", f"personal-{at}", t("explore.find.personal", n=number(n), kind=_kind(kind, t)))
-            for kind, n in task["personal"].items()
+            for kind, n in task["personal_left"].items()
         ]
         counted = (
             ("bad", "leakage", leaks),
