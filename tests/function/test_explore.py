@@ -94,3 +94,18 @@ def test_personal_data_that_was_found_is_told_with_what_was_done_about_it(tmp_pa
     text = told("explore", "-p", tmp_path)
     assert "personal data found: 24 email (masked)" in text
     assert "1 email (masked)" in text
+
+
+def test_going_back_to_earlier_rows_is_compared_with_what_was_current_until_then(tmp_path: Path) -> None:
+    folder = build_tiny(tmp_path / "p")
+    path = folder / "data" / "mensajes.tsv"
+    first = path.read_bytes()
+    told("data", "list", "-p", folder)
+    path.write_bytes(first + b"\t".join([b"otra-9", *first.splitlines()[7].split(b"\t")[1:]]) + b"\n")
+    second = answer("explore", "-p", folder)["tasks"]["intenciones"]
+    path.write_bytes(first)
+    third = answer("explore", "-p", folder)["tasks"]["intenciones"]
+    diff = answer("data", "diff", "intenciones", "-p", folder)
+    assert (diff["before"]["version"], diff["after"]["version"]) == (2, 1)
+    assert diff["counts"]["added"] == 0
+    assert diff["counts"]["removed"] == second["changes"]["added"] == third["changes"]["removed"]

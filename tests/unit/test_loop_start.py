@@ -90,3 +90,15 @@ def test_what_is_named_must_exist(tmp_path: Path) -> None:
             start_project(tmp_path / "p", **how)  # type: ignore[arg-type]
         assert caught.value.hint.startswith("bucle init")
     assert not (tmp_path / "p").exists()
+
+
+def test_documents_alone_are_a_project(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    made = start_project(tmp_path / "p", None, docs=tmp_path / "docs")
+    project = load_project(tmp_path / "p")
+    assert project.data.documents is not None
+    assert (project.data.documents[0].path, dict(project.tasks)) == ("../docs", {})
+    assert "bucle data bootstrap" in made["next"]
+    with pytest.raises(BucleError, match="is not a folder"):
+        start_project(tmp_path / "q", None, docs=tmp_path / "none")
+    assert not (tmp_path / "q").exists()

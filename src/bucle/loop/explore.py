@@ -16,7 +16,7 @@ from bucle.core.records import Chunk, Document, Example, Node
 from bucle.execute import Display, Outcome, Runner, StepContext, StepRecord, project_lock
 from bucle.loop.readers import Reader, lengths, readers
 from bucle.loop.story import latest_records
-from bucle.loop.versions import documents_of, rows
+from bucle.loop.versions import DOCUMENTS, documents_of, rows, used
 from bucle.loop.workspace import Workspace
 
 __all__ = ["MAP_POINTS", "REPORT", "explore", "save_explored"]
@@ -336,19 +336,16 @@ class _Rows:
         return rows(self.ws, self.dataset)
 
 
-def _before(found: Sequence[Node], current: str) -> Node | None:
-    """The latest of its kind other than the current one."""
-    others = [node for node in found if node.id != current]
-    return others[-1] if others else None
+def _before(ws: Workspace, name: str, current: str) -> Node | None:
+    """What runs used before the current version of a task's rows (of the same kind: as read, or grown by feedback) or
+    of the documents."""
+    version = ws.ledger.get(current).attrs.get("version")
+    others = (node for node in used(ws, name) if node.id != current and node.attrs.get("version") == version)
+    return next(others, None)
 
 
 def _row_changes(ws: Workspace, runner: Runner, name: str, dataset: str) -> dict[str, Any] | None:
-    node = ws.ledger.get(dataset)
-    same = [
-        other for other in ws.ledger.nodes("dataset")
-        if other.attrs.get("task") == name and other.attrs.get("version") == node.attrs.get("version")
-    ]
-    before = _before(same, dataset)
+    before = _before(ws, name, dataset)
     if before is None:
         return None
 
@@ -382,7 +379,7 @@ def _row_changes(ws: Workspace, runner: Runner, name: str, dataset: str) -> dict
 
 
 def _document_changes(ws: Workspace, runner: Runner, corpus: str) -> dict[str, Any] | None:
-    before = _before(ws.ledger.nodes("corpus"), corpus)
+    before = _before(ws, DOCUMENTS, corpus)
     if before is None:
         return None
 

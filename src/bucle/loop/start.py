@@ -38,7 +38,7 @@ def start_project(
         raise BadInput(f"{path} is already there.", f"bucle run {folder}, or start in another folder.")
     name = re.sub(r"[^\w .-]", "-", name or folder.resolve().name).strip(" .-")[:80] or "project"
     if source is None:
-        return _empty(path, name, language)
+        return _documents_only(path, docs, name, language) if docs is not None else _empty(path, name, language)
     if not source.is_file():
         raise BadInput(f"{source} does not exist.", "bucle init --from FILE")
     from bucle.data.columns import guess_columns
@@ -74,9 +74,7 @@ def start_project(
     }
     body: dict[str, Any] = {"project": name, "language": language, "seed": 7}
     if docs is not None:
-        if not docs.is_dir():
-            raise BadInput(f"{docs} is not a folder.", "bucle init --docs FOLDER")
-        body["data"] = {"documents": {"path": _relative(docs, folder)}}
+        body["data"] = _data(docs, folder)
     body |= {
         "tasks": {"labels": task},
         "models": {"nano": {"kind": "pretrain"}, "minilm": {"kind": "encoder", "path": "minilm"}},
@@ -93,6 +91,27 @@ def start_project(
         "left_out": len(problems),
         "labels": dict(labels.most_common()),
         "next": f"bucle run {folder}",
+    }
+
+
+def _data(docs: Path, folder: Path) -> dict[str, Any]:
+    if not docs.is_dir():
+        raise BadInput(f"{docs} is not a folder.", "bucle init --docs FOLDER")
+    return {"documents": {"path": _relative(docs, folder)}}
+
+
+def _documents_only(path: Path, docs: Path, name: str, language: str) -> dict[str, Any]:
+    """A project with documents and no task yet; questions are drafted from them."""
+    body: dict[str, Any] = {"project": name, "language": language, "seed": 7, "data": _data(docs, path.parent)}
+    _write(path, body, "# Written by `bucle init`; every key is explained in docs/bucle.yaml.md\n")
+    return {
+        "path": str(path),
+        "columns": {},
+        "rows": 0,
+        "left_out": 0,
+        "labels": {},
+        "documents": body["data"]["documents"]["path"],
+        "next": f"bucle data list -p {path.parent} reads them; bucle data bootstrap -p {path.parent} drafts questions",
     }
 
 

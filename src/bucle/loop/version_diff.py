@@ -7,15 +7,15 @@ from typing import Any
 
 from bucle.core.errors import BadInput
 from bucle.core.records import Example
-from bucle.loop.versions import DOCUMENTS, Version, documents_of, rows, version_called, versions
+from bucle.loop.versions import DOCUMENTS, Version, documents_of, rows, used, version_called, versions
 from bucle.loop.workspace import Workspace
 
 __all__ = ["compare", "newest_split"]
 
 
 def compare(ws: Workspace, task: str, first: str = "", second: str = "") -> dict[str, Any]:
-    """What changed between two versions of a task's rows, or of `documents`; JSON-ready. Without names the last two;
-    with one, from it to the newest. Raises NotFound, and BadInput where there is but one version."""
+    """What changed between two versions of a task's rows, or of `documents`; JSON-ready. Without names the current one
+    and what was current before it, in the order of runs; with one, from it to the current. Raises NotFound, and BadInput where there is but one version."""
     if not (first and second):
         found = versions(ws, task)
         if len(found) < 2 and not (first and found):
@@ -23,12 +23,20 @@ def compare(ws: Workspace, task: str, first: str = "", second: str = "") -> dict
                 f"`{task}` has {len(found) or 'no'} version{'' if len(found) == 1 else 's'}: nothing to compare yet.",
                 "Change its data and run `bucle data list`.",
             )
-        a = version_called(ws, task, first) if first else found[-2]
-        b = found[-1]
+        b = next((v for v in found if v.current), found[-1])
+        a = version_called(ws, task, first) if first else _before(ws, found, b)
     else:
         a, b = version_called(ws, task, first), version_called(ws, task, second)
     told: dict[str, Any] = {"task": task, "before": a.json(), "after": b.json()}
     return told | (_documents_diff(ws, a, b) if task == DOCUMENTS else _rows_diff(ws, a, b))
+
+
+def _before(ws: Workspace, found: list[Version], current: Version) -> Version:
+    """What runs used before `current`; where none did, the version made before it (or after, if it is the first)."""
+    nodes = {v.node: v for v in found}
+    earlier = (nodes[n.id] for n in used(ws, current.task) if n.id != current.node and n.id in nodes)
+    others = [v for v in found if v.node != current.node]
+    return next(earlier, None) or next((v for v in reversed(others) if v.number < current.number), others[-1])
 
 
 class _Rows:

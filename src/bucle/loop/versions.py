@@ -20,6 +20,7 @@ __all__ = [
     "number_of",
     "rows",
     "trained_on",
+    "used",
     "version_called",
     "versions",
 ]
@@ -119,6 +120,22 @@ def documents_of(ws: Workspace, corpus: str) -> Iterator[Document]:
     with path.open("rb") as file:
         for line in file:
             yield Document.model_validate_json(line)
+
+
+def used(ws: Workspace, task: str) -> Iterator[Node]:
+    """The versions of a task's rows (or of `documents`) in the order in which finished runs used them, the latest use
+    first: what was put back comes before what was current until then. The same may come more than once."""
+    keys: dict[str, list[str]] = {}
+    kind = "corpus" if task == DOCUMENTS else "dataset"
+    for (steps,) in ws.ledger.rows("SELECT steps FROM runs WHERE finished_at IS NOT NULL ORDER BY seq DESC"):
+        for step in reversed(json.loads(steps)):
+            key = str(step["key"])
+            if key not in keys:
+                rows = ws.ledger.rows("SELECT outputs FROM steps WHERE key = ?", (key,))
+                keys[key] = [node for (outputs,) in rows for role, node in json.loads(outputs).items() if role == kind]
+            for node in map(ws.ledger.get, keys[key]):
+                if task == DOCUMENTS or node.attrs.get("task") == task:
+                    yield node
 
 
 def trained_on(ws: Workspace) -> dict[str, list[tuple[Node, Node]]]:
