@@ -116,10 +116,15 @@ def _people(told: dict[str, Any]) -> None:
     for row in told["sample"]:
         click.echo(f"  {row['question']}  ->  {row['answer'] or '(no answer)'}")
     click.echo(
-        "every answer stands word for word in its document; `start` and `end` are its sentence's characters there"
+        "every answer stands word for word in its document; `start` and `end` are its sentence's characters in the "
+        "document's text as parsed: bucle data show DOCUMENT --text"
     )
     click.echo(
-        "next: read each row; correct or delete it; leave `answer` empty where the documents hold none. Then name the "
-        "file in bucle.yaml:"
+        "each row says `status: draft`: it is a proposal, and no row of the dataset, until a person confirms it. "
+        "Name the file in bucle.yaml:"
     )
     click.echo(f"  tasks: {{{told['task'] or 'respuestas'}: {{kind: answer, data: {Path(told['path']).name}}}}}")
+    click.echo(
+        f"next: bucle label start {told['task'] or 'respuestas'}  (Enter confirms a draft), or correct the rows in the "
+        "file and remove their `status`"
+    )

@@ -102,7 +102,8 @@ def next_(
                 for r in found["rows"]
             ],
         )
-        click.echo(f"{found['left']} left. Next: bucle label start {task} --by {found['by']}")
+        again = " --review" if review else ""
+        click.echo(f"{found['left']} left. Next: bucle label start {task}{again} --by {found['by']}")
 
     emit(found, json_, human)
 
@@ -161,8 +162,13 @@ def status(task: str, folder: str, json_: bool) -> None:
         if found["not_in_source"]:
             click.echo(f"{found['not_in_source']} labelled rows are no longer in the source")
         sample = found["random_sample"]
+        if sample["open"]:
+            click.echo(f"drawn by lot and disputed still: {sample['open']} rows ({sample['open_share']:.0%}), left out")
         if sample["rows"]:
-            click.echo(f"drawn by lot and labelled: {sample['rows']} rows; unbiased shares of the unlabelled rows:")
+            told = "shares of the unlabelled rows, but for the disputed ones" if sample["open"] else (
+                "unbiased shares of the unlabelled rows"
+            )
+            click.echo(f"drawn by lot and labelled: {sample['rows']} row{'s'[: sample['rows'] != 1]}; {told}:")
             shares = [[k, v["value"], f"{v['low']:.3f}-{v['high']:.3f}"] for k, v in sample["shares"].items()]
             table(["label", "share", "95%"], shares)
         ready = (

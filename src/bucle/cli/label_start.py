@@ -14,6 +14,7 @@ __all__ = ["session"]
 
 BATCH = 5
 KEYS = "number or label; Enter confirms a proposal; +LABEL adds one; s skip, u undo, l labels, q quit"
+ANSWER_KEYS = "the answer; Enter confirms a draft; - for no answer; s skip, u undo, q quit"
 SHOWN = 4_000
 
 
@@ -24,7 +25,7 @@ def session(labelling: Labelling, by: str, **asked: Any) -> None:
     waiting: list[dict[str, Any]] = []
     labels = labelling.labels()
     _show(labels)
-    click.echo(KEYS if labelling.kind == "classify" else "the answer; - for no answer; s skip, u undo, q quit")
+    click.echo(KEYS if labelling.kind == "classify" else ANSWER_KEYS)
     while True:
         if not waiting:
             found = labelling.next(by, BATCH, **asked)
@@ -73,6 +74,8 @@ def session(labelling: Labelling, by: str, **asked: Any) -> None:
 def _meant(labelling: Labelling, said: str, labels: list[str], row: dict[str, Any]) -> tuple[str, bool]:
     """The label that was meant, and whether it is wanted as a new one."""
     if labelling.kind != "classify":
+        if not said and row["proposal"]:
+            return str(row["proposal"]["label"]), False
         if not said:
             raise BadInput("Write the answer,", "or - if the question has none.")
         return ("" if said == "-" else said), False
@@ -96,7 +99,8 @@ def _ask(row: dict[str, Any]) -> None:
     if row["label"]:
         click.echo(f"  now: {row['label']}")
     if row["proposal"]:
-        click.echo(f"  {row['proposal']['by']} proposes: {row['proposal']['label']} (a machine; not confirmed)")
+        proposed = row["proposal"]["label"] or "(no answer)"
+        click.echo(f"  {row['proposal']['by']} proposes: {proposed} (a machine; not confirmed)")
     click.echo("> ", nl=False)
 
 

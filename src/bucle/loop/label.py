@@ -11,7 +11,7 @@ from typing import Any
 from bucle.core.errors import BadInput, NotFound
 from bucle.core.records import Annotation, Example
 from bucle.ledger import AnnotationStore
-from bucle.loop.label_pool import pool_rows
+from bucle.loop.label_pool import Pool, pool
 from bucle.loop.workspace import Workspace
 
 __all__ = ["Labelling"]
@@ -31,7 +31,7 @@ class Labelling:
     def __init__(self, ws: Workspace, task: str) -> None:
         self.ws, self.task, self.store = ws, task, AnnotationStore(ws.ledger)
         self._lock = RLock()
-        self._pool: tuple[Any, dict[str, Example]] | None = None
+        self._pool: tuple[Any, Pool] | None = None
         self._ranker: tuple[Any, Any] | None = None
         self._doubt: tuple[Any, Any] | None = None
         if task not in ws.config.tasks:
@@ -42,11 +42,14 @@ class Labelling:
 
     def rows(self) -> dict[str, Example]:
         """Every row by its id; read again only when the file or the added rows change."""
+        return self._read().rows
+
+    def _read(self) -> Pool:
         with self._lock:
             stat = self.ws.rows_file(self.task).stat()
             key = (stat.st_mtime_ns, stat.st_size, self.store.changes(self.task)[1])
             if self._pool is None or self._pool[0] != key:
-                self._pool = (key, {row.id: row for row in pool_rows(self.ws, self.task)})
+                self._pool = (key, pool(self.ws, self.task))
             return self._pool[1]
 
     def row(self, name: str) -> Example:
@@ -237,6 +240,9 @@ class Labelling:
 
     def _asked(self, row: Example, why: str, doubt: float | None, proposed: Mapping[str, Annotation]) -> dict[str, Any]:
         machine = next(reversed(list(proposed.values())), None)
+        proposal = {"label": machine.label, "by": machine.by} if machine else None
+        if machine is None and (draft := self._read().drafts.get(row.id)) is not None:
+            proposal = {"label": draft, "by": f"the draft at {row.source}"}
         return {
             "id": row.id,
             "input": row.input,
@@ -244,7 +250,7 @@ class Labelling:
             "label": row.target,
             "why": why,
             "uncertainty": doubt,
-            "proposal": {"label": machine.label, "by": machine.by} if machine else None,
+            "proposal": proposal,
         }
 
     # saying ----------------------------------------------------------------------------------------------
@@ -309,7 +315,9 @@ class Labelling:
         statuses = Counter(one.status for row, one in now.items() if row in rows)
         open_ = [name for name, row in rows.items() if row.target is None]
         settled = {name: now[name].label for name in open_ if name in now and now[name].settled}
-        sample = random_sample(open_, settled, self.ws.config.seed)
+        disputed = [name for name in open_ if name in now and now[name].status == "disputed"]
+        drawn = random_sample(open_, {*settled, *disputed}, self.ws.config.seed)
+        sample = [name for name in drawn if name in settled]
         people = Counter(by for row, its in said.items() if row in rows for by in its)
         return {
             "task": self.task,
@@ -323,11 +331,16 @@ class Labelling:
             "left": len(open_) - len(settled),
             "disputed": statuses["disputed"],
             "adjudicated": statuses["adjudicated"],
-            "proposed": statuses["prelabel"],
+            "proposed": statuses["prelabel"] + sum(row not in now for row in self._read().drafts),
             "two_answers": sum(len(its) > 1 for its in said.values()),
             "people": dict(people.most_common()),
             "not_in_source": len({item.row for item in items} - set(rows)),
-            "random_sample": {"rows": len(sample), "shares": _shares([settled[row] for row in sample])},
+            "random_sample": {
+                "rows": len(sample),
+                "open": len(drawn) - len(sample),
+                "open_share": round(1 - len(sample) / len(drawn), 4) if drawn else 0.0,
+                "shares": _shares([settled[row] for row in sample]),
+            },
         }
 
     def agreement(self) -> dict[str, Any]:

@@ -3,25 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from bucle.core.errors import BadInput
 from bucle.core.records import Example
 from bucle.ledger import AnnotationStore
+from bucle.loop.draft_rows import draft_sources
 from bucle.loop.row_step import task_columns
 from bucle.loop.workspace import Workspace
 
-__all__ = ["pool_rows"]
+__all__ = ["Pool", "pool", "pool_rows"]
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The rows of a task by id, and of those that their file calls drafts the drafted label or answer (empty: no
+    answer): a machine's proposal, so their `target` is None."""
+
+    rows: dict[str, Example]
+    drafts: dict[str, str]
 
 
 def pool_rows(ws: Workspace, task: str) -> list[Example]:
     """Every row of a task, in the order of its source, the added ones last; `target` is None where the source gives no
-    label. Raises BadInput for an unknown task or a file that cannot be read."""
+    label, or only a draft. Raises BadInput for an unknown task or a file that cannot be read."""
+    return list(pool(ws, task).rows.values())
+
+
+def pool(ws: Workspace, task: str) -> Pool:
+    """pool_rows by id, with the drafts."""
     if task not in ws.config.tasks:
         raise BadInput(f"There is no task `{task}`.", f"Tasks: {', '.join(ws.config.tasks)}.")
-    found = {row.id: row for row in _source_rows(ws, task)}
+    settings = ws.config.tasks[task]
+    drafted = draft_sources(ws.rows_file(task), settings, task_columns(settings))
+    rows: dict[str, Example] = {}
+    drafts: dict[str, str] = {}
+    for row in _source_rows(ws, task):
+        if row.source in drafted:
+            drafts[row.id] = row.target or ""
+            row = row.model_copy(update={"target": None})
+        rows[row.id] = row
     for row in AnnotationStore(ws.ledger).rows(task):
-        found.setdefault(row.id, row)
-    return list(found.values())
+        rows.setdefault(row.id, row)
+    return Pool(rows, drafts)
 
 
 def _source_rows(ws: Workspace, task: str) -> Iterator[Example]:

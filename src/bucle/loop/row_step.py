@@ -49,8 +49,10 @@ def examples_step(ws: Workspace, runner: Runner, name: str) -> StepRecord:
         from bucle.data.clean_rows import RowCleaner
         from bucle.data.label import apply_labels, effective
         from bucle.data.rows import RowProblem, stream_rows
+        from bucle.loop.draft_rows import draft_sources
 
         columns = task_columns(task)
+        drafts = draft_sources(path, task, columns)
         labels = effective(store.annotations(name)) if said else {}
         cleaner = RowCleaner(
             data.rows,
@@ -67,6 +69,13 @@ def examples_step(ws: Workspace, runner: Runner, name: str) -> StepRecord:
             known = getattr(task, "labels", ()) or None
             file = stream_rows(path, task.kind, columns, known_labels=known, unlabelled=bool(said))
             for row in itertools.chain(file, store.rows(name)):
+                if isinstance(row, Example) and row.source in drafts:
+                    label = labels.get(row.id)
+                    if label is None or not label.settled:
+                        yield RowProblem(row.source, "draft", row.input[:80])
+                    else:  # a person stands behind it now, whether or not they changed it
+                        yield row.model_copy(update={"target": label.label or None, "labelled_by": label.by})
+                    continue
                 if not said or isinstance(row, RowProblem):
                     yield row
                     continue
@@ -80,7 +89,7 @@ def examples_step(ws: Workspace, runner: Runner, name: str) -> StepRecord:
                 f"{path} holds no row that can be used: "
                 + ", ".join(f"{n} {reason}" for reason, n in made.problems.most_common())
                 + first,
-                f"Correct the file, or the columns of `{name}` in bucle.yaml.",
+                _what_to_do(name, made),
             )
         node = put_dataset(
             ctx,
@@ -118,7 +127,7 @@ def examples_step(ws: Workspace, runner: Runner, name: str) -> StepRecord:
         f"examples {name}",
         work,
         stage="data",
-        version=2,
+        version=3,
         params={
             "task": task.model_dump(mode="json", exclude={"gates", "instruction", "split", "data"}),
             "sha256": digest,
@@ -171,6 +180,13 @@ def labels_node(ledger: Ledger, task: str) -> str:
     ]
     blobs = {"labels.jsonl": "".join(line + "\n" for line in lines).encode()}
     return ledger.put("labels", {"task": task, "rows": len(settled), "digest": digest}, blobs=blobs).id
+
+
+def _what_to_do(name: str, made: _Made) -> str:
+    open_ = made.problems["draft"] + made.problems["missing-label"]
+    if 2 * open_ > made.problems.total():
+        return f"bucle label start {name} asks for the labels, one row after the other."
+    return f"Correct the file, or the columns of `{name}` in bucle.yaml."
 
 
 def task_columns(task: ClassifyTask | AnswerTask) -> dict[str, str]:
