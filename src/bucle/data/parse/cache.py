@@ -19,7 +19,7 @@ from bucle.core.records import Block, Record
 
 __all__ = ["PARSE_VERSION", "Entry", "ParseCache", "entry_of", "retried"]
 
-PARSE_VERSION = 2
+PARSE_VERSION = 3
 """Raised whenever a parser's output changes, so that nothing read by an older one is reused."""
 _LANGUAGE_FROM = 20_000
 _LASTING = {"empty", "corrupt", "encrypted", "unknown-format", "too-large", "zip-bomb", "not-a-document"}
@@ -99,6 +99,8 @@ def entry_of(reply: Mapping[str, Any]) -> Entry:
     locked = any(block.kind == "notes" and ": not read, encrypted." in block.text for block in entry.blocks)
     start, size = [], 0
     for block in entry.blocks:
+        if block.kind == "notes" and ": not read, " in block.text:
+            continue  # ours, not the document's: it says nothing of its language
         start.append(block.text)
         size += len(block.text)
         if size > _LANGUAGE_FROM:

@@ -14,6 +14,7 @@ from bucle.data.parse.source import Raw, markdown_table, tidy
 __all__ = ["read"]
 
 _W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
+_M = "{http://schemas.openxmlformats.org/officeDocument/2006/math}"
 _FALLBACK = "{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback"
 _HEADING = re.compile(r"(heading|título|titulo|encabezado)\s*\d|title$", re.IGNORECASE)
 _SPACE = {f"{_W}tab": " ", f"{_W}br": "\n", f"{_W}cr": "\n", f"{_W}noBreakHyphen": "-"}
@@ -147,7 +148,7 @@ def _text(element: Any) -> str:
     """The text of a paragraph itself, without that of text boxes drawn in it."""
     parts: list[str] = []
     for child in element:
-        if child.tag == f"{_W}t":
+        if child.tag in (f"{_W}t", f"{_M}t"):
             parts.append(child.text or "")
         elif child.tag in _SPACE:
             parts.append(_SPACE[child.tag])

@@ -1,4 +1,4 @@
-"""Web pages: the main content by trafilatura, or all that is readable where there is no boilerplate."""
+"""Web pages: every block with text that is not menu, banner or frame of the page."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from bucle.core.errors import Quarantined
 from bucle.core.records import Block
+from bucle.data.parse.chrome import drop, likely_chrome, surely_chrome
 from bucle.data.parse.source import MAX_TEXT, Raw, decode, markdown_table, tidy
 
 __all__ = ["page_blocks", "page_title", "read"]
@@ -20,60 +21,32 @@ _SKIP = {
     "head",
     "iframe",
     "object",
-    "nav",
-    "button",
     "select",
 }
 _HEADINGS = {"h1", "h2", "h3", "h4", "h5", "h6"}
 _LEAVES = {"p", "li", "pre", "blockquote", "dt", "dd", "figcaption", "caption", "address"}
-_KEPT_SHARE = 0.5
-"""Share of the page's words trafilatura must keep, or the page is one without boilerplate (a form letter, an
-export) that its rules would cut; then all of its readable text is taken.
-"""
-_BLOCK_SHARE, _TABLE_SHARE = 0.6, 0.3
-"""Share of a block's triples of words that must stand in trafilatura's text; it reorders and cuts tables."""
-_NEAR = 2
+_BREAKS = {"div", "section", "article", "tr", "td", "th", "ul", "ol", "li", "body", "br", "hr", "table", "p", "main"}
+_BREAKS |= {"header", "footer", "aside", "dl", "blockquote", "figure", "figcaption", "details", "summary", "form"}
+_BREAKS |= {"fieldset", "legend", "center", "address"}
+_KEPT_SHARE = 0.7
+"""Share of the words outside menus, page header and page footer that must be kept, or all of them are."""
 
 
 def read(raw: Raw) -> tuple[str, list[Block]]:
-    """Title and blocks of an HTML page. Scripts, styles and menus are left out; nothing is fetched."""
+    """Title and blocks of an HTML page. Scripts, menus, cookie banners and the page's own header and footer are left
+    out, all else is kept; nothing is fetched."""
     tree = parse_tree(raw.data)
-    everything = page_blocks(tree)
-    if sum(len(block.text) for block in everything) > MAX_TEXT:
+    title = page_title(tree)
+    if len(tree.text_content()) > MAX_TEXT and sum(len(block.text) for block in page_blocks(tree)) > MAX_TEXT:
         raise Quarantined("too-large", f"The page holds over {MAX_TEXT:,} characters.")
-    import trafilatura
-
-    main = trafilatura.extract(
-        _text_of(raw.data), include_comments=False, include_tables=True, include_links=False, favor_recall=True
-    )
-    blocks = _kept(everything, main or "")
-    if _words(blocks) < _KEPT_SHARE * _words(everything):
-        blocks = everything
-    return page_title(tree), blocks
-
-
-def _kept(blocks: list[Block], main: str) -> list[Block]:
-    """Those of `blocks` that stand in the text that trafilatura calls the page's own.
-
-    Its text says which; ours has the tables and places. Blocks too short to tell are kept among others that are.
-    """
-    words = re.findall(r"\w+", main.lower())
-    known = set(zip(words, words[1:], words[2:], strict=False))
-    said = f" {' '.join(words)} "
-    told: list[bool | None] = []
-    for block in blocks:
-        own = re.findall(r"\w+", block.text.lower())
-        triples = list(zip(own, own[1:], own[2:], strict=False))
-        if len(triples) < 3:
-            told.append(None if f" {' '.join(own)} " in said else False)
-        else:
-            share = sum(triple in known for triple in triples) / len(triples)
-            told.append(share >= (_TABLE_SHARE if block.kind == "table" else _BLOCK_SHARE))
-    sure = [at for at, one in enumerate(told) if one]
-    if not sure:
-        return []
-    first, last = sure[0] - _NEAR, sure[-1] + _NEAR
-    return [block for at, block in enumerate(blocks) if told[at] or (told[at] is None and first <= at <= last)]
+    everything = page_blocks(tree)
+    drop(surely_chrome(tree))
+    plain = page_blocks(tree)
+    drop(likely_chrome(tree, _text_of(raw.data)))
+    blocks = page_blocks(tree)
+    if _words(blocks) < _KEPT_SHARE * _words(plain):
+        blocks = plain
+    return title, blocks or everything
 
 
 def parse_tree(data: bytes) -> Any:
@@ -132,49 +105,28 @@ def page_blocks(tree: Any, section: str = "", prefix: str = "") -> list[Block]:
 
     def visit(element: Any) -> None:
         nonlocal section
-        if not isinstance(element.tag, str) or element.tag in _SKIP:
+        if not isinstance(element.tag, str) or element.tag in _SKIP or not _is_read(element):
             return
         tag = element.tag
         if tag in _HEADINGS:
             flush()
-            text = " ".join(element.text_content().split())
+            text = _flat(element)
             section = tidy(text)[:120] or section
             add(text, "heading")
         elif tag == "table" and not element.findall(".//table") and _is_data(element):
             flush()
-            rows = [
-                [" ".join(cell.text_content().split()) for cell in row.xpath("./td|./th")] for row in element.iter("tr")
-            ]
+            for caption in element.iterchildren("caption"):
+                add(_flat(caption))
+            rows = [[_flat(cell) for cell in row.xpath("./td|./th")] for row in element.iter("tr")]
             add(markdown_table(rows), "table")
         elif tag in _LEAVES and not any(
             child.tag in _LEAVES | _HEADINGS | {"table", "ul", "ol", "div"} for child in element.iterdescendants()
         ):
             flush()
-            text = element.text_content()
-            add(text if tag == "pre" else ("- " if tag == "li" else "") + " ".join(text.split()))
+            text = element.text_content() if tag == "pre" else _flat(element)
+            add(("- " if tag == "li" else "") + text if text else "")
         else:
-            block = tag in (
-                "div",
-                "section",
-                "article",
-                "tr",
-                "td",
-                "th",
-                "ul",
-                "ol",
-                "li",
-                "body",
-                "br",
-                "hr",
-                "table",
-                "p",
-                "main",
-                "header",
-                "footer",
-                "aside",
-                "dl",
-                "blockquote",
-            )
+            block = tag in _BREAKS
             if block:
                 flush()
             loose.append(element.text or "")
@@ -187,6 +139,32 @@ def page_blocks(tree: Any, section: str = "", prefix: str = "") -> list[Block]:
     visit(tree)
     flush()
     return blocks
+
+
+def _is_read(element: Any) -> bool:
+    """A button only where it opens a text (an answer in a list of questions); its words are then a title."""
+    return element.tag != "button" or "aria-expanded" in element.attrib or "?" in (element.text_content() or "")
+
+
+def _flat(element: Any) -> str:
+    """The text on one line: what breaks a line parts words, items of a list stand apart by semicolons."""
+    parts: list[str] = []
+
+    def gather(one: Any) -> None:
+        parts.append(one.text or "")
+        for child in one:
+            if isinstance(child.tag, str) and child.tag not in _SKIP:
+                if child.tag == "li" and child.getprevious() is not None:
+                    parts.append("; ")
+                elif child.tag in _BREAKS | _LEAVES | _HEADINGS:
+                    parts.append(" ")
+                gather(child)
+                if child.tag in _BREAKS | _LEAVES | _HEADINGS and child.tag != "li":
+                    parts.append(" ")
+            parts.append(child.tail if child.tail and (child.tail.strip() or child.tag != "li") else "")
+
+    gather(element)
+    return " ".join("".join(parts).split())
 
 
 def _is_data(table: Any) -> bool:

@@ -10,6 +10,10 @@ from bucle.data.parse.source import Raw, decode_text, tidy
 __all__ = ["read", "split_markdown"]
 
 
+_FOOTNOTE = re.compile(r"^( {0,3}\[\^[^\]\n]{1,80}\]):", re.MULTILINE)
+"""The head of a footnote, which plain CommonMark takes for the target of a link where it is of one word."""
+
+
 def read(raw: Raw) -> tuple[str, list[Block]]:
     """Title (the front matter's, or the first heading) and blocks; the place is the section."""
     text = decode_text(raw.data)
@@ -28,7 +32,7 @@ def split_markdown(text: str) -> list[Block]:
     from markdown_it import MarkdownIt
 
     lines = text.split("\n")
-    tokens = MarkdownIt("commonmark", {"maxNesting": 20}).enable("table").parse(text)
+    tokens = MarkdownIt("commonmark", {"maxNesting": 20}).enable("table").parse(_FOOTNOTE.sub(r"\1\:", text))
     blocks: list[Block] = []
     section = ""
     for at, token in enumerate(tokens):

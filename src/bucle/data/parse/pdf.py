@@ -16,6 +16,10 @@ MAX_PAGES = 2_000
 MAX_PAGE_CHARS = 100_000
 _TAIL = 16 * 1024
 _PASSWORD_ERROR = 4  # FPDF_ERR_PASSWORD
+_NO_TITLE = re.compile(
+    r"\W*(anonymous|unspecified|untitled|sin t[ií]tulo|document[o]?)\W*\d*\W*|\S+\.(tmp|indd|dvi)", re.IGNORECASE
+)
+"""What programs write where nobody gave a title."""
 _BOLD = re.compile(rb"bold|black|heavy|demi", re.IGNORECASE)
 
 
@@ -53,7 +57,7 @@ def read(raw: Raw) -> tuple[str, list[Block]]:
     blocks = layout(pages)
     if not blocks:
         raise Quarantined("empty", "The PDF holds no text (pictures of pages need OCR first).")
-    return tidy(title), blocks
+    return "" if _NO_TITLE.fullmatch(tidy(title)) else tidy(title), blocks
 
 
 def _has_end(data: bytes) -> bool:

@@ -18,6 +18,7 @@ _NOTICES = {"channel_join", "channel_leave", "channel_topic", "channel_purpose",
 _NOTICES |= {"group_join", "group_leave", "bot_add", "bot_remove", "pinned_item", "tombstone", "channel_convert"}
 _INDEXES = {"users.json", "org_users.json", "channels.json", "groups.json", "dms.json", "mpims.json"}
 _INDEXES |= {"integration_logs.json", "canvases.json", "lists.json"}
+_INLINE = {"text", "link", "user", "emoji", "channel", "usergroup", "broadcast", "date", "color"}
 _TIME = re.compile(r"\d{9,10}\.\d{1,9}")
 _LINK = re.compile(r"<([@#!]?)([^<>|\s]+)(?:\|([^<>]*))?>")
 
@@ -98,11 +99,34 @@ def _said(one: Mapping[str, Any], names: Mapping[str, str]) -> str:
             return "@" + (names.get(target) or label or target)
         return {"#": "#", "!": "@"}.get(mark, "") + (label or target)
 
-    parts = [str(one.get("text") or "")]
+    parts = [str(one.get("text") or "") or _block_text(one.get("blocks"))]
     for extra in _dicts(one.get("attachments")):
-        parts += [str(extra.get(key) or "") for key in ("title", "text")] if extra.get("text") else [""]
+        said = [str(extra.get(key) or "") for key in ("pretext", "title", "text")]
+        fields = _dicts(extra.get("fields"))
+        said += [": ".join(str(field[key]) for key in ("title", "value") if field.get(key)) for field in fields]
+        said.append(_block_text(extra.get("blocks")))
+        parts += said if any(said) else [str(extra.get("fallback") or "")]
     parts += [f"[{file.get('title') or file.get('name')}]" for file in _dicts(one.get("files")) if file.get("name")]
     return tidy("\n".join(html.unescape(_LINK.sub(link, part)) for part in parts if part))
+
+
+def _block_text(value: Any, depth: int = 0) -> str:
+    """The words of Block Kit blocks, in order: what stands under `text` and for links, people and emoji their name."""
+    if depth > 12:
+        return ""
+    if isinstance(value, list):
+        inline = all(isinstance(one, dict) and one.get("type") in _INLINE for one in value)
+        return ("" if inline else "\n").join(found for one in value if (found := _block_text(one, depth + 1)))
+    if not isinstance(value, dict):
+        return ""
+    if value.get("type") == "user" and value.get("user_id"):
+        return f"<@{value['user_id']}>"
+    if value.get("type") == "emoji":
+        return f":{value.get('name', '')}:"
+    if isinstance(value.get("text"), str):
+        return str(value["text"])
+    parts = [_block_text(value.get(key), depth + 1) for key in ("title", "text", "fields", "elements")]
+    return "\n".join(one for one in parts if one) or str(value.get("url") or value.get("alt_text") or "")
 
 
 def _dicts(value: Any) -> list[dict[str, Any]]:
