@@ -179,6 +179,14 @@ def test_policy_masks_hashes_keeps_and_drops() -> None:
         "-----BEGIN PRIVATE KEY-----" * 5_000,
         "eyJaaaaaaaaaaa." * 10_000,
         "ES91 " * 50_000,
+        "612 634 655 701\n" * 15_000,
+        "612345678, " * 20_000,
+        "_" * 200_000 + "12345678",
+        "a_" * 100_000 + "key",
+        "curl -u " * 25_000,
+        "a%40" * 50_000,
+        "contraseña " * 20_000,
+        "es 91 2" * 30_000,
     ],
 )
 def test_no_text_takes_long(hostile: str) -> None:
@@ -248,3 +256,150 @@ def test_forms_as_people_write_them(text: str, found: list[str]) -> None:
 )
 def test_a_secret_goes_and_the_words_around_it_stay(text: str, left: str) -> None:
     assert apply(text, {"secret": "keep"})[0] == left
+
+
+SPELLINGS = {
+    "dni": """_12345678Z_|DNI:_12345678Z_|dni_12345678Z.pdf|documento 12345678Z_ana.pdf|DNI Nº12345678Z|
+        nº12345678Z|dni12345678Z|NIF12345678Z|12.345.678.Z|DNI 12345678 letra Z|dni 12345678, letra Z|
+        DNI 12345678 (Z)|DNI 012345678Z|DNI 0012345678Z|12345678Z-Madrid|El DNI12345678-Z|
+        DNI:12345678/Z|**12345678Z**|*12345678Z*|`12345678Z`|~12345678Z~||12345678Z||DNI\t12345678Z|
+        nif_12.345.678-Z|(DNI nº12.345.678Z)|12345678_Z|DNI 12-345-678-Z""",
+    "nie": "X.1234567.L|x 1.234.567 l|_X1234567L_|NIE nºX1234567L|X1234567L-Madrid|NIE X1234567 letra L",
+    "card": """_4111111111111111_|tarjeta nº4111111111111111|2024 4111 1111 1111 1111|
+        el 12/11/2026 4111111111111111|4111 1111 1111 1111/12/27|4111-1111-1111-1111-123|
+        4111 1111 11111111|4111/1111/1111/1111|4111 1111 1111 1111 2027|4111_1111_1111_1111|
+        4111  1111  1111  1111|visa_4111111111111111|4111 1111 1111 1111/12|*4111 1111 1111 1111*|
+        tarjeta:_4111 1111 1111 1111_|4111·1111·1111·1111""",
+    "iban": """_ES9121000418450200051332_|nºES9121000418450200051332|IBANES9121000418450200051332|
+        ES 91 2100 0418 4502 0005 1332|ES91 - 2100 - 0418 - 45 - 0200051332|
+        ES91/2100/0418/4502/0005/1332|ES91  2100  0418  4502  0005  1332|
+        iban:ES91_2100_0418_4502_0005_1332|ES91\t2100\t0418\t4502\t0005\t1332|
+        iban_ES9121000418450200051332.pdf""",
+    "phone": """_612345678_|teléfono:_612345678_|6 12 34 56 78|tel612345678|tlf612345678|móvil612345678|
+        Móvil nº612345678|Tfno. nº 612345678|mi número: 612.345.678|wa.me/34612345678|
+        https://wa.me/34612345678|Ana-612345678|+34 (0) 612 345 678|612·345·678|34.612.345.678|
+        91/1234567|TEL 91/123.45.67|612345678 no tiene línea|No me llega el pedido. 612345678|
+        612345678y luego|612345678Ana|Nº612345678 es mi móvil|612_345_678|
+        Incidencia: 612345678 no tiene línea|+34_612345678|00 34 612 345 678|ana_612345678.txt|
+        Reclamación: 612 345 678, Ana""",
+    "email": """_ana@empresa.es_|ana@empresa.md|ana@startup.ts|juan@acme.js|git@empresa.es|ana%40empresa.es|
+        ana@empresa.es-Madrid|ana@empresa.es–Madrid|correo:ana@empresa.es_|**ana@empresa.es**|
+        ana@empresa-es.com-|git@empresa.es: hola""",
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [(kind, text.strip()) for kind, texts in SPELLINGS.items() for text in texts.split("|") if text.strip()],
+)
+def test_spellings_of_messages_file_names_and_forms_are_found(kind: str, text: str) -> None:
+    assert [one.kind for one in find(f"Hola, {text}")] == [kind]
+
+
+def test_an_iban_in_the_cells_of_a_table_and_two_phones_in_a_row_are_found_whole() -> None:
+    assert apply("| ES91 | 2100 | 0418 | 4502 | 0005 | 1332 |", {})[0] == "| [IBAN] |"
+    assert apply("_ana@empresa.es_ y luis_m@empresa.es", {})[0] == "_[EMAIL]_ y [EMAIL]"
+    for text in ("612345678,699887766", "612345678-699887766", "612345678/699887766"):
+        assert [one.text for one in find(text)] == ["612345678", "699887766"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            f"{word} 612345678"
+            for of in ("cliente", "pedido", "usuario", "solicitud", "recibo", "expediente", "registro", "producto")
+            for word in (f"Número de {of}", f"nº de {of}", f"Código de {of}:", f"id de {of}", f"n.º {of}")
+        ),
+        *(
+            f"{word} 645123987 de ayer"
+            for word in ("Justificante", "Autorización", "Orden de trabajo", "OT", "Concepto", "Asiento", "Guía aérea")
+        ),
+        "Su código de cliente es 634567890.",
+        "Id. usuario 600000123; id de sesión 699999999.",
+        "Registro de entrada 611223344 del ayuntamiento.",
+        "Recibo 633221100 devuelto por el banco.",
+        "Ventas por mes: 612 634 655 701 712 690 645.",
+        "612 634 655 701",
+        "Códigos de producto 611 222 333, 644 555 666 y 699 888 777 en el catálogo.",
+        "consumo acumulado 678901234 Wh",
+        "678901234 MWh",
+        "612345678 euros",
+        "612345678€",
+        "un 4,5 % más que los 698123456 de 2024",
+        "612345678 unidades",
+        "Número de orden 4111111111111111.",
+        "Pedido web nº 4111 1111 1111 1111.",
+        "Código de reserva 4539578763621486 (hotel).",
+        "referencia: 4111111111111111",
+        "seguimiento nº4111111111111111",
+        "El producto 12345678Z es un tornillo.",
+        "Modelo 87654321X de caldera.",
+        "noticia/articulo-612345678.html",
+        "SOP-612345678",
+        "6 12 18 24 30",
+        "commit 612345678abc",
+        "git@github.com:ana/web.git git@git.empresa.es:ana/web.git",
+        "styles@2x.css",
+        "4111 1111 unidades",
+        "Plano 91.123.45.67 rev. B.",
+        "Matrícula del alumno 612345678.",
+        "Transferencia con concepto 612345678 recibida",
+        "Parte de trabajo 655443322.",
+    ],
+)
+def test_numbers_of_things_are_nobodys(text: str) -> None:
+    assert find(text) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("pass: Verano2026!", "pass: "),
+        ("contrasena: Verano2026!", "contrasena: "),
+        ("usuario ana contraseña Verano2026!", "usuario ana contraseña "),
+        ("password Verano2026!", "password "),
+        ('contraseña temporal "Verano2026"', 'contraseña temporal ""'),
+        ("la contraseña nueva será Abc12345", "la contraseña nueva será "),
+        ("| contraseña | Verano2026! |", "| contraseña |  |"),
+        ("<password>Verano2026!</password>", "<password></password>"),
+        ("OPENAI_KEY=0123456789abcdef0123456789abcdef", "OPENAI_KEY="),
+        ("AZURE_OPENAI_KEY=0123456789abcdef0123456789abcdef", "AZURE_OPENAI_KEY="),
+        ("curl -u ana:Secreta123 https://x", "curl -u ana: https://x"),
+        ("curl https://x --user 'ana:Secreta123'", "curl https://x --user 'ana:'"),
+        ("https://x.net/c?sv=2020&sig=abcd1234%2Fefghijk", "https://x.net/c?sv=2020&sig="),
+        ("Contraseña del wifi → Casa2024", "Contraseña del wifi → "),
+        ("la clave de acceso es Pepito99", "la clave de acceso es "),
+        ("user: ana / pass: Verano2026!", "user: ana / pass: "),
+        ("clave del router: Casa12345", "clave del router: "),
+        ("the password will be Abc12345", "the password will be "),
+        ("MI_SERVICIO_KEY=abcdef0123456789abcd", "MI_SERVICIO_KEY="),
+    ],
+)
+def test_passwords_as_people_give_them_go(text: str, left: str) -> None:
+    assert apply(text, {})[0] == left
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "El usuario debe cambiar su password en https://intranet.empresa.es/cambio1",
+        "Palabra clave: iphone15",
+        "palabras clave: seo2026",
+        "Clave catastral: 28079A01200034",
+        "Clave: art.35.2.b del Estatuto",
+        "La clave del éxito: constancia2 y esfuerzo",
+        "Contraseña: mínimo8caracteres con un número.",
+        "Token: JWT-RS256 con expiración de 24h.",
+        "primary_key=id_cliente_2",
+        "cambiar contraseña Windows11",
+        "password reset iPhone15",
+        "La clave fiscal es 12345ABC",
+        "Clave: 2026-11-21",
+        "pass: abono2026",
+        "foreign_key: pedidos_2026",
+        "la contraseña llegó en 2026",
+    ],
+)
+def test_words_about_passwords_stay(text: str) -> None:
+    assert apply(text, {})[0] == text

@@ -212,3 +212,23 @@ def test_without_a_terminal_each_step_is_a_line(capsys: pytest.CaptureFixture[st
     assert len(lines) == 2
     assert all("index" in line for line in lines)
     assert "one thing" in lines[0]
+
+
+def test_the_time_left_is_of_the_phase_that_runs(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("bucle.execute.progress.time.monotonic", lambda: clock[0])
+    display = LineDisplay()
+    display.start("data", "documents")
+    for at in range(1, 101):
+        clock[0] += 1
+        display.update(at, 100, "parse")
+    capsys.readouterr()
+    clock[0] += 5
+    for at in range(0, 1500, 20):
+        clock[0] += 0.2
+        display.update(at, 1499, "personal data")
+    said = [line for line in capsys.readouterr().err.splitlines() if "left" in line]
+    assert said
+    assert all(float(line.split("about ")[1].split()[0]) < 20 for line in said)

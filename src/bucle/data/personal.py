@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -48,50 +49,91 @@ _IBAN_LENGTHS = {
 }
 """Characters of an IBAN by country (ISO 13616 registry)."""
 _EMAIL = re.compile(
-    r"(?<![\w.+-])[\w.+%-]{1,64}(?:'[\w.+%-]{1,30})?@(?:[\w-]{1,63}\.){1,5}(?:[^\W\d_]{2,24}|xn--[a-z0-9-]{2,59})(?![\w-])"
+    r"(?<![\w.+-])[\w.+%-]{1,64}(?:'[\w.+%-]{1,30})?(?:@|%40)(?:[\w-]{1,63}\.){1,5}"
+    r"(?:[^\W\d_]{2,24}|xn--[a-z0-9-]{2,59})(?![^\W_]|-(?![A-ZÁÉÍÓÚÑ])\w)"
 )
-_FILES = re.compile(r"\.(?:png|jpe?g|gif|svg|webp|avif|css|js|mjs|ts|json|html?|pdf|xml|txt|md)$", re.IGNORECASE)
+_FILES = re.compile(
+    r"\.(?:png|jpe?g|gif|svg|webp|avif|css|mjs|json|html?|pdf|xml|txt)$|@\d[\w.]*\.(?:js|ts|md)$", re.IGNORECASE
+)
 """`logo@2x.png` is a file."""
+_GIT = re.compile(r"git@(?:github\.com|gitlab\.com|bitbucket\.org)$")
+_GIT_PATH = re.compile(r":[\w~.-]+(?:/|\.git\b)")
 _IBAN = re.compile(r"(?<!\w)(?=([A-Za-z]{2}\d{2}(?:[ .\n-]?[0-9A-Za-z]){11,30}))")
+_IBAN_LOOSE = re.compile(r"(?:(?<!\w)|(?<=(?i:iban)))(?=([A-Za-z]{2} ?\)?\d{2}\)?(?:[ .\n\t/|-]{0,3}\d){11,27}(?!\d)))")
+"""Digits only, set apart by whatever a table or a form puts between them."""
 _CARD = re.compile(
-    r"(?<![\w,-])(?<!\d[./])(?<!\d{4}[ -])"
-    r"(?:\d{4}([ .-]?)\d{4}\1\d{4}\1\d{1,7}|\d{4}([ -]?)\d{6}\2\d{4,5})(?!\w|[.,/-]\d|-\w|[ -]\d{4}\b)"
+    r"(?<![\w,-])(?<!\d[./])(?:(?<!\d{4}[ -])|(?<=(?<!\d)20\d\d ))"
+    r"(?:\d{4}( {0,2}|[./-])\d{4}\1\d{4}\1\d{1,7}|\d{4}([ -]?)\d{6}\2\d{4,5}|\d{4} \d{4} \d{8})"
+    r"(?!\w|[.,]\d|/(?!(?:0[1-9]|1[0-2])(?:/\d\d)?(?!\d))\d|-(?!\d{3}(?![\w-]))\w|[ -](?!20[2-4]\d\b)\d{4}\b)"
 )
 _CARD_BRANDS = re.compile(
     r"4(\d{12}|\d{15}|\d{18})|5[1-5]\d{14}|2(22[1-9]|2[3-9]\d|[3-6]\d\d|7[01]\d|720)\d{12}|3[47]\d{13}|"
     r"6(011|4[4-9]\d|5\d\d)\d{12}|3(0[0-5]|[68]\d)\d{11}|(50|5[6-9]|6[0-9])\d{14}|35(2[89]|[3-8]\d)\d{12}"
 )
-_ID_START = r"(?:(?<![\w-])(?<!\d[.,/])|(?<=(?i:dni)-)|(?<=(?i:nif)-)|(?<=(?i:nie)-))"
-_DNI = re.compile(_ID_START + r"(?:ES[ -]?)?(\d{8}|\d{2}[ .]\d{3}[ .]\d{3})([ -]{0,3})([A-Za-z])(?!\w|-\w)")
-_NIE = re.compile(
-    _ID_START + r"(?:ES[ -]?)?([XYZxyz])([ -]?)0?(\d{7}|\d[ .]\d{3}[ .]\d{3})([ -]{0,3})([A-Za-z])(?!\w|-\w)"
+_ID_START = r"(?:(?<![\w-])(?<!\d[.,/])|(?<=(?i:dni|nif|nie))|(?<=(?i:dni|nif|nie)-))"
+_ID_LETTER = (
+    r"(?P<gap>[ -]{0,3}|[./]| ?(?P<open>\()|,? {0,2}(?i:letra):? )(?P<letter>[A-Za-z])(?(open)\))"
+    r"(?!\w|-(?![A-ZÁÉÍÓÚÑ][a-zñáéíóú])\w)"
 )
-_ID_SAID = re.compile(r"(?i)(?:\bd\.?n\.?i|\bn\.?i\.?[fe]|identidad|identity)\W{1,4}(?:\w{1,10}\W{1,3}){0,3}$")
+_DNI = re.compile(
+    _ID_START + r"(?:ES[ -]?)?(?P<body>0{0,2}\d{8}|\d{2}[ .]\d{3}[ .]\d{3}|\d{2}-\d{3}-\d{3})" + _ID_LETTER
+)
+_NIE = re.compile(
+    _ID_START + r"(?:ES[ -]?)?(?P<first>[XYZxyz])[ ./-]?0?(?P<body>\d{7}|\d[ .]\d{3}[ .]\d{3})" + _ID_LETTER
+)
+_ID_SAID = re.compile(
+    r"(?i)(?:\bd\.?n\.?i|\bn\.?i\.?[fe]|identidad|identity)(?:\W{1,4}(?:\w{1,10}\W{1,3}){0,3})?$"
+)
 _CONTROL_LETTERS = "TRWAGMYFPDXBNJZSQVHLCKE"
 _NUSS = re.compile(
     r"(?<![\w,-])(?<!\d[./])(\d{2})([ ./-]?)(\d{8}|(?<= )\d{4} \d{4}(?= ))[ ./-]?(\d{2})(?!\w|[.,/-]\d|-\w)"
 )
 _PHONE_LIKE = re.compile(
-    r"(?:(?<![\w#€$])(?<!\w[/-])(?<!\d[.,])|(?<=\d{9}/)|(?<=\d{3} \d{3}/))"
-    r"(?:\(?(?:\+|00)\d{1,3}\)?[ .-]?(?:\(0\)[ .-]?)?\(?\d{1,4}\)?|\(?\d{2,4}\)?)(?:(?: - |[ .-])?\d{2,4}){2,4}"
-    r"(?!\w|/(?!\s|[6-9]\d\d)|[.,-]\d)"
+    r"(?:(?<![\w#€$])(?<!\w/)(?<![^\Wa-zà-ÿ]-)(?<!\d[.,])|(?<=\d{9}[/,-])|(?<=\d{3} \d{3}[/,-])|(?<=wa\.me/)"
+    r"|(?<=(?i:tel|tlf|fno))|(?<=(?i:[oó]vil|fono)))"
+    r"(?:[67] \d\d \d\d \d\d \d\d|9\d{1,2}/\d{2,3}[ .]?\d\d[ .]?\d\d|"
+    r"(?:\(?(?:\+|00) ?\d{1,3}\)?[ .-]?(?:\(0\)[ .-]?)?\(?\d{1,4}\)?|\(?\d{2,4}\)?)(?:(?: - |[ .-])?\d{2,4}){2,4})"
+    r"(?!(?!(?:y|o|e)\b|[A-ZÁÉÍÓÚÑ][a-záéíóúñ]{2})\w|/(?!\s|[6-9]\d\d)"
+    r"|[.,-](?!\d{9}(?!\d)|[679]\d\d \d{3} \d{3}(?!\d))\d)"
+)
+_PHONE_INSIDE = re.compile(
+    r"(?:(?<![\d.,-])|(?<=\d{9}[,-])|(?<=\d{3} \d{3}[,-]))"
+    r"(?:[6-9]\d{8}|[6-9]\d\d \d{3} \d{3}|[6-9]\d\d \d\d \d\d \d\d|9\d \d{3} \d\d \d\d)(?!\d)"
 )
 _PHONE_SAID = re.compile(
-    r"(?i)(?:\bt(?:e)?l(?:f|fn|[ée]fono)?s?|tfn?o|m[óo]vil|cel(?:ular)?|wh?ats?app|fax|phone|mobile|cell|call|llam\w*)\W{1,3}(?:\w{1,6}\W{1,3}){0,2}$"
+    r"(?i)(?:\bt(?:e)?l(?:f|fn|[ée]fono)?s?|tfn?o|m[óo]vil|cel(?:ular)?|wh?ats?app|fax|phone|mobile|cell|call|llam\w*|"
+    r"(?:mi|su|tu) n[uú]mero)(?:\W{1,3}(?:\w{1,6}\W{1,3}){0,2}|(?<=tel|tlf|fno|vil|ono))$"
+    r"|wa\.me/$"
 )
 _CUPS = re.compile(r"(?<!\w)ES[ ]?\d{4}(?:[ ]?\d){12}[ ]?[A-Z]{2}(?:[ ]?\d[FPRCXYZ])?(?!\w)", re.IGNORECASE)
 """A supply point of electricity or gas in Spain: a code of the meter, not of a person's account or card."""
-_MONEY = re.compile(r"\s{0,2}(€|\$|£|eur\b|euros?\b|kwh\b|kw\b|w\b|%|m3\b|m³|céntimos|unidades)", re.IGNORECASE)
-_REFERENCE = re.compile(
-    r"(?<!\w)(?:n[ºo°]?\.? de cliente|facturas?|invoice|contratos?|contract|pedidos?|orders?|expediente|"
-    r"ref(?:erencia|erence)?|incidencia|ticket|albar[aá]n|contador|meter|cups|lote|batch|lot|serie|serial|seguimiento|tracking|env[ií]o|shipment|"
-    r"parcel|paquete|reclamaci[oó]n|claim|caso|case|p[oó]liza|policy|imei|mac|isbn|ean|sku|art[ií]culo|barcode|"
-    r"c[oó]digo de barras|operaci[oó]n|transacci[oó]n|transaction|presupuesto|quote|localizador|booking)"
-    r"(?:[\s.,:#=(\[]{1,3}(?:n[uú]mero|num|n[º°o]|number|no|id|code|c[oó]digo|de(?:l)?|la|el|su|tu|mi|of|is|es|the|your|was|"
-    r"env[ií]o|seguimiento|tracking|pedido|order|cliente|compra))"
-    r"{0,4}[\s.:#=(\[]{0,4}(?-i:[A-Z]{1,5}[-/ ]?)?$",
+_MONEY = re.compile(
+    r"\s{0,2}(€|\$|£|eur\b|euros?\b|d[oó]lares|pesos|[kmg]?wh?\b|[kmg]?vah?\b|[kmg]?hz\b|[kmgt]?b(?:ytes)?\b|%|m3\b|m[²³]|"
+    r"c[eé]ntimos|unidades|uds?\b|units|habitantes|personas|litros|toneladas|kg\b|km\b|de (?:19|20)\d\d\b)",
     re.IGNORECASE,
 )
+_REFERENCE = re.compile(
+    r"(?<!\w)(?:(?:n[uú]m(?:ero|\.)?s?|n\.?[ºo°]?\.?|n[uú]meros|c[oó]d(?:igos?|\.)?|ids?\.?|identificador|numbers?|code)"
+    r"[\s:]{1,2}(?:(?:del?|of) )?(?:la |el |su )?"
+    r"(?:clientes?|usuari[oa]s?|users?|customer|sesi[oó]n|session|socio|colegiad[oa]|alumn[oa]|empleado|reserva|finca)|"
+    r"facturas?|invoice|contratos?|contract|pedidos?|[oó]rden(?:es)?|orders?|expedientes?|"
+    r"ref(?:erencia|erence|s)?|incidencia|ticket|albar[aá]n|contador|meter|cups|lote|batch|lot|serie|serial|seguimiento|tracking|env[ií]o|shipment|"
+    r"parcel|paquete|reclamaci[oó]n|claim|caso|case|p[oó]liza|policy|imei|mac|isbn|ean|sku|art[ií]culos?|barcode|"
+    r"c[oó]digo de barras|operaci[oó]n|transacci[oó]n|transaction|presupuesto|quote|localizador|booking|reserva|"
+    r"solicitud(?:es)?|recibos?|justificante|autorizaci[oó]n|registro(?: de (?:entrada|salida))?|"
+    r"(?:parte|orden) de trabajo|ot|concepto|asiento|gu[ií]a(?: a[eé]rea)?|productos?|modelo|plano|"
+    r"matr[ií]cula(?: del? alumn[oa])?|apunte|bastidor|"
+    r"receipt|product|model|cat[aá]logo|remesa|n[oó]mina|acta|resoluci[oó]n|protocolo|folio|tomo)"
+    r"(?:[\s.,:#=(\[]{1,3}(?:n[uú]mero|num|n[º°o]|number|no|id|code|c[oó]digo|de(?:l)?|la|el|su|tu|mi|of|is|es|the|your|was|"
+    r"env[ií]o|seguimiento|tracking|pedido|order|cliente|compra|web|online|trabajo|producto))"
+    r"{0,4}[\s.:#=(\[-]{0,4}(?-i:[A-Z]{1,5}[-/ ]?)?$",
+    re.IGNORECASE,
+)
+_LIST = re.compile(r"(?:\d[\d ]{5,11}\d\s?(?:,|;|/|\b[yeo]\b|\band\b)\s{0,2}){1,20}$")
+_SENTENCE_END = re.compile(r"[^\W\d_]{5,}[.!?]\s+$|(?:incidencia|reclamaci[oó]n|caso):\s{0,2}$", re.IGNORECASE)
+"""What follows is not the number of what came before: `No me llega el pedido. 612345678`."""
+_AFTER_NAME = re.compile(r"(?:^|[\s,;:(])[A-ZÁÉÍÓÚÑ][a-zà-ÿ]{1,20}-$")
+_AMOUNTS = re.compile(r"(?<!\d)(?<!\d[.,])\d{3}(?: \d{3}){3,}(?!\d)")
 _DIGIT = re.compile(r"\d")
 _SEVEN_DIGITS = re.compile(r"\d(?:[\W_]{0,3}\d){6}")
 """What every kind but e-mail, IBAN and secrets has; most messages have not, and are done with at once."""
@@ -101,6 +143,9 @@ _PLAIN = str.maketrans(
     | {chr(0xFF01 + at): chr(0x21 + at) for at in range(94)}
 )
 """Spaces, hyphens and full-width characters as they are written in mail and PDF, one for one."""
+_MARKS = str.maketrans("_ºª°·•\t", "    -- ")
+"""Marks that stand beside a number and are no part of it: `_612345678_`, `nº612345678`, `dni_12345678Z.pdf`."""
+_MARKED = re.compile("[_ºª°·•\t]")
 
 
 def find(text: str) -> list[Finding]:
@@ -170,50 +215,66 @@ def _joined(findings: list[Finding], names: Sequence[Finding]) -> list[Finding]:
 def _candidates(text: str) -> Iterator[tuple[str, int, int]]:
     for start, end in find_secrets(text):
         yield "secret", start, end
-    if "@" in text:
+    if "@" in text or "%40" in text:
         for match in _EMAIL.finditer(text):
-            if not _FILES.search(match[0]) and not match[0].startswith("git@"):
-                yield "email", *match.span()
+            start, end = match.span()
+            if _FILES.search(match[0]) or _GIT.match(match[0]):
+                continue
+            if match[0].startswith("git@") and _GIT_PATH.match(text, end):
+                continue
+            yield "email", start + (text[start] == "_" == text[end : end + 1]), end
     if not _DIGIT.search(text):
         return
-    for match in _IBAN.finditer(text):
+    bare = text.translate(_MARKS) if _MARKED.search(text) else text
+    for match in _IBAN.finditer(bare):
         if end := _iban_end(match[1]):
             yield "iban", match.start(), match.start() + end
     if not _SEVEN_DIGITS.search(text):
         return
-    for match in _CARD.finditer(text):
+    for match in _IBAN_LOOSE.finditer(bare):
+        if end := _iban_end(match[1]):
+            yield "iban", match.start(), match.start() + end
+    for match in _CARD.finditer(bare):
         digits = _digits(match[0])
         if _CARD_BRANDS.fullmatch(digits) and _luhn(digits) and not _is_reference(text, match.start()):
             yield "card", *match.span()
-    for match in _DNI.finditer(text):
-        if _is_control(_digits(match[1]), match[3]) and _letter_belongs(text, match, 2, 3):
+    for match in _DNI.finditer(bare):
+        if _is_control(_digits(match["body"]), match["letter"]) and _letter_belongs(text, bare, match):
             yield "dni", *match.span()
-    for match in _NIE.finditer(text):
-        whole = str("XYZ".index(match[1].upper())) + _digits(match[3])
-        if _is_control(whole, match[5]) and _letter_belongs(text, match, 4, 5):
+    for match in _NIE.finditer(bare):
+        whole = str("XYZ".index(match["first"].upper())) + _digits(match["body"])
+        if _is_control(whole, match["letter"]) and _letter_belongs(text, bare, match):
             yield "nie", *match.span()
-    for match in _NUSS.finditer(text):
+    for match in _NUSS.finditer(bare):
         if _is_nuss(match[1], _digits(match[3]), match[4]) and not _is_reference(text, match.start()):
             yield "nuss", *match.span()
-    yield from _phones(text)
+    yield from _phones(text, bare)
 
 
-def _phones(text: str) -> Iterator[tuple[str, int, int]]:
-    for match in _PHONE_LIKE.finditer(text):
+def _phones(text: str, bare: str) -> Iterator[tuple[str, int, int]]:
+    ends = iter([(one.start(), one.end()) for one in _AMOUNTS.finditer(bare)])
+    low, high = next(ends, (len(bare), len(bare)))
+    for match in _PHONE_LIKE.finditer(bare):
         start, end = match.span()
-        told = _PHONE_SAID.search(text[max(0, start - 30) : start])
+        told = _PHONE_SAID.search(bare[max(0, start - 30) : start])
         said = bool(told and not _REFERENCE.search(told[0]))
         if (not said and _is_reference(text, start)) or _MONEY.match(text, end):
             continue
+        before = bare[max(0, start - 25) : start]
+        if before[-1:] == "-" and before[-2:-1].isalpha() and not _AFTER_NAME.search(before):
+            continue  # `Ana-612345678`, not `articulo-612345678`
+        while high <= start < len(bare):
+            low, high = next(ends, (len(bare), len(bare)))
+        if not said and low <= start:
+            continue  # 612 634 655 701 712: amounts in a row
         if _is_phone(match[0], said):
             yield "phone", start, end
             continue
         # a number beside it is no part of it: `612 345 678 2024`, `28013 612345678`
-        for inner in re.finditer(
-            r"(?<![\d.,-])(?:[6-9]\d{8}|[6-9]\d\d \d{3} \d{3}|[6-9]\d\d \d\d \d\d \d\d|9\d \d{3} \d\d \d\d)(?!\d)",
-            match[0],
-        ):
-            if (inner.start() == 0 or inner[0].isdigit()) and _is_phone(inner[0], said):
+        for inner in _PHONE_INSIDE.finditer(match[0]):
+            if (inner.start() == 0 or inner[0].isdigit() or match[0][inner.start() - 1] in ",-") and _is_phone(
+                inner[0], said
+            ):
                 yield "phone", start + inner.start(), start + inner.end()
 
 
@@ -222,20 +283,31 @@ def _digits(text: str) -> str:
 
 
 def _is_reference(text: str, start: int) -> bool:
-    """Whether the number at `start` is said to be an invoice's, an order's or the like."""
-    return bool(_REFERENCE.search(text[max(0, start - 40) : start]))
+    """Whether the number at `start` is said to be an invoice's, an order's or the like, or stands in a list of such."""
+    before = text[max(0, start - 50) : start]
+    if listed := _LIST.search(text[max(0, start - 200) : start]):
+        at = max(0, start - 200) + listed.start()
+        before = text[max(0, at - 50) : at]
+    return bool(_REFERENCE.search(before)) and not _SENTENCE_END.search(before)
 
 
 def _is_control(digits: str, letter: str) -> bool:
     return _CONTROL_LETTERS[int(digits) % 23] == letter.upper()
 
 
-def _letter_belongs(text: str, match: re.Match[str], gap: int, letter: int) -> bool:
+def _letter_belongs(text: str, bare: str, match: re.Match[str]) -> bool:
     """Whether the letter is the number's own, not the next word: `12345678 y` is a number and a word."""
-    if _ID_SAID.search(text[max(0, match.start() - 40) : match.start()]):
+    if _ID_SAID.search(bare[max(0, match.start() - 40) : match.start()]):
         return True
-    apart, small = match[gap].isspace() and bool(match[gap]), match[letter].islower()
-    return not (apart and small) and not _is_reference(text, match.start())
+    gap, body = match["gap"], match["body"]
+    if "(" in gap or "/" in gap or (gap == "." and "." not in body and "first" not in match.groupdict()):
+        return False
+    if len(body) > 8 and body.isdigit():
+        return False
+    apart, small = gap.isspace() and bool(gap), match["letter"].islower()
+    if apart and small and not ("first" in match.groupdict() and "." in body):
+        return False
+    return not _is_reference(text, match.start())
 
 
 def _iban_end(candidate: str) -> int:
@@ -272,19 +344,29 @@ _OF_BUSINESS = (3, 4, 5, 9)
 """phonenumbers' types toll free, premium rate, shared cost and universal access: a company's line, nobody's phone."""
 
 
+def _is_series(text: str) -> bool:
+    """Whether numbers count up by equal steps: `6 12 18 24 30`."""
+    numbers = [int(one) for one in text.split()]
+    return len({after - before for before, after in itertools.pairwise(numbers)}) == 1
+
+
 def _is_phone(text: str, said: bool = False) -> bool:
     """Whether `text` is a number that exists: Spanish, with an international prefix, or as Britain (a leading 0) and
     North America (3-3-4) write theirs. `said`: a word before it says that it is a phone."""
     import phonenumbers
 
-    digits, region = _digits(text), "ES"
+    region = "ES"
+    text = text.replace("(0)", "") if text.lstrip("(").startswith(("+", "00")) else text
+    digits = _digits(text)
     international = text.lstrip("(").startswith(("+", "00"))
     if not international:
         if digits.endswith("000000"):
             return False  # 734 000 000 is a count
         if len(digits) == 9 or (len(digits) == 11 and digits.startswith("34")):
-            if not said and re.fullmatch(r"\d{1,3}(\.\d{3})+", text):
+            if not said and re.fullmatch(r"\d{1,3}(\.\d{3})+", text) and not re.match(r"34\.[67]", text):
                 return False  # 612.345.678 is how an amount is written
+            if not said and re.fullmatch(r"\d(?: \d\d){4}", text) and _is_series(text):
+                return False
         elif re.fullmatch(r"(?:1[ .-])?(?:\(\d{3}\) ?\d{3}[ .-]\d{4}|\d{3}([.-])\d{3}\1\d{4})", text) or (
             said and len(digits) == 10 and digits[0] in "23456789"
         ):

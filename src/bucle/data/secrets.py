@@ -42,18 +42,40 @@ _CONNECTION = re.compile(
     r"(?<![A-Za-z0-9])[A-Za-z][A-Za-z0-9+.-]{1,30}://[^\s:/@\"'<>]{0,80}:(?P<value>[^\s/@\"'<>]{2,200})@(?=[\w\[])"
 )
 _HEADER = re.compile(r"(?i)\b(?:bearer|basic)\s+(?P<value>[A-Za-z0-9+/=._~-]{16,2000})")
+_SAID = r"(?:(?:pg)?passw(?:or)?d|passphrase|pwd|contrase[nñ]a)"
 _ASSIGNED = re.compile(
-    r"(?i)(?<![^\W_])(?:api[ _-]?key|secret(?:[ _-]?(?:access[ _-]?)?key)?|"
+    r"(?i)(?<![^\W_])(?P<word>(?:api[ _-]?key|secret(?:[ _-]?(?:access[ _-]?)?key)?|"
     r"(?:access|account|private|shared[ _-]?access)[ _-]?key|"
-    r"(?:access|auth|refresh|bot)[ _-]?token|token|(?:pg)?passw(?:or)?d|passphrase|pwd|contraseña|clave)"
-    r"(?:(?P<joined>[\"'`]?\s{0,3}(?::=|=>|[:=])\s{0,3})|"
-    r"(?:\s+[^\W\d_]{1,14}){0,3}?\s*(?::|\s(?:es|is|era|was)\s*:?)\s*)(?P<quote>[\"'`]?)(?P<value>[^\s\"'`,;<>|]{6,250})"
+    rf"(?:access|auth|refresh|bot)[ _-]?token|token|{_SAID}|pass|clave|"
+    r"(?P<named>(?:[a-z0-9]{2,20}_){1,3}key)|(?:[a-z0-9]{2,20}_){1,3}secret))"
+    r"(?:(?P<joined>[\"'`]?\s{0,3}(?::=|=>|[:=→])\s{0,3})|(?P<cell>\s{0,9}\|\s{0,9})|>(?=[^\s<]{6,250}</)|"
+    r"(?P<words>(?:\s+[^\W\d_]{1,14}){0,3}?)\s*(?::|→|\s(?:es|is|era|was|ser[aá]|será|will\s+be)\s*:?)\s*)"
+    r"(?P<quote>[\"'`]?)(?P<value>[^\s\"'`,;<>|]{6,250})"
 )
-_WORDS = re.compile(r"(?i)key|secret|token|passw|passphrase|pwd|contrase|clave|bearer|basic")
+_BESIDE = re.compile(
+    rf"(?i)(?<![^\W_]){_SAID}(?:\s+(?:temporal|nueva|antigua|inicial|actual|provisional|new|old))?\s+(?P<quote>[\"'`]?)(?P<value>[^\s\"'`,;<>|:=]{{6,60}})"
+)
+"""`usuario ana contraseña Verano2026!`: nothing stands between the word and what looks like nothing but a password."""
+_CLAVE_OF = re.compile(
+    r"(?i)\b(?:acceso|wi-?fi|red|router|usuari[oa]|sesi[oó]n|correo|cuenta|api|servidor|portal|web|admin\w*|app|"
+    r"temporal|nueva|secreta|privada|personal|inicial|provisional|provisoria|maestra|vpn|ftp|ssh|root)\b"
+)
+_CLAVE_OTHER = re.compile(
+    r"(?i)\b(?:palabras?|catastral(?:es)?|[ée]xito|art[ií]culo|producto|foral|registral|tributaria|fiscal)\b"
+)
+_COMMAND = re.compile(
+    r"(?i)\bcurl\b[^\n|]{0,200}?\s(?:-u|--user)[ =]?[\"']?[^\s:\"']{1,80}:(?P<value>[^\s\"'@]{4,200})"
+)
+_SIGNATURE = re.compile(r"(?i)(?<=[?&])sig=(?P<value>[A-Za-z0-9%+/=_-]{10,200})")
+_WORDS = re.compile(r"(?i)key|secret|token|pass|pwd|contrase|clave|bearer|basic")
 _LONG = re.compile(r"[\w-]{15}|SG\.")
 _PLACEHOLDER = re.compile(
     r"(?i)^(?:[$%{\[(<*.•_-]|x{3,}|https?:|\W*$|(?:your|tu|my|mi)[-_])|[({]|^[\w.]*[a-z_]{3}\[|^(?:example|changeme|placeholder)"
 )
+_KEY_VALUE = re.compile(r"(?=.*\d)[A-Za-z0-9+/=~.-]{16,250}")
+"""Of `OPENAI_KEY=…` such values are keys; `primary_key=id_cliente_2` is none."""
+_RULE = re.compile(r"(?i)^m[ií]n(?:imo)?\.?\d|^[A-Z]{2,5}-[RHE]S\d{3}$|^\w?\d{1,2}(?:caracteres|characters|d[ií]gitos)")
+"""`Contraseña: mínimo8caracteres`, `Token: JWT-RS256`."""
 
 
 def find_secrets(text: str) -> Iterator[tuple[int, int]]:
@@ -81,16 +103,51 @@ def find_secrets(text: str) -> Iterator[tuple[int, int]]:
             if _mixed(match["value"]):
                 yield match.span("value")
         for match in _ASSIGNED.finditer(text):
+            if match["word"].lower() == "clave" and not _is_clave(text, match):
+                continue
             value = match["value"].rstrip(".)]}?!" if not match["quote"] else "")
+            if match["named"] and not _KEY_VALUE.fullmatch(value):
+                continue
+            if match["word"].lower() == "pass" and not (_looks_made_up(value) or match["quote"]):
+                continue
             if _is_given(value, bool(match["joined"] and "=" in match["joined"]) or bool(match["quote"])):
                 end = match.start("value") + len(value)
                 # an exclamation mark may well be the password's own; a full stop is the sentence's
                 yield match.start("value"), end + (text[end : end + 1] in ("!", "?"))
+        for match in _BESIDE.finditer(text):
+            value = match["value"].rstrip(".)]}?" if not match["quote"] else "")
+            if _looks_made_up(value) and _is_given(value, False):
+                yield match.start("value"), match.start("value") + len(value)
+    if "curl" in text:
+        for match in _COMMAND.finditer(text):
+            if not _PLACEHOLDER.search(match["value"]):
+                yield match.span("value")
+    if "sig=" in text:
+        for match in _SIGNATURE.finditer(text):
+            yield match.span("value")
+
+
+def _is_clave(text: str, match: re.Match[str]) -> bool:
+    """Whether `clave` is a password's: of a wifi, an account, or said of a value that only a password looks like; not
+    `palabra clave`, `clave catastral`, `la clave del éxito`."""
+    around = text[max(0, match.start() - 12) : match.start("value")]
+    if _CLAVE_OTHER.search(around) or re.match(r"art\.|\d{4}-\d\d-\d\d", match["value"]):
+        return False
+    return bool(_CLAVE_OF.search(around)) or not (match["words"] or "").strip()
+
+
+def _looks_made_up(value: str) -> bool:
+    """Whether no word is written so: small letters, a digit and a mark, or a capital and four digits."""
+    small, capital = re.search(r"[a-zñ]", value), re.search(r"[A-ZÑ]", value)
+    other = re.search(r"[!#$%&*+?@^~=]", value)
+    return bool(re.search(r"\d", value) and small and (other or (capital and len(re.findall(r"\d", value)) > 3)))
 
 
 def _is_given(value: str, assigned: bool) -> bool:
     """Whether `value` is a password or key, not a word: a letter and a digit, or, where it is `assigned` as in code,
     two kinds of characters."""
+    if "://" in value or value.startswith("//") or _RULE.search(value):
+        return False
     if _PLACEHOLDER.search(value) or "@" in value[1:-1].partition("@")[2]:
         return False
     if len(value) >= 8 and _mixed(value):

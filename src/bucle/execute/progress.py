@@ -56,16 +56,22 @@ class LineDisplay(QuietDisplay):
     def __init__(self) -> None:
         self.stage = self.title = ""
         self.began = self.said = time.monotonic()
+        self._total, self._base, self._last = -1, 0, 0
 
     def start(self, stage: str, title: str) -> None:
         self.stage, self.title = stage, title
         self.began = self.said = time.monotonic()
+        self._total, self._base, self._last = -1, 0, 0
 
     def update(self, done: int, total: int, note: str = "") -> None:
+        """A count that starts again, or counts something else, is a new phase: its time is its own."""
         now = time.monotonic()
-        if total and done and now - self.said >= self.EVERY_S:
+        if done < self._last or (total != self._total and self._last == self._total):
+            self.began, self._base = now, done
+        self._total, self._last = total, done
+        if total and done > self._base and now - self.said >= self.EVERY_S:
             self.said = now
-            left = (now - self.began) / done * (total - done)
+            left = (now - self.began) / (done - self._base) * (total - done)
             self.say(f"  ...  {self.stage:<10} {self.title}: {done}/{total}, about {left:.0f} s left {note}".rstrip())
 
     def finish(self, status: str, seconds: float, note: str = "") -> None:
@@ -94,6 +100,7 @@ class LiveDisplay(QuietDisplay):
             transient=True,
         )
         self._task: Any = None
+        self._total, self._last = -1, 0
         self.stage = self.title = ""
 
     def __enter__(self) -> LiveDisplay:
@@ -105,10 +112,14 @@ class LiveDisplay(QuietDisplay):
 
     def start(self, stage: str, title: str) -> None:
         self.stage, self.title = stage, title
+        self._total, self._last = -1, 0
         self._task = self._bar.add_task(title, total=None, stage=stage, note="")
 
     def update(self, done: int, total: int, note: str = "") -> None:
         if self._task is not None:
+            if done < self._last or (total != self._total and self._last == self._total):
+                self._bar.reset(self._task)
+            self._total, self._last = total, done
             self._bar.update(self._task, completed=done, total=total or None, note=note)
 
     def finish(self, status: str, seconds: float, note: str = "") -> None:
