@@ -309,3 +309,31 @@ def test_a_dry_run_asks_nothing_and_a_wrong_model_is_told(tmp_path: Path, peer: 
         bootstrap(ws, 0, QuietDisplay())
     assert bootstrap(ws, 4, QuietDisplay(), model="rules")["by"] == "rules"
     assert handler.calls == 0
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "question", "answer"),
+    [
+        ("en", "The premium plan costs 19.99 USD per month.", "How much does the premium plan cost?",
+         "19.99 USD per month"),
+        ("en", "Refunds take 5 working days.", "How long do refunds take?", "5 working days"),
+        ("en", "Return shipping costs 4.95 EUR.", "How much does return shipping cost?", "4.95 EUR"),
+        ("en", "The maximum file size is 25 MB.", "How much is the maximum file size?", "25 MB"),
+        ("en", "The warranty lasts two years.", "How long does the warranty last?", "two years"),
+        ("es", "El tamaño máximo de archivo es de 25 MB.", "¿De cuánto es el tamaño máximo de archivo?", "25 MB"),
+        ("es", "La garantía dura dos años.", "¿Cuánto dura la garantía?", "dos años"),
+    ],
+)
+def test_one_fact_is_one_question(language: str, text: str, question: str, answer: str) -> None:
+    drafts = draft_by_rules([document(text, language=language)], 5, language="es", unanswerable=0)
+    assert [(d.question, d.answer) for d in drafts] == [(question, answer)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Si los normandos de aquel tiempo procedían o no de Dinamarca, los autores discrepan en sus obras.",
+     "It costs 5 EUR to send them.", "They take 5 days to arrive there."],
+)
+def test_what_would_be_no_question_is_not_drafted(text: str) -> None:
+    language = "es" if text.startswith("Si") else "en"
+    assert draft_by_rules([document(text, language=language)], 5, language="es", unanswerable=0) == []

@@ -11,15 +11,23 @@ from bucle.cli.shared import as_json, emit, on_project
 
 @click.command("show")
 @click.argument("name", metavar="ROW|DOCUMENT|CHUNK")
+@click.option("--text", "whole", is_flag=True, help="Of a document: its text as parsed, in full, and nothing else.")
 @on_project
 @as_json
-def command(name: str, folder: str, json_: bool) -> None:
+def command(name: str, whole: bool, folder: str, json_: bool) -> None:
     """Everything about one row (its id, `file:line`, or its text), document (its path) or passage (its id): where it
     came from, its very bytes, its labels in each version, the releases that were fitted on it."""
+    from bucle.core.errors import BadInput
     from bucle.loop.trace_row import show
     from bucle.loop.workspace import Workspace
 
     told = show(Workspace.open(folder), name)
+    if whole:
+        if told["kind"] != "document":
+            raise BadInput(f"`{name[:80]}` is a {told['kind']}; --text is for documents.", "bucle data show DOCUMENT")
+        text = "\n\n".join(block["text"] for block in told["blocks"])  # as Document.text has it
+        emit({"path": told["path"], "text": text}, json_, lambda: click.echo(text))
+        return
     emit(told, json_, lambda: {"row": _row, "document": _document, "chunk": _chunk}[told["kind"]](told))
 
 

@@ -41,20 +41,29 @@ _AMOUNT = (
     r"\s?[€$£]?\d[\d.,:]*)?"
 )
 _UNIT_ES = (
-    r"(?:\s?(?:%|€|euros?|céntimos|días?|horas?|minutos?|segundos?|semanas?|meses|mes|años?|kWh?|metros|km|megas|"
-    r"gigas))"
+    r"(?:\s?(?:%|€|euros?|EUR|USD|céntimos|[KMGT]B|kg|días?|horas?|minutos?|segundos?|semanas?|meses|mes|"
+    r"años?|kWh?|metros|km|megas|gigas))"
 )
 _UNIT_EN = (
-    r"(?:\s?(?:%|€|euros?|cents|dollars|pounds|(?:working |business )?(?:days?|hours?)|minutes?|seconds?|weeks?|"
-    r"months?|years?|kWh?|metres|meters|miles))"
+    r"(?:\s?(?:%|€|euros?|EUR|USD|GBP|cents|dollars|pounds|[KMGT]B|kg|(?:working |business )?(?:days?|hours?)|"
+    r"minutes?|seconds?|weeks?|months?|years?|kWh?|metres|meters|miles))"
 )
-_MONEY_ES = _AMOUNT + r"\s?(?:€|euros?|céntimos|%)(?:\s(?:al|por|a la)\s\w+)?"
-_MONEY_EN = r"(?:[€$£]\d[\d.,]*|" + _AMOUNT + r"\s?(?:€|euros?|cents|dollars|pounds|%))(?:\s(?:a|per)\s\w+)?"
+_MONEY_ES = _AMOUNT + r"\s?(?:€|euros?|céntimos|%|EUR|USD|dólares)(?:\s(?:al|por|a la)\s\w+)?"
+_MONEY_EN = (
+    r"(?:[€$£]\d[\d.,]*|"
+    + _AMOUNT
+    + r"\s?(?:€|euros?|cents|dollars|pounds|%|EUR|USD|GBP))(?:\s(?:a|per)\s\w+)?"
+)
 _SPAN_ES = (
-    _AMOUNT
+    rf"(?:{_AMOUNT}|{_NUMBER_ES}|un)"
     + r"(?:\s(?:días?|horas?|minutos?|segundos?|semanas?|meses|mes|años?)(?:\s(?:hábiles|laborables|naturales))?)"
 )
-_SPAN_EN = _AMOUNT + r"\s(?:(?:working|business|calendar)\s)?(?:days?|hours?|minutes?|seconds?|weeks?|months?|years?)"
+_SPAN_EN = (
+    rf"(?:{_AMOUNT}|{_NUMBER_EN}|one|an?)"
+    + r"\s(?:(?:working|business|calendar)\s)?(?:days?|hours?|minutes?|seconds?|weeks?|months?|years?)"
+)
+_EN_THING = r"(?P<t>[A-Z][a-z]+(?:\s[a-z]+){0,3}?)"
+"""A subject without an article: `Refunds`, `Return shipping`."""
 
 
 def _words(text: str) -> frozenset[str]:
@@ -91,6 +100,10 @@ def _lower(text: str) -> str:
     return re.sub(r"^(El|La|Los|Las|The)\b", lambda m: m[0].lower(), text)
 
 
+def _first_lower(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
 def _whole(question: str) -> _Maker:
     """A question whose answer is the whole sentence."""
     return lambda m: (question.format(**_parts(m)), m.string)
@@ -122,7 +135,7 @@ _PATTERNS: dict[str, list[tuple[str, re.Pattern[str], _Maker]]] = {
             ("duration", rf"^{_ES_SUBJECT}\s+(?P<v>duran?|tardan?)\s+(?P<a>{_SPAN_ES})", _part("¿Cuánto {v} {s}?")),
             (
                 "amount",
-                rf"^{_ES_SUBJECT}{_COPULA_ES}de\s+(?P<a>{_AMOUNT}{_UNIT_ES}(?:\s(?:hábiles|laborables|naturales))?)",
+                rf"^{_ES_SUBJECT}{_COPULA_ES}(?:de\s+)?(?P<a>{_AMOUNT}{_UNIT_ES}(?:\s(?:hábiles|laborables|naturales))?)",
                 _part("¿De cuánto {v} {s}?"),
             ),
             (
@@ -199,6 +212,22 @@ _PATTERNS: dict[str, list[tuple[str, re.Pattern[str], _Maker]]] = {
                 _part("How long does {s} {v}?"),
             ),
             (
+                "price",
+                rf"^{_EN_THING}\s+costs\s+(?P<a>{_MONEY_EN})",
+                lambda m: (f"How much does {_first_lower(m['t'])} cost?", m["a"]),
+            ),
+            (
+                "duration",
+                rf"^{_EN_THING}\s+(?P<v>last|take)\s+(?P<a>{_SPAN_EN})",
+                lambda m: (f"How long do {_first_lower(m['t'])} {m['v']}?", m["a"]),
+            ),
+            (
+                "duration",
+                rf"^{_EN_THING}\s+(?P<v>last|take)s\s+(?P<a>{_SPAN_EN})",
+                lambda m: (f"How long does {_first_lower(m['t'])} {m['v']}?", m["a"]),
+            ),
+            ("duration", rf"^{_EN_SUBJECT}\s+(?P<v>last|take)\s+(?P<a>{_SPAN_EN})", _part("How long do {s} {v}?")),
+            (
                 "amount",
                 rf"^{_EN_SUBJECT}{_COPULA_EN}(?P<a>{_AMOUNT}{_UNIT_EN}|[€$£]\d[\d.,]*)(?=[\s.,;]|$)",
                 _part("How much {v} {s}?"),
@@ -270,6 +299,8 @@ _CONTINUES = re.compile(
     re.IGNORECASE,
 )
 """What begins so after a comma belongs to the condition still."""
+_WHETHER = re.compile(r"\b(?:o no|or not)\b|\w+(?:ían|aban)\b|…|\.\.\.", re.IGNORECASE)
+"""A condition that asks whether, tells of the past, or was cut: no question about what happens."""
 _TRAILS = _words(
     "y e o de del nunca ahora siempre también ya aún todavía solo sólo and or of never always now also often"
 )
@@ -337,7 +368,11 @@ def _clear(found: re.Match[str], language: str) -> bool:
             return False
         verbs = r"\b(?:es|son|está|están|ha|han|hay|fue|was|were|is|are|has|have|had|did|can|will|would)\b"
         return not re.search(verbs, inner) and inner.split()[-1].lower() not in _TRAILS
+    if thing := groups.get("t"):
+        return thing.split()[0].lower() not in _NOT_A_SUBJECT and not _DANGLING.search(thing)
     condition = groups.get("c") or ""
+    if _WHETHER.search(condition):
+        return False
     person = _PERSON_ES if language == "es" else _PERSON_EN
     loose = re.search(
         r"\b(?:est[eao]s?|es[eao]s?|ello|así|allí|aquí|this|that|these|those|it|they|so|need|needs|necesit\w+|he|"
