@@ -322,3 +322,18 @@ def test_an_unknown_task_is_404(client: TestClient) -> None:
     said = client.get("/api/label/nada/status")
     assert (said.status_code, said.json()["error"]["code"]) == (404, "not_found")
     assert TASK in said.json()["error"]["hint"]
+
+
+def test_one_dispute_leaves_the_rest_of_the_lot(labelling: Labelling) -> None:
+    from bucle.data.label.queue import chance_of
+
+    open_ = [row.id for row in labelling.rows().values() if row.target is None]
+    lot = sorted(open_, key=lambda row: chance_of(labelling.ws.config.seed, "random", row))
+    first, second = labelling.labels()[:2]
+    for row in lot[:8]:
+        labelling.add(row, first, "ana")
+    labelling.add(lot[0], second, "bea")
+    sample = labelling.status()["random_sample"]
+    assert (sample["rows"], sample["open"], sample["open_share"]) == (7, 1, 0.125)
+    assert "disputed still: 1 row" in told("label", "status", TASK, "-p", labelling.ws.root)
+    assert f"bucle label start {TASK} --review" in told("label", "next", TASK, "--review", "-p", labelling.ws.root)

@@ -163,7 +163,8 @@ def status(task: str, folder: str, json_: bool) -> None:
             click.echo(f"{found['not_in_source']} labelled rows are no longer in the source")
         sample = found["random_sample"]
         if sample["open"]:
-            click.echo(f"drawn by lot and disputed still: {sample['open']} rows ({sample['open_share']:.0%}), left out")
+            rows = f"{sample['open']} row{'s'[: sample['open'] != 1]}"
+            click.echo(f"drawn by lot and disputed still: {rows} ({sample['open_share']:.0%}), left out")
         if sample["rows"]:
             told = "shares of the unlabelled rows, but for the disputed ones" if sample["open"] else (
                 "unbiased shares of the unlabelled rows"

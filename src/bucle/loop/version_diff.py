@@ -15,7 +15,8 @@ __all__ = ["compare", "newest_split"]
 
 def compare(ws: Workspace, task: str, first: str = "", second: str = "") -> dict[str, Any]:
     """What changed between two versions of a task's rows, or of `documents`; JSON-ready. Without names the current one
-    and what was current before it, in the order of runs; with one, from it to the current. Raises NotFound, and BadInput where there is but one version."""
+    and what was current before it, in the order of runs; with one, from it to the current. Raises NotFound, and
+    BadInput where there is but one version."""
     if not (first and second):
         found = versions(ws, task)
         if len(found) < 2 and not (first and found):
