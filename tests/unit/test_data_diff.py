@@ -27,7 +27,7 @@ BEFORE = (
 )
 
 
-def test_a_label_that_changed_in_the_file_is_relabelled_though_its_id_is_another(tmp_path: Path) -> None:
+def test_a_label_that_changed_in_the_file_is_relabelled_and_the_same_row(tmp_path: Path) -> None:
     after = BEFORE.replace("Quiero mi factura\tfactura", "Quiero mi factura\tfacturas").replace(
         "la luz no va", "¡La luz no va!"
     )
@@ -37,7 +37,7 @@ def test_a_label_that_changed_in_the_file_is_relabelled_though_its_id_is_another
     assert [(b.source, a.source, b.target, a.target) for b, a in diff.relabelled] == [
         ("a.tsv:4", "b.tsv:3", "factura", "facturas")
     ]
-    assert before[2].id != changed[1].id
+    assert before[2].id == changed[1].id
     assert [(b.input, a.input) for b, a in diff.edited] == [("la luz no va", "¡La luz no va!")]
     assert ([r.input for r in diff.added], [r.input for r in diff.removed], diff.unchanged) == (
         ["nueva fila"],
@@ -68,11 +68,36 @@ def test_order_line_ends_and_places_make_no_difference(tmp_path: Path) -> None:
 def test_an_id_that_stays_with_another_target_or_group_is_the_same_row() -> None:
     row = Example(id="example:1", input="hola", target="a", group="g")
     assert diff_rows([row], [row.model_copy(update={"target": "b", "labelled_by": "Ana"})]).labels == {("a", "b"): 1}
-    assert len(diff_rows([row], [row.model_copy(update={"group": "h"})]).edited) == 1
+    assert diff_rows([row], [row.model_copy(update={"group": "h"})]).unchanged == 1
+    assert len(diff_rows([row], [row.model_copy(update={"input": "buenas tardes"})]).edited) == 1
     assert diff_rows([row], [row.model_copy(update={"target": None})]).labels == {("a", None): 1}
     assert diff_rows([row], [row.model_copy(update={"source": "x:9", "span": (1, 2)})]).unchanged == 1
     assert diff_rows([], [row]).added == [row]
     assert diff_rows([], []).unchanged == 0
+
+
+def test_rows_of_one_text_are_not_edited_when_another_is_written_above_them(tmp_path: Path) -> None:
+    def told(name: str, lines: str) -> list[Example]:
+        path = tmp_path / name
+        path.write_text("text\tlabel\tcliente\n" + lines)
+        return read_examples(path, "classify", {"group": "cliente"})[0]
+
+    before = told("a.tsv", "si\tok\tc1\nsi\tno\tc2\nsi\tok\tc3\nhola\ta\tc4\n")
+    diff = diff_rows(before, told("b.tsv", "si\tno\tc9\nsi\tok\tc1\nsi\tno\tc2\nsi\tok\tc3\nhola\ta\tc4\n"))
+    assert ([(r.input, r.target) for r in diff.added], diff.removed) == ([("si", "no")], [])
+    assert (diff.edited, diff.relabelled, diff.unchanged) == ([], [], 4)
+
+
+def test_a_row_with_an_id_column_is_edited_or_relabelled_by_it(tmp_path: Path) -> None:
+    def told(name: str, lines: str) -> list[Example]:
+        path = tmp_path / name
+        path.write_text("id\ttext\tlabel\n" + lines)
+        return read_examples(path, "classify", {"id": "id"})[0]
+
+    before = told("a.tsv", "1\tme han cortado la luz\ta\n2\tadiós\tb\n3\tgracias\tc\n")
+    diff = diff_rows(before, told("b.tsv", "3\tgracias\tc\n2\tadiós\tz\n1\tquiero mudarme de casa\ta\n"))
+    assert [(b.input, a.input) for b, a in diff.edited] == [("me han cortado la luz", "quiero mudarme de casa")]
+    assert (diff.labels, diff.added, diff.removed, diff.unchanged) == ({("b", "z"): 1}, [], [], 1)
 
 
 ROWS = st.lists(

@@ -39,11 +39,11 @@ def test_real_rows_keep_the_ids_that_ledgers_hold(path: Path) -> None:
     table = read_table(path)
     assert len(examples) + len(problems) == len(table.rows)
     raw = path.read_bytes()
-    seen: dict[tuple[str, str | None], int] = {}
+    seen: dict[str, int] = {}
     for example in examples:
-        n = seen.get((example.input, example.target), 0)
-        seen[example.input, example.target] = n + 1
-        assert example.id == content_id("example", {"input": example.input, "target": example.target, "n": n})
+        n = seen.get(example.input, 0)
+        seen[example.input] = n + 1
+        assert example.id == content_id("example", {"input": example.input, "n": n})
         assert example.span is not None
         record = raw[example.span[0] : example.span[1]].decode()
         assert "\n" not in record
@@ -213,8 +213,32 @@ def test_repeated_rows_are_counted_past_the_first_table(tmp_path: Path) -> None:
     examples, _ = rows_of(path)
     seen: dict[str, int] = {}
     for example, text in zip(examples, texts, strict=True):
-        assert example.id == content_id("example", {"input": text, "target": "x", "n": seen.get(text, 0)})
+        assert example.id == content_id("example", {"input": text, "n": seen.get(text, 0)})
         seen[text] = seen.get(text, 0) + 1
+
+
+def test_a_row_that_is_relabelled_or_labelled_at_last_stays_the_row_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "d.tsv"
+    path.write_text("text\tlabel\nsi\t\nsi\tok\nsi\totro\nhola\tsaludo\n")
+    before = {row.source: row.id for row in rows_of(path, known_labels={"ok", "saludo"})[0]}
+    assert list(before) == ["d.tsv:3", "d.tsv:5"], "one has no label, one none that is known"
+    path.write_text("text\tlabel\nsi\tok\nsi\tno\nsi\tok\nhola\tno\n")
+    after = {row.source: row.id for row in rows_of(path)[0]}
+    assert {source: after[source] for source in before} == before
+    assert len(set(after.values())) == 4
+
+
+def test_a_named_id_column_is_who_a_row_is_and_a_guessed_one_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "d.csv"
+    path.write_text("id,text,label\n7,hola,a\n8,adiós,b\n7,otra,a\n,sin,b\n")
+    named = rows_of(path, columns={"id": "id"})[0]
+    assert [row.id for row in named] == [
+        content_id("example", body)
+        for body in ({"id": "7", "n": 0}, {"id": "8", "n": 0}, {"id": "7", "n": 1}, {"input": "sin", "n": 0})
+    ]
+    path.write_text("id,text,label\n8,adiós a todos,c\n7,hola!,a\n7,otra,a\n,sin,b\n")
+    assert {row.id for row in rows_of(path, columns={"id": "id"})[0]} == {row.id for row in named}
+    assert rows_of(path)[0][1].id == content_id("example", {"input": "hola!", "n": 0})
 
 
 def test_a_key_that_only_late_records_have_can_be_named(tmp_path: Path) -> None:

@@ -201,6 +201,68 @@ def test_times_are_read_as_people_write_them() -> None:
     assert instants(["99/99/2024", "9999-99-99"]) == [None, None]
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_families_of_near_copies_are_held_out_in_the_measure_asked_for(seed: int) -> None:
+    base = rows(15, seed=seed)
+    data = [
+        copy_of(one, n).model_copy(update={"target": f"l{at % 5}"}) for at, one in enumerate(base) for n in range(10)
+    ]
+    done = split(data, seed=seed)
+    target = {one.id: one.target for one in data}
+    assert (len(done.test), len({target[row] for row in done.test})) == (30, 3)
+    assert 10 <= len(done.validation) <= 20
+    assert {target[row] for row in done.train} == set(target.values())
+
+
+def test_what_families_leave_of_a_share_does_not_swamp_the_other_labels() -> None:
+    base = rows(600, seed=4)
+    families = [(at, copy_of(one, n)) for at, one in enumerate(base[:20]) for n in range(9)]
+    data = [one.model_copy(update={"target": f"f{at}"}) for at, one in families]
+    data += [one.model_copy(update={"target": f"s{at % 4}"}) for at, one in enumerate(base[20:])]
+    done = split(data, seed=1)
+    target = {one.id: str(one.target) for one in data}
+    for label in ("s0", "s1", "s2", "s3"):  # each family is its label's only one, and must be trained on
+        assert abs(sum(target[row] == label for row in done.test) - 29) <= 5
+
+
+PLACES = ("la factura de marzo ha subido mucho", "no funciona el contador de casa", "quiero mudarme de piso pronto")
+
+
+def near(place: int, n: int, group: str = "", name: str = "") -> Example:
+    """A near-duplicate of PLACES[place]."""
+    text = PLACES[place].upper() + "!" * n
+    return Example(id=name or f"{place}-{n}", input=text, target="x", group=group)
+
+
+def test_of_groups_between_two_sides_only_the_rows_that_really_bridge_are_left_out() -> None:
+    far = rows(12, seed=8)
+    named = zip(far, ["g1", "g2", "g3", ""] * 3, strict=True)
+    alone = [one.model_copy(update={"group": group}) for one, group in named]
+    old = [near(0, 0, "g1"), near(1, 0, "g2")]
+    bridge = near(1, 1, "g1", "bridge")  # g1 is trained on, what it resembles is tested on
+    more = [near(0, 1), near(1, 2), near(0, 2, "g1")]
+    new = [near(0, 3, "g3"), near(0, 4, "g3"), near(1, 3, "g3", "other place")]
+    done = split([*old, bridge, *more, *new, *alone], previous={"0-0": "train", "1-0": "test"})
+    sides = done.sides
+    assert sorted(done.excluded) == ["bridge", "other place"]
+    assert {sides[row] for row in ("0-0", "0-1", "0-2", "0-3", "0-4")} == {"train"}
+    assert {sides[row] for row in ("1-0", "1-2")} == {"test"}
+    for group, side in (("g1", "train"), ("g2", "test"), ("g3", "train")):
+        assert {sides[one.id] for one in alone if one.group == group} == {side}
+
+
+def test_a_row_between_two_texts_costs_their_other_copies_nothing() -> None:
+    base = (
+        "la factura de la luz de este mes ha llegado con un cargo que no reconozco de nada y quiero que me lo devolváis"
+    )
+    a, b = base + " hoy mismo", "hola " + base
+    told = {"a": a, "b": b, "c": base, "a2": a.upper(), "b2": b + "!", "other": "algo muy distinto"}
+    data = [Example(id=name, input=text, target="x") for name, text in told.items()]
+    done = split(data, near_duplicate_threshold=0.9, previous={"a": "train", "b": "test"})
+    assert done.excluded == ["c"]
+    assert (done.sides["a2"], done.sides["b2"]) == ("train", "test")
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.data())
 def test_no_row_ever_changes_side_however_the_data_grow(data: st.DataObject) -> None:
@@ -219,19 +281,23 @@ def test_no_row_ever_changes_side_however_the_data_grow(data: st.DataObject) -> 
     for _ in range(data.draw(st.integers(2, 4))):
         for text, label, group, at in data.draw(st.lists(row, min_size=1, max_size=25)):
             have.append(Example(id=f"r{len(have)}", input=text, target=label, group=group, at=at))
-        have_now = data.draw(st.permutations(have))
+        for at in data.draw(st.sets(st.integers(0, len(have) - 1), max_size=5)):  # relabelled
+            have[at] = have[at].model_copy(update={"target": data.draw(st.sampled_from(["a", "b", "c", "d"]))})
+        gone = data.draw(st.sets(st.integers(0, len(have) - 1), max_size=len(have) - 1))  # they may come back
+        have_now = data.draw(st.permutations([one for at, one in enumerate(have) if at not in gone]))
         done = split(have_now, by=by, previous=known)
         sides = done.sides
-        assert {one: sides[one] for one in known} == known
-        assert sorted([*sides, *done.excluded]) == sorted(one.id for one in have)
-        new = [one for one in have if one.id not in known and one.id in sides]
+        assert split(have_now[::-1], by=by, previous=known).sides == sides
+        assert all(sides[one.id] == known[one.id] for one in have_now if one.id in known)
+        assert sorted([*sides, *done.excluded]) == sorted(one.id for one in have_now)
+        new = [one for one in have_now if one.id not in known and one.id in sides]
         for one in new:
-            for other in have:
+            for other in have_now:
                 if other.id in sides and (
                     similarity(one.input, other.input) >= 0.85 or (one.group and one.group == other.group)
                 ):
                     assert sides[one.id] == sides[other.id]
-        known = dict(sides)
+        known |= sides
 
 
 def test_a_crowd_of_almost_alike_texts_takes_no_quadratic_time() -> None:

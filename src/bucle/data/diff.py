@@ -18,8 +18,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class RowDiff:
-    """`relabelled` pairs have another target, `edited` pairs the same target with another wording, group, time,
-    language or document. Where a row came from (`source`, `span`) and who labelled it make no difference."""
+    """`relabelled` pairs have another target, `edited` pairs the same target with another wording. Where a row came
+    from (`source`, `span`), its other columns and who labelled it make no difference."""
 
     added: list[Example]
     removed: list[Example]
@@ -63,9 +63,10 @@ class DocumentDiff:
 def diff_rows(before: Iterable[Example], after: Iterable[Example]) -> RowDiff:
     """What happened to the rows of `before` on the way to `after`.
 
-    A row is the same by its id; else by the normal form of its input (case, accents, punctuation aside), as often as
-    that occurs: with the same target first, then with another. Of rows that are the same in both only two digests are
-    kept, so that a million of them fit; `before` is read twice, and held in memory if it is an iterator.
+    A row is the same by its input and target, as often as they occur; else by its id; else by the normal form of its
+    input (case, accents, punctuation aside): with the same target first, then with another. Of rows that are the same
+    in both only two digests are kept, so that a million of them fit; `before` is read twice, and held in memory if it
+    is an iterator.
     """
     if isinstance(before, Iterator):
         before = list(before)
@@ -98,6 +99,7 @@ def diff_rows(before: Iterable[Example], after: Iterable[Example]) -> RowDiff:
         return used
 
     same: tuple[Callable[[Example], object], ...] = (
+        lambda row: (row.input, row.target),  # before the id, which counts rows of one text from the top of the file
         lambda row: row.id,
         lambda row: (_form(row), row.target),
         _form,
@@ -175,5 +177,4 @@ def _digest(text: str) -> bytes:
 
 
 def _content(row: Example) -> bytes:
-    parts = (row.input, row.target or "", str(row.target is None), row.group, row.at, row.language, row.document)
-    return _digest("\0".join(parts))
+    return _digest("\0".join((row.input, row.target or "", str(row.target is None))))

@@ -74,6 +74,8 @@ def stream_rows(
     required = REQUIRED[kind][:1] if unlabelled and kind == "classify" else REQUIRED[kind]
     table, read = _opened(path, list(given.values()))
     chosen = choose_columns(table, kind, given, path, required)
+    if "id" not in given:  # a guessed column names no row
+        chosen.pop("id", None)
     make = _maker(path.name, kind, table.columns, chosen, known_labels, unlabelled)
     return map(make, read(list(chosen.values())))
 
@@ -155,15 +157,16 @@ def _maker(
             return RowProblem(source, "bad-encoding", "half a character")
         if len(text) > MAX_LINE:
             return RowProblem(source, "too-long", f"over {MAX_LINE:,} characters")
+        known_by = ("id", cell["id"]) if cell.get("id") else ("input", text)
+        count = repeats.before(*known_by)  # also of rows left out, which may be labelled one day
         if kind == "classify" and not given and not unlabelled:
             return RowProblem(source, "missing-label", text[:80])
         if kind == "classify" and given and known_labels is not None and given not in known_labels:
             near = difflib.get_close_matches(given, list(known_labels), 1)
             return RowProblem(source, "unknown-label", given + (f" (nearest: {near[0]})" if near else ""))
         target = given or None
-        count = repeats.before(text, target)
         return Example(
-            id=content_id("example", {"input": text, "target": target, "n": count}),
+            id=content_id("example", dict([known_by, ("n", count)])),
             input=text,
             target=target,
             group=cell.get("group", ""),
@@ -178,7 +181,7 @@ def _maker(
 
 
 class _Repeats:
-    """How often each pair of texts was seen before, in 16 to 32 bytes a pair: a set of 64-bit hashes with open
+    """How often each text of a kind was seen before, in 16 to 32 bytes a text: a set of 64-bit hashes with open
     addressing, and counts for those that repeat."""
 
     def __init__(self) -> None:
@@ -186,9 +189,8 @@ class _Repeats:
         self.used = 0
         self.again: dict[int, int] = {}
 
-    def before(self, text: str, target: str | None) -> int:
-        part = b"\0" if target is None else b"\1" + target.encode()
-        digest = hashlib.blake2b(text.encode() + b"\xff" + part, digest_size=8).digest()
+    def before(self, kind: str, text: str) -> int:
+        digest = hashlib.blake2b(f"{kind}:{text}".encode(), digest_size=8).digest()
         name = int.from_bytes(digest, "little") or 1
         if not self._put(name):
             count = self.again[name] = self.again.get(name, 0) + 1

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from bucle.core.errors import BadInput
 from bucle.core.records import Example
+from bucle.data.bridges import place_bridged
 from bucle.data.similar import near_duplicates
 from bucle.data.times import instants
 
@@ -35,9 +36,9 @@ class Split:
     once each.
 
     `leaks_prevented` counts the held-out rows that have a copy or a group mate which a split row by row would
-    have put on another side; `groups` the groups of two rows or more; `excluded` new rows nearly the same as
-    old rows on two sides at once: on either they would leak. `moved` are rows put into training so that their
-    label is in it.
+    have put on another side; `groups` the groups of two rows or more; `excluded` new rows whose group and
+    near-duplicates are on different sides: on either they would leak. `moved` are rows put into training so that
+    their label is in it.
     """
 
     train: list[str]
@@ -106,9 +107,10 @@ def split_columns(
 ) -> Split:
     """Splits rows given as columns; `test` and `validation` are shares of the rows.
 
-    A row in `previous` keeps its side always, and what is nearly the same as it, or of its group, joins it. By `hash`,
-    each label has its shares within rounding, as far as rows that stay together allow (they count for their commonest
-    label); new rows make up for what the old lack. By `time`, the latest new rows are the test side and those before
+    A row in `previous` keeps its side always, and what is nearly the same as it, or of its group, joins it (its group
+    first, where these are on two sides). By `hash`, each label has its shares within rounding, as far as rows that stay
+    together allow (they count for their commonest label), and what one label could not take goes to the next; new rows
+    make up for what the old lack. By `time`, the latest new rows are the test side and those before
     them validation; rows together are as late as their latest, and rows without a time are trained on. Every label
     that has a row has one in training (unless `previous` holds all of its rows elsewhere), and where three groups or
     more exist no side stays empty. Without `previous` the same rows are split the same in any order. Raises BadInput
@@ -127,14 +129,17 @@ def split_columns(
         return Split([], [], [])
     shares = {"test": test, "validation": validation}
     data = _Data(ids, labels, groups, instants(times) if times is not None else None, seed)
-    together = list(_together(texts, groups, near_duplicate_threshold, report))
+    near = near_duplicates(texts, near_duplicate_threshold, report)
+    together = list(_together(near, len(ids), groups))
     side = np.full(len(ids), _OUT, np.int8)
     known = previous or {}
     old = np.zeros(len(ids), bool)
     for row, name in enumerate(ids) if known else ():
         if name in known:
             old[row], side[row] = True, _SIDES.index(known[name])
-    free, excluded = [], []
+    free: list[_Part] = []
+    excluded: list[int] = []
+    mixed: list[list[int]] = []
     for members in together:
         was = {int(side[row]) for row in members if old[row]}
         new = [row for row in members if not old[row]]
@@ -142,8 +147,11 @@ def split_columns(
             free.append(_Part(data, members))
         elif len(was) == 1:
             side[new] = was.pop()
-        else:  # a new row bridges old ones: these stay where they are, what is new would leak
-            excluded += new
+        elif new:
+            mixed.append(new)
+    if mixed:
+        excluded, apart = place_bridged(mixed, side, near, texts, groups, near_duplicate_threshold)
+        free += [_Part(data, members) for members in apart]
     free.sort(key=lambda part: part.order)
     if by == "time":
         _by_time(free, side, shares)
@@ -200,9 +208,7 @@ class _Part:
         self.latest = max((time for time in times if time is not None), default=None)
 
 
-def _together(
-    texts: Sequence[str], groups: Sequence[str] | None, threshold: float, report: Report | None
-) -> Iterator[list[int]]:
+def _together(near: Sequence[Sequence[int]], size: int, groups: Sequence[str] | None) -> Iterator[list[int]]:
     """The rows that must stay together, each set ascending."""
     import numpy as np
     from scipy.sparse import coo_array
@@ -210,7 +216,7 @@ def _together(
 
     heads: list[int] = []
     tails: list[int] = []
-    for members in near_duplicates(texts, threshold, report):
+    for members in near:
         heads += [members[0]] * (len(members) - 1)
         tails += members[1:]
     first: dict[str, int] = {}
@@ -218,7 +224,6 @@ def _together(
         if name and first.setdefault(name, row) != row:
             heads.append(first[name])
             tails.append(row)
-    size = len(texts)
     graph = coo_array((np.ones(len(heads), np.int8), (heads, tails)), shape=(size, size))
     _, part = connected_components(graph, directed=False)
     order = np.argsort(part, kind="stable")
@@ -240,6 +245,7 @@ def _by_hash(free: Sequence[_Part], side: NDArray[np.int8], shares: Mapping[str,
     for part in free:
         strata.setdefault(part.label, []).append(part)
     exact, given = {"test": 0.0, "validation": 0.0}, {"test": 0, "validation": 0}
+    carried = {"test": 0, "validation": 0}
     for label in sorted({*strata, *old}, key=lambda label: (_draw(f"label:{label}", data.seed), label)):
         parts, have = strata.get(label, []), old.get(label, [0, 0, 0])
         total = sum(have) + sum(len(part.rows) for part in parts)
@@ -248,17 +254,26 @@ def _by_hash(free: Sequence[_Part], side: NDArray[np.int8], shares: Mapping[str,
             exact[name] += shares[name] * total
             quota = round(exact[name]) - given[name]
             given[name] += quota
-            left[name] = quota - have[_SIDES.index(name)]
-        keep = data.labels is not None and label and not have[0]
+            left[name] = max(0, quota - have[_SIDES.index(name)]) + carried[name]
+        keep = data.labels is not None and bool(label) and not have[0]
+        train: list[_Part] = []
         for number, part in enumerate(parts):
-            last = keep and number == len(parts) - 1
-            size = len(part.rows)
+            size, last = len(part.rows), keep and not train and number == len(parts) - 1
             name = next((name for name in ("test", "validation") if size <= left[name] and not last), "train")
-            if name != "train":
-                left[name] -= size
+            if name == "train":
+                train.append(part)
             else:
-                keep = False
+                left[name] -= size
             side[part.rows] = _SIDES.index(name)
+        coarse = max((len(part.rows) for part in parts), default=0) // 2
+        for name in ("test", "validation"):
+            near = [part for part in train if len(part.rows) < 2 * left[name]]
+            if near and len(train) > keep:  # too large to fit, yet nearer to the quota with it than without
+                part = min(near, key=lambda part: (len(part.rows), part.order))
+                train.remove(part)
+                left[name] -= len(part.rows)
+                side[part.rows] = _SIDES.index(name)
+            carried[name] = min(left[name], max(carried[name], coarse))
 
 
 def _by_time(free: Sequence[_Part], side: NDArray[np.int8], shares: Mapping[str, float]) -> None:

@@ -95,10 +95,11 @@ def read_examples(
     """The examples in a file, in its order, and the rows that cannot be used.
 
     `columns` names the file's column for each role (`text`, `label`; for kind `answer` `question`, `answer`,
-    `document`; for both `group`, `time`, `language`); what it leaves out is guessed. A column may be given by
+    `document`; for both `id`, `group`, `time`, `language`); what it leaves out is guessed. A column may be given by
     its number from 1. An empty answer means that the question has none. An example's id is the hash of its
-    input, its target and, for the n-th row with the same two, of n: it stays when rows are added. `source` is
-    `file:line`, `span` its bytes. Raises BadInput for a column that is not there, naming the nearest.
+    input and, for the n-th row with the same, of n: it stays when rows are added or relabelled. Where `columns` gives
+    an `id` column (one is never guessed), its value takes the input's place, and the id stays when the row is edited
+    too. `source` is `file:line`, `span` its bytes. Raises BadInput for a column that is not there, naming the nearest.
     """
     examples: list[Example] = []
     problems: list[RowProblem] = []

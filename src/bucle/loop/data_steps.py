@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, cast
 
 from bucle.core.errors import BadInput
@@ -18,14 +18,15 @@ __all__ = ["explore_step", "preferences_step", "split_step"]
 
 MIN_DOCUMENTS = 10
 """With questions about fewer documents than this, a side of whole documents would measure one document's luck."""
+_SHOWN = 200
 
 
 def split_step(
     ws: Workspace, runner: Runner, name: str, dataset: str, *, version: int = 1, previous: str = ""
 ) -> StepRecord:
     """Train, validation and test rows; rows of one group, or about one of MIN_DOCUMENTS documents and more, go
-    together. Rows that stood in `previous` keep their side; where none is given, those of the split that was made last
-    of the task's earlier rows with the same settings."""
+    together. Rows that ever stood in `previous` or in a split it followed keep their side; where none is given, those
+    of the split that was made last of the task's earlier rows with the same settings."""
     task = ws.config.tasks[name]
     settings = task.split or ws.config.split
     recipe = {**settings.model_dump(), "seed": ws.config.seed}
@@ -61,7 +62,7 @@ def split_step(
             seed=ws.config.seed,
             near_duplicate_threshold=ws.config.data.near_duplicates,
             by=settings.by,
-            previous=cast("dict[str, Side]", ws.sides(previous)) if previous else {},
+            previous=cast("dict[str, Side]", ws.sides_ever(previous, ids)),
             report=ctx.report,
         )
         parts = {"train": list(made.train), "validation": list(made.validation), "test": list(made.test)}
@@ -79,17 +80,33 @@ def split_step(
         figures = {k: len(v) for k, v in parts.items()} | {
             "leaks_prevented": made.leaks_prevented,
             "excluded": len(made.excluded),
+            "excluded_list": _excluded(ws, dataset, made.excluded[:_SHOWN]),
         }
-        return Outcome({"split": node.id}, figures, " / ".join(f"{k} {len(v)}" for k, v in parts.items()))
+        told = [f"{k} {len(v)}" for k, v in parts.items()]
+        if made.excluded:
+            told.append(f"excluded {len(made.excluded)}")
+        return Outcome({"split": node.id}, figures, " / ".join(told))
 
     return runner.step(
         f"split {name}" + (f" v{version}" if version > 1 else ""),
         work,
         stage="data",
-        version=2,
+        version=3,
         params={"split": recipe, "near": ws.config.data.near_duplicates},
         inputs={"dataset": dataset, "previous": previous},
     )
+
+
+def _excluded(ws: Workspace, dataset: str, excluded: Collection[str]) -> list[dict[str, str]]:
+    """Where the rows stand that the split left out, as the other rows with a problem are told."""
+    left = set(excluded)
+    found = []
+    for line in ws.row_lines(dataset) if left else ():
+        row = json.loads(line)
+        if row["id"] in left:
+            detail = f"{row['id']}: its group and its near copies are on different sides"
+            found.append({"source": row["source"], "reason": "excluded-from-split", "detail": detail})
+    return found
 
 
 def _split_before(ws: Workspace, task: str, dataset: str, recipe: Mapping[str, Any]) -> str:

@@ -68,7 +68,7 @@ def examples_step(ws: Workspace, runner: Runner, name: str) -> StepRecord:
         def source() -> Iterator[Example | RowProblem]:
             known = getattr(task, "labels", ()) or None
             file = stream_rows(path, task.kind, columns, known_labels=known, unlabelled=bool(said))
-            for row in itertools.chain(file, store.rows(name)):
+            for row in _with_added(file, store.rows(name)):
                 if isinstance(row, Example) and row.source in drafts:
                     label = labels.get(row.id)
                     if label is None or not label.settled:
@@ -127,7 +127,7 @@ def examples_step(ws: Workspace, runner: Runner, name: str) -> StepRecord:
         f"examples {name}",
         work,
         stage="data",
-        version=3,
+        version=4,
         params={
             "task": task.model_dump(mode="json", exclude={"gates", "instruction", "split", "data"}),
             "sha256": digest,
@@ -141,6 +141,18 @@ def examples_step(ws: Workspace, runner: Runner, name: str) -> StepRecord:
             "restored": sorted(back),
         },
     )
+
+
+def _with_added(
+    file: Iterable[Example | RowProblem], added: Iterable[Example]
+) -> Iterator[Example | RowProblem]:
+    """The rows of the file, then those that imports added, as far as the file does not hold them by now."""
+    left = {row.id: row for row in added}
+    for row in file:
+        if isinstance(row, Example):
+            left.pop(row.id, None)
+        yield row
+    yield from left.values()
 
 
 def put_dataset(

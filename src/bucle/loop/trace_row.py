@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bucle.core.errors import NotFound
-from bucle.core.ids import file_sha256
+from bucle.core.ids import content_id, file_sha256
 from bucle.core.records import Chunk, Document, Example, Node
 from bucle.loop.versions import DOCUMENTS, Version, documents_of, trained_on, versions
 from bucle.loop.workspace import Workspace
@@ -22,8 +22,9 @@ MAX_BYTES = 20_000
 def show(ws: Workspace, name: str) -> dict[str, Any]:
     """What the ledger knows of `name`, JSON-ready, with `kind` `row`, `document` or `chunk`.
 
-    A row is called by its id or the beginning of that, by its place (`rows.tsv:12`), or by its text; a document by
-    its path or id; a passage by its id. Rows of the newest versions come first. Raises NotFound, naming the nearest.
+    A row is called by its id or the beginning of that, by its value in the `id:` column that bucle.yaml names, by its
+    place (`rows.tsv:12`), or by its text; a document by its path or id; a passage by its id. Rows of the newest
+    versions come first. Raises NotFound, naming the nearest.
     """
     name = name.strip()
     if name.startswith("chunk:"):
@@ -49,13 +50,14 @@ def _matching(ws: Workspace, dataset: str, name: str) -> list[Example]:
     import json
 
     needle = json.dumps(name, ensure_ascii=False)[1:-1].encode("utf-8", "replace")
+    called = content_id("example", {"id": name, "n": 0})
     exact: list[Example] = []
     begun: list[Example] = []
     for line in ws.row_lines(dataset):
-        if needle not in line:
+        if needle not in line and called.encode() not in line:
             continue
         row = Example.model_validate_json(line)
-        if name in (row.id, row.source, row.input):
+        if row.id == called or name in (row.id, row.source, row.input):
             exact.append(row)
         elif (row.id.startswith(name) and len(name) > len("example:")) or row.source.endswith("/" + name):
             begun.append(row)

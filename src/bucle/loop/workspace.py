@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from bucle.core.config import Project, load_project
 from bucle.core.errors import BadInput
 from bucle.core.records import Example, Node
 from bucle.ledger import Ledger, TraceStore
+from bucle.loop.sides import Sides
 
 __all__ = ["Workspace"]
 
@@ -72,6 +73,20 @@ class Workspace:
         node = self.ledger.get(split)
         parts = json.loads(self.ledger.read(node, "split.json"))
         return {row: side for side, rows in parts.items() for row in rows}
+
+    def sides_ever(self, split: str, rows: Sequence[str]) -> dict[str, str]:
+        """Of `rows` (ids), those that ever had a side, with the last: in a split node or in those that it followed (its
+        `previous`), where rows stand that have left and come back. Each split is held in nine bytes a row."""
+        import json
+
+        known: dict[str, str] = {}
+        while split and len(known) < len(rows):
+            sides = Sides(json.loads(self.ledger.read(self.ledger.get(split), "split.json")))
+            for row in rows:
+                if row not in known and (side := sides.get(row)):
+                    known[row] = side
+            split = next((e.parent for e in self.ledger.parents(split) if e.role == "previous"), "")
+        return known
 
     def documents(self, corpus: str) -> list[Node]:
         """The document nodes of a corpus node, by path."""

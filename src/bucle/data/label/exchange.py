@@ -172,7 +172,7 @@ def match(
             found.left_out["text-too-long"] += 1
             continue
         else:
-            row, where = content_id("example", {"input": text, "target": None, "n": 0}), "new"
+            row, where = content_id("example", {"input": text, "n": 0}), "new"
         made = [a for remark in one.remarks if (a := _annotation(remark, row, task, kind, labels, at, found.left_out))]
         if where == "id":
             found.by_id += 1
