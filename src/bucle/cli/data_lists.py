@@ -79,7 +79,12 @@ def _show(what: str, folder: str, json_: bool) -> None:
         ]
     elif what == "problems":
         rows = [
-            {"task": name, **p} for name in ws.config.tasks for p in records[f"examples {name}"].figures["problem_list"]
+            {"task": name, **p}
+            for name in ws.config.tasks
+            for p in (
+                *records[f"examples {name}"].figures["problem_list"],
+                *records[f"split {name}"].figures["excluded_list"],
+            )
         ]
     else:
         rows = [
@@ -111,7 +116,8 @@ def _retry(folder: str, path: str, password_env: str | None, json_: bool) -> Non
         except Quarantined as refused:
             if refused.reason != "encrypted" or password or not sys.stdin.isatty():
                 raise
-            document = retry(ws, path, password=click.prompt(f"Password of {path}", hide_input=True, err=True))
+            password = click.prompt(f"Password of {path}", hide_input=True, err=True)
+            document = retry(ws, path, password=password)
     except Quarantined as refused:
         again = f"bucle data quarantine --retry {shlex.quote(path)}"
         hint = {
@@ -123,8 +129,9 @@ def _retry(folder: str, path: str, password_env: str | None, json_: bool) -> Non
     then = "bucle run" + ("" if folder == "." else f" {shlex.quote(folder)}")
 
     def human() -> None:
-        click.echo(f"{path}: read, {len(document.blocks)} blocks, {words} words. It is kept; the password is not.")
-        click.echo(f"next: {then}   (includes it, without the password)")
+        kept, included = ("; the password is not", ", without the password") if password else ("", "")
+        click.echo(f"{path}: read, {len(document.blocks)} blocks, {words} words. It is kept{kept}.")
+        click.echo(f"next: {then}   (includes it{included})")
 
     emit({"retried": path, "blocks": len(document.blocks), "words": words, "next": then}, json_, human)
 
