@@ -338,6 +338,7 @@ def test_an_iban_in_the_cells_of_a_table_and_two_phones_in_a_row_are_found_whole
         "noticia/articulo-612345678.html",
         "SOP-612345678",
         "6 12 18 24 30",
+        "packs de 6 12 24 48 96",
         "commit 612345678abc",
         "git@github.com:ana/web.git git@git.empresa.es:ana/web.git",
         "styles@2x.css",

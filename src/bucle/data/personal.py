@@ -345,9 +345,10 @@ _OF_BUSINESS = (3, 4, 5, 9)
 
 
 def _is_series(text: str) -> bool:
-    """Whether numbers count up by equal steps: `6 12 18 24 30`."""
+    """Whether numbers count up by equal steps or are all multiples of the first: `6 12 18 24 30`, `6 12 24 48 96`."""
     numbers = [int(one) for one in text.split()]
-    return len({after - before for before, after in itertools.pairwise(numbers)}) == 1
+    steps = {after - before for before, after in itertools.pairwise(numbers)}
+    return len(steps) == 1 or not any(one % numbers[0] for one in numbers)
 
 
 def _is_phone(text: str, said: bool = False) -> bool:
