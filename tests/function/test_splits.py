@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import string
 from pathlib import Path
@@ -118,3 +119,19 @@ def test_a_row_between_two_sides_is_told_with_its_reason(tmp_path: Path) -> None
     listed = answer("data", "problems", "-p", folder)["problems"]
     assert [(one["source"], one["reason"]) for one in listed] == [("d.tsv:82", "excluded-from-split")]
     assert "excluded-from-split" in told("data", "problems", "-p", folder)
+
+
+def test_an_imported_row_that_the_team_writes_into_its_file_is_one_row(tmp_path: Path) -> None:
+    folder, all_ = project(tmp_path / "p"), texts(61)
+    rows = [(text, f"t{n % 3}", "") for n, text in enumerate(all_[:60])]
+    write(folder, rows)
+    sides(folder)
+    said = {"row": "theirs", "text": all_[60], "label": "t1", "by": "Ana", "at": "2026-01-01T00:00:00+00:00"}
+    (tmp_path / "said.jsonl").write_text(json.dumps(said) + "\n", "utf-8")
+    assert answer("label", "import", TASK, tmp_path / "said.jsonl", "-p", folder)["new_rows"] == 1
+    first = sides(folder)
+    assert len(first) == 61
+    write(folder, [*rows, (all_[60], "t2", "")])
+    assert sides(folder) == first
+    row = answer("data", "show", "d.tsv:62", "-p", folder)
+    assert (row["input"], row["target"], row["labelled_by"]) == (all_[60], "t1", "Ana")
