@@ -41,9 +41,10 @@ def _say(label: str, value: object) -> None:
 
 def _row(t: dict[str, Any]) -> None:
     click.echo(t["input"])
-    _say("target", "(no answer)" if t["target"] is None else t["target"])
+    none = "(no answer)" if t["version"] else "(none yet)"
+    _say("target", none if t["target"] is None else t["target"])
     _say("labelled by", t["labelled_by"])
-    _say("task", f"{t['task']}, version {t['version']}")
+    _say("task", f"{t['task']}, version {t['version'] or 'none yet'}")
     _say("side", t["side"])
     for key in ("group", "at", "language", "document"):
         _say(key, t[key])

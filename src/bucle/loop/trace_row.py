@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from bucle.core.errors import NotFound
+from bucle.core.errors import BadInput, NotFound
 from bucle.core.ids import content_id, file_sha256
 from bucle.core.records import Chunk, Document, Example, Node
 from bucle.loop.versions import DOCUMENTS, Version, documents_of, trained_on, versions
@@ -42,6 +42,29 @@ def _row(ws: Workspace, name: str) -> dict[str, Any] | None:
         matches = _matching(ws, version.node, name)
         if matches:
             return _told(ws, version, matches[0], listed) | {"also": [r.id for r in matches[1:6]]}
+    return _waiting(ws, name)
+
+
+def _waiting(ws: Workspace, name: str) -> dict[str, Any] | None:
+    """A row that is in no version yet because nobody has labelled it, by its id, place or text."""
+    from bucle.loop.label_pool import pool_rows
+
+    for task, settings in ws.config.tasks.items():
+        if not isinstance(settings.data, str) or not ws.rows_file(task).is_file():
+            continue
+        try:
+            found = [row for row in pool_rows(ws, task) if name in (row.id, row.source, row.input)]
+        except BadInput:
+            continue
+        if found and found[0].target is None:
+            path = ws.rows_file(task)
+            file: dict[str, Any] = {"path": settings.data, "said": "waits for a label"}
+            file["next"] = f"bucle label start {task}"
+            if found[0].span is not None and found[0].source.rpartition(":")[0] == path.name:
+                file |= _bytes(path, found[0].span)
+            told = {"task": task, "version": None, "current": False, "side": "in no dataset before it has a label"}
+            more = {"file": file, "history": [], "releases": [], "also": [row.id for row in found[1:6]]}
+            return {"kind": "row", **found[0].model_dump(mode="json"), **told, **more}
     return None
 
 
@@ -94,6 +117,8 @@ def _source(ws: Workspace, task: str, dataset: Node, row: Example) -> dict[str, 
     if settings is None or not isinstance(settings.data, str):
         return {"said": "from a source outside the project"}
     path = ws.root / settings.data
+    if row.source.rpartition(":")[0] not in (path.name, settings.data):
+        return {"said": f"came with an import, {row.source}; not from {settings.data}"}
     digest = _file_digest(ws, dataset)
     told: dict[str, Any] = {"path": settings.data, "line": row.source.rpartition(":")[2], "sha256": digest}
     if not path.is_file():
@@ -122,10 +147,9 @@ def _bytes(path: Path, span: tuple[int, int]) -> dict[str, Any]:
     with path.open("rb") as file:
         file.seek(max(0, first))
         raw = file.read(max(0, min(last - first, MAX_BYTES)))
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError:
-        text = raw.decode("utf-8", "backslashreplace")
+    from bucle.data.lines import find_encoding
+
+    text = raw.decode(find_encoding(path).codec, "backslashreplace")
     return {"span": [first, last], "bytes": text, "cut": last - first > MAX_BYTES}
 
 
