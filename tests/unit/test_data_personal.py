@@ -360,6 +360,7 @@ def test_numbers_of_things_are_nobodys(text: str) -> None:
         ("contrasena: Verano2026!", "contrasena: "),
         ("usuario ana contraseña Verano2026!", "usuario ana contraseña "),
         ("password Verano2026!", "password "),
+        ("usuario ana contraseña qHWDi_803aZ", "usuario ana contraseña "),
         ('contraseña temporal "Verano2026"', 'contraseña temporal ""'),
         ("la contraseña nueva será Abc12345", "la contraseña nueva será "),
         ("| contraseña | Verano2026! |", "| contraseña |  |"),

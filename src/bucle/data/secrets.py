@@ -139,7 +139,7 @@ def _is_clave(text: str, match: re.Match[str]) -> bool:
 def _looks_made_up(value: str) -> bool:
     """Whether no word is written so: small letters, a digit and a mark, or a capital and four digits."""
     small, capital = re.search(r"[a-zñ]", value), re.search(r"[A-ZÑ]", value)
-    other = re.search(r"[!#$%&*+?@^~=]", value)
+    other = re.search(r"[!#$%&*+?@^~=]", value) or (capital and re.search(r"[^\W_]_[^\W_]", value))
     return bool(re.search(r"\d", value) and small and (other or (capital and len(re.findall(r"\d", value)) > 3)))
 
 
