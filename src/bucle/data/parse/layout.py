@@ -9,9 +9,10 @@ import re
 import statistics
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from bucle.core.records import Block
+from bucle.data.parse.ruled import Line, grids, table_of
 from bucle.data.parse.source import markdown_table, tidy
 
 __all__ = ["Page", "Run", "layout"]
@@ -30,6 +31,7 @@ class Run:
     top: float
     size: float = 0.0  # the font's height, whatever letters are used
     bold: bool = False
+    table: bool = False  # `text` is a whole table, its cells known from the lines drawn
 
     @property
     def height(self) -> float:
@@ -42,21 +44,44 @@ class Run:
 
 @dataclass
 class Page:
-    """The runs of one page, which is `width` by `height` points."""
+    """The runs of one page, which is `width` by `height` points, the lines drawn on it and what is written sideways."""
 
     runs: list[Run]
     width: float
     height: float
+    lines: list[Line] = field(default_factory=list)
+    turned: list[str] = field(default_factory=list)
 
 
 def layout(pages: Sequence[Page]) -> list[Block]:
     """The blocks of `pages` in reading order, each placed `page N`."""
     repeated = _margin_lines(pages)
     blocks: list[Block] = []
+    stamped: set[str] = set()
     for number, page in enumerate(pages, 1):
         kept = [run for run in page.runs if not (_in_margin(run, page.height) and _numberless(run.text) in repeated)]
-        blocks += _page_blocks(kept, page.width, f"page {number}")
+        blocks += _page_blocks(_with_tables(kept, page.lines), page.width, f"page {number}")
+        for text in page.turned:
+            if tidy(text) and tidy(text) not in stamped:  # a stamp on every page is said once
+                stamped.add(tidy(text))
+                blocks.append(Block(text=tidy(text), place=f"page {number}"))
     return blocks
+
+
+def _with_tables(runs: list[Run], lines: list[Line]) -> list[Run]:
+    """`runs` with those inside a ruled table put together into one."""
+    for grid in grids(lines) if lines else []:
+        left, right, top, bottom = grid.xs[0], grid.xs[-1], grid.ys[0], grid.ys[-1]
+        inside = [run for run in runs if left <= (run.left + run.right) / 2 <= right and bottom <= run.middle <= top]
+        if not inside or any(run.table for run in inside) or sum(bool(_ITEM.match(run.text)) for run in inside) > 6:
+            continue  # a frame around lists is no table
+        words = [(run.left, run.bottom, run.right, run.top, run.text) for line in _lines(inside) for run in line]
+        text = table_of(grid, words)
+        if text:
+            held = {id(run) for run in inside}
+            runs = [run for run in runs if id(run) not in held]
+            runs.append(Run(text, left, bottom, right, top, inside[0].size, False, True))
+    return runs
 
 
 def _in_margin(run: Run, height: float) -> bool:
@@ -81,8 +106,9 @@ def _margin_lines(pages: Sequence[Page]) -> set[str]:
 def _page_blocks(runs: list[Run], width: float, place: str) -> list[Block]:
     if not runs:
         return []
-    body = statistics.median(run.height for run in runs)
-    size = statistics.median(run.size for run in runs)
+    plain = [run for run in runs if not run.table] or runs
+    body = statistics.median(run.height for run in plain)
+    size = statistics.median(run.size for run in plain)
     blocks: list[Block] = []
     for region in _cut(runs, width, body):
         blocks += _region_blocks(region, body, size, place)
@@ -144,7 +170,7 @@ def _lines(runs: list[Run]) -> list[list[Run]]:
     """`runs` gathered into lines from the top down, each from left to right."""
     lines: list[list[Run]] = []
     for run in sorted(runs, key=lambda run: (-run.middle, run.left)):
-        if lines and abs(lines[-1][0].middle - run.middle) < 0.5 * max(run.height, lines[-1][0].height):
+        if lines and not run.table and not lines[-1][0].table and abs(lines[-1][0].middle - run.middle) < 0.5 * max(run.height, lines[-1][0].height):
             lines[-1].append(run)
         else:
             lines.append([run])
@@ -167,6 +193,12 @@ def _region_blocks(region: list[Run], body: float, size: float, place: str) -> l
 
     at = 0
     while at < len(lines):
+        if lines[at][0].table:
+            close()
+            blocks.append(Block(text=lines[at][0].text, place=place, kind="table"))
+            at += 1
+            before = after_heading = None
+            continue
         rows, used = _table_rows(lines, at)
         if rows:
             close()
@@ -211,6 +243,8 @@ def _table_rows(lines: list[list[Run]], start: int) -> tuple[list[list[str]], in
         return [], 0  # marks set apart make a list
     rows, used = [[run.text for run in head]], 1
     for line in lines[start + 1 :]:
+        if line[0].table:
+            break
         if len(line) == len(head) and all(_aligned(a, b) for a, b in zip(head, line, strict=True)):
             rows.append([run.text for run in line])
         else:

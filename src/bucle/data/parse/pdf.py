@@ -8,12 +8,14 @@ from typing import Any
 from bucle.core.errors import Quarantined
 from bucle.core.records import Block
 from bucle.data.parse.layout import Page, Run, layout
+from bucle.data.parse.ruled import Line, page_lines
 from bucle.data.parse.source import Raw, tidy
 
 __all__ = ["read"]
 
 MAX_PAGES = 2_000
 MAX_PAGE_CHARS = 100_000
+MAX_UPRIGHT = 400
 _TAIL = 16 * 1024
 _PASSWORD_ERROR = 4  # FPDF_ERR_PASSWORD
 _NO_TITLE = re.compile(
@@ -49,7 +51,9 @@ def read(raw: Raw) -> tuple[str, list[Block]]:
         for number in range(len(pdf)):
             try:
                 page = pdf[number]
-                pages.append(Page(_runs(page), page.get_width(), page.get_height()))
+                lines = page_lines(page)
+                runs, turned = _runs(page, [line for line in lines if line.upright][:MAX_UPRIGHT])
+                pages.append(Page(runs, page.get_width(), page.get_height(), lines, turned))
             except pypdfium2.PdfiumError:
                 pages.append(Page([], 1.0, 1.0))  # one damaged page; the others are still worth having
     finally:
@@ -69,7 +73,8 @@ def _cut_short() -> Quarantined:
     return Quarantined("corrupt", "The PDF is cut short: its end is missing.")
 
 
-def _runs(page: Any) -> list[Run]:
+def _runs(page: Any, uprights: list[Line]) -> tuple[list[Run], list[str]]:
+    """The runs of a page, parted at `uprights` too, and what is written sideways."""
     import ctypes
 
     import pypdfium2.raw as pdfium
@@ -77,6 +82,7 @@ def _runs(page: Any) -> list[Run]:
     text_page = page.get_textpage()
     handle = text_page.raw
     runs: list[Run] = []
+    turned = [""]
     chars: list[str] = []
     box: list[float] = []
     size, bold = 0.0, False
@@ -97,11 +103,20 @@ def _runs(page: Any) -> list[Run]:
         char = chr(code) if 0 < code < 0x110000 and not 0xD800 <= code < 0xE000 else ""
         if char in "\r\n":
             close()
+            if turned[-1]:
+                turned.append("")
             continue
         if char == "\xad" or code in (2, 0xFFFE):
             char = "\x02"  # pdfium's mark for a word broken at the end of a line
         if abs(angle_of(handle, index)) % 6.283 > 0.2:
-            continue  # written sideways: margins' stamps and watermarks, no part of the text
+            close()
+            turned[-1] += char.replace("\x02", "-")
+            continue
+        if turned[-1]:
+            if char.isspace():
+                turned[-1] += " "  # a space of pdfium's own has no angle
+                continue
+            turned.append("")
         box_of(handle, index, *places)
         left, right, bottom, top = values[0].value, values[1].value, values[2].value, values[3].value
         if char.isspace() or char == "\x02" or right <= left:
@@ -112,6 +127,8 @@ def _runs(page: Any) -> list[Run]:
             tall = max(box[3] - box[1], top - bottom, 4.0)
             if left - box[2] > 1.5 * tall or left < box[2] - 3 * tall or bottom > box[3] or top < box[1]:
                 close()
+        if box and any(box[2] <= one.at <= left and one.low <= top <= one.high for one in uprights):
+            close()
         if not box:
             _, low, _, high = text_page.get_charbox(index, loose=True)
             size = high - low
@@ -124,4 +141,4 @@ def _runs(page: Any) -> list[Run]:
             else [left, bottom, right, top]
         )
     close()
-    return runs
+    return runs, turned
