@@ -163,7 +163,7 @@ def test_pptx_reads_slides_tables_and_notes(tmp_path: Path) -> None:
     assert "| Norte | 24 |" in document.text
 
 
-def test_xlsx_parts_tables_at_empty_rows_and_skips_hidden_sheets(tmp_path: Path) -> None:
+def test_xlsx_parts_tables_at_empty_rows_and_marks_hidden_sheets(tmp_path: Path) -> None:
     import openpyxl
 
     book = openpyxl.Workbook()
@@ -176,9 +176,29 @@ def test_xlsx_parts_tables_at_empty_rows_and_skips_hidden_sheets(tmp_path: Path)
     buffer = io.BytesIO()
     book.save(buffer)
     document = parse(tmp_path, "t.xlsx", buffer.getvalue())
-    assert [(block.kind, block.place) for block in document.blocks] == [("table", "sheet Tarifas")] * 2
+    assert [(block.kind, block.place) for block in document.blocks] == [
+        ("table", "sheet Tarifas"),
+        ("table", "sheet Tarifas"),
+        ("text", "sheet Secreta (hidden)"),
+    ]
     assert "| Luz | 0.14 |" in document.text
-    assert "leer" not in document.text
+    assert document.blocks[-1].text == "no leer"
+
+
+def test_xlsx_far_cells_percents_and_currencies(tmp_path: Path) -> None:
+    import openpyxl
+
+    book, buffer = openpyxl.Workbook(), io.BytesIO()
+    sheet = book.active
+    for row in (["IVA", 0.21], ["Cuota", 12.5], ["Plazo", 30]):
+        sheet.append(row)
+    sheet["B1"].number_format = "0%"
+    sheet["B2"].number_format = '#,##0.00\\ "€"'
+    sheet["XFD1048576"] = "lejos"
+    book.save(buffer)
+    document = parse(tmp_path, "t.xlsx", buffer.getvalue())
+    assert document.blocks[0].text == "| IVA | 21% |\n| --- | --- |\n| Cuota | 12.5 € |\n| Plazo | 30 |"
+    assert document.blocks[1].text == "lejos"
 
 
 def test_html_leaves_scripts_and_menus_out_and_keeps_tables(tmp_path: Path) -> None:

@@ -170,7 +170,9 @@ def _lines(runs: list[Run]) -> list[list[Run]]:
     """`runs` gathered into lines from the top down, each from left to right."""
     lines: list[list[Run]] = []
     for run in sorted(runs, key=lambda run: (-run.middle, run.left)):
-        if lines and not run.table and not lines[-1][0].table and abs(lines[-1][0].middle - run.middle) < 0.5 * max(run.height, lines[-1][0].height):
+        last = lines[-1][0] if lines else None
+        apart = last is None or run.table or last.table
+        if last and not apart and abs(last.middle - run.middle) < 0.5 * max(run.height, last.height):
             lines[-1].append(run)
         else:
             lines.append([run])
