@@ -46,7 +46,7 @@ def split_step(
             ids.append(row["id"])
             texts.append(row["input"])
             labels.append(None if row["target"] is None else sys.intern(row["target"]))
-            groups.append(row["group"])
+            groups.append(sys.intern(row["group"]))
             documents.append(sys.intern(row["document"]))
             times.append(row["at"] if settings.by == "time" else "")
         if len(set(documents)) > MIN_DOCUMENTS:  # one source, one side
@@ -65,17 +65,21 @@ def split_step(
             previous=cast("dict[str, Side]", ws.sides_ever(previous, ids)),
             report=ctx.report,
         )
-        parts = {"train": list(made.train), "validation": list(made.validation), "test": list(made.test)}
+        rows = len(ids)
+        del ids, texts, labels, groups, documents, times
+        parts = {"train": made.train, "validation": made.validation, "test": made.test}
         if not parts["test"] or not parts["train"]:
             raise BadInput(
-                f"The {len(ids)} rows of `{name}` cannot be split into train and test.",
+                f"The {rows} rows of `{name}` cannot be split into train and test.",
                 "Add rows, or change `split:` in bucle.yaml.",
             )
+        with (ctx.work / "split.json").open("w", encoding="utf-8") as file:
+            json.dump(parts, file)
         node = ctx.ledger.put(
             "split",
             {"task": name, "version": version, "recipe": recipe, **{k: len(v) for k, v in parts.items()}},
             parents=[("dataset", dataset), *([("previous", previous)] if previous else [])],
-            blobs={"split.json": json.dumps(parts).encode()},
+            blobs={"split.json": ctx.work / "split.json"},
         )
         figures = {k: len(v) for k, v in parts.items()} | {
             "leaks_prevented": made.leaks_prevented,
