@@ -144,6 +144,13 @@ def test_a_team_with_no_examples_starts_from_drafts(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (project / "preguntas.jsonl").read_text("utf-8").splitlines()]
     assert {r["status"] for r in rows} == {"draft"}
     assert {"18,08 euros", "cada cinco años", "19,95 euros al mes"} <= {r["answer"] for r in rows}
+    unread = answer("data", "list", "-p", project, code=2)["error"]
+    assert f"{len(rows)} draft" in unread["message"]
+    assert "bucle label start respuestas" in unread["hint"]
+    corrected = [{k: v for k, v in row.items() if k != "status"} for row in rows]
+    (project / "corregidas.jsonl").write_text("".join(json.dumps(r) + "\n" for r in corrected), "utf-8")
+    settings = project / "bucle.yaml"
+    settings.write_text(settings.read_text("utf-8").replace("preguntas.jsonl", "corregidas.jsonl"), "utf-8")
     listed = answer("data", "list", "-p", project)["list"]
     assert any(f"{len(rows)} rows of respuestas" in row["title"] for row in listed)
     assert (
