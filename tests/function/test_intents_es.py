@@ -18,6 +18,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.slow
 def test_quick_with_an_encoder_and_the_baselines(tmp_path: Path) -> None:
     folder = initialised(tmp_path / "intents")
     settings = folder / "bucle.yaml"
