@@ -61,6 +61,8 @@ def found() -> dict[str, Any]:
         "kind": "classify", "problems": 1, "problem_list": [{"source": EVIL[0], "reason": EVIL[1], "detail": EVIL[2]}],
         "train": 80, "validation": 80, "test": 80, "leaks_prevented": 0,
         **explore_examples(rows, sides),
+        "personal": {"email": 3}, "personal_done": {"email": "mask"}, "personal_dropped": 1,
+        "personal_left": {"phone": 2},
         "tokens": [
             {"name": EVIL[0], "kind": "local", "window": None, "estimate": False, "note": "unavailable",
              "detail": EVIL[1], "texts": 240},
