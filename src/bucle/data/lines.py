@@ -10,7 +10,7 @@ from typing import BinaryIO, NamedTuple
 
 from bucle.core.errors import BadInput
 from bucle.data.delimited import MAX_LINE, Line
-from bucle.data.parse.source import _LATIN as WESTERN
+from bucle.data.parse.source import WESTERN
 
 __all__ = ["Encoding", "find_encoding", "read_lines"]
 

@@ -214,13 +214,13 @@ def _topics(
     ws: Workspace, runner: Runner, name: str, inputs: Mapping[str, str], items: Callable[[], Sequence[Item]]
 ) -> dict[str, Any]:
     """`topics` (with the points of the map) and `outliers` of a sample of texts."""
-    from bucle.loop.model_steps import _fingerprint
+    from bucle.loop.model_steps import fingerprint
 
     encoder = next(((n, m) for n, m in ws.config.models.items() if m.kind == "encoder"), None)
     print_of = ""
     if encoder is not None and encoder[1].kind == "encoder":
         try:
-            print_of = _fingerprint(encoder[1])
+            print_of = fingerprint(encoder[1])
         except BucleError:
             encoder = None
 

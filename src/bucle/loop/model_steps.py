@@ -16,7 +16,7 @@ from bucle.execute import Outcome, Runner, StepContext, StepRecord
 from bucle.loop.document_step import read_documents
 from bucle.loop.workspace import Workspace
 
-__all__ = ["chat_model", "index_step", "model_folder", "model_step"]
+__all__ = ["chat_model", "fingerprint", "index_step", "model_folder", "model_step"]
 
 
 def model_step(
@@ -29,7 +29,7 @@ def model_step(
         return _pretrain(ws, runner, name, model, corpus, datasets)
 
     def work(ctx: StepContext) -> Outcome:
-        attrs = {"name": name, **model.model_dump(mode="json", exclude_none=True), "fingerprint": _fingerprint(model)}
+        attrs = {"name": name, **model.model_dump(mode="json", exclude_none=True), "fingerprint": fingerprint(model)}
         figures = _describe(model)
         return Outcome({"model": ctx.ledger.put("base_model", attrs).id}, {"name": name, "kind": model.kind, **figures})
 
@@ -37,7 +37,7 @@ def model_step(
         f"model {name}",
         work,
         stage="models",
-        params={"name": name, "model": model.model_dump(mode="json"), "fingerprint": _fingerprint(model)},
+        params={"name": name, "model": model.model_dump(mode="json"), "fingerprint": fingerprint(model)},
     )
 
 
@@ -158,7 +158,7 @@ def _local(folder: str, name: str) -> ChatModel:
     return Loaded(Path(folder), name=name)
 
 
-def _fingerprint(model: EncoderModel | LocalModel | OpenAIModel) -> str:
+def fingerprint(model: EncoderModel | LocalModel | OpenAIModel) -> str:
     """Changes when the model does: names, sizes, times, settings of a folder's files; a remote one's address."""
     if isinstance(model, OpenAIModel):
         return sha256_hex(f"{model.base_url} {model.model}")

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 from bucle.core.errors import Quarantined
 
-__all__ = ["MAX_FILE_BYTES", "MAX_TEXT", "Raw", "decode", "decode_text", "markdown_table", "tidy"]
+__all__ = ["MAX_FILE_BYTES", "MAX_TEXT", "WESTERN", "Raw", "decode", "decode_text", "markdown_table", "tidy"]
 
 MAX_FILE_BYTES = 64 * 2**20
 """As in bucle.data.connect, which a worker need not load."""
 MAX_TEXT = 20_000_000
 """Characters of one document; past it the file is `too-large`."""
-_LATIN = set("áéíóúàèìòùäëïöüâêîôûãõñçÁÉÍÓÚÀÈÌÒÙÄËÏÖÜÂÊÎÔÛÃÕÑÇ¿¡ªº·€£°«»“”‘’–—…ßŒœ²³½®©´\xa0")
+WESTERN = set("áéíóúàèìòùäëïöüâêîôûãõñçÁÉÍÓÚÀÈÌÒÙÄËÏÖÜÂÊÎÔÛÃÕÑÇ¿¡ªº·€£°«»“”‘’–—…ßŒœ²³½®©´\xa0")
 
 
 _INVISIBLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u00ad\ufeff\u200b\ufffe]")
@@ -68,7 +68,7 @@ def decode(data: bytes) -> str:
     except UnicodeDecodeError:
         pass
     western = data.decode("cp1252", errors="replace")
-    odd = {char for char in western if ord(char) > 126} - _LATIN
+    odd = {char for char in western if ord(char) > 126} - WESTERN
     if not odd:
         return _lines(western)
     from charset_normalizer import from_bytes

@@ -14,7 +14,7 @@ from markupsafe import Markup
 import bucle
 from bucle.core.errors import BadInput
 from bucle.loop.report.formats import LANGUAGES, LOCALES, Both, figure, number
-from bucle.loop.report.render import STATIC, _sha256, environment
+from bucle.loop.report.render import environment, inlined
 
 __all__ = ["Finding", "findings", "render_explore"]
 
@@ -50,20 +50,12 @@ def render_explore(found: Mapping[str, Any], *, language: str = "es") -> str:
     if language not in LANGUAGES:
         raise BadInput(f"no report in language {language!r}", f"use one of: {', '.join(LANGUAGES)}")
     env = _environment()
-    style = "".join((STATIC / name).read_text(encoding="utf-8") for name in ("tokens.css", "report.css", "explore.css"))
-    script = "".join((STATIC / name).read_text(encoding="utf-8") for name in ("page.js", "explore.js"))
-    policy = (
-        f"default-src 'none'; style-src '{_sha256(style)}'; script-src '{_sha256(script)}'; img-src data:; "
-        "base-uri 'none'; form-action 'none'"
-    )
     return env.get_template("explore.html").render(
         found=found,
         findings=findings(found, env.globals["t"]),
         language=language,
-        policy=policy,
         version=bucle.__version__,
-        style=Markup(style),  # noqa: S704  (our own file)
-        script=Markup(script),  # noqa: S704  (our own file)
+        **inlined(("tokens.css", "report.css", "explore.css"), ("page.js", "explore.js")),
     )
 
 

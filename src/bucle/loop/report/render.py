@@ -18,7 +18,7 @@ from bucle.loop.report.formats import LANGUAGES, LOCALES, Both, translator
 from bucle.loop.report.model import STAGES, Said, Story, read_story
 from bucle.loop.report.timeline import timeline_plot
 
-__all__ = ["STATIC", "environment", "figures", "render_report", "story_context"]
+__all__ = ["STATIC", "environment", "figures", "inlined", "render_report", "story_context"]
 
 HERE = Path(__file__).parent
 STATIC = HERE / "static"
@@ -119,6 +119,18 @@ def story_context(story: Story, t: Any) -> dict[str, Any]:
     }
 
 
+def inlined(styles: Sequence[str], scripts: Sequence[str]) -> dict[str, str]:
+    """The page's `style` and `script`, put together from our own files, and the `policy` that allows these two by their
+    hash and nothing from elsewhere."""
+    style = "".join((STATIC / name).read_text(encoding="utf-8") for name in styles)
+    script = "".join((STATIC / name).read_text(encoding="utf-8") for name in scripts)
+    policy = (
+        f"default-src 'none'; style-src '{_sha256(style)}'; script-src '{_sha256(script)}'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    return {"policy": policy, "style": Markup(style), "script": Markup(script)}  # noqa: S704  (our own files)
+
+
 def _sha256(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
@@ -135,17 +147,9 @@ def render_report(story: Mapping[str, Any], *, language: str = "es") -> str:
     env = _environment()
     t = env.globals["t"]
     read = read_story(story)
-    style = "".join((STATIC / name).read_text(encoding="utf-8") for name in ("tokens.css", "report.css"))
-    script = (STATIC / "page.js").read_text(encoding="utf-8")
-    policy = (
-        f"default-src 'none'; style-src '{_sha256(style)}'; script-src '{_sha256(script)}'; img-src data:; "
-        "base-uri 'none'; form-action 'none'"
-    )
     return env.get_template("report.html").render(
         **story_context(read, t),
         figures=figures(read, t),
         language=language,
-        policy=policy,
-        style=Markup(style),  # noqa: S704  (our own file)
-        script=Markup(script),  # noqa: S704  (our own file)
+        **inlined(("tokens.css", "report.css"), ("page.js",)),
     )
