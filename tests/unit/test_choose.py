@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from bucle.choose import ladder
-from bucle.core.config import Choose, EncoderModel, Model, OpenAIModel, PretrainModel
+from bucle.core.choosing import Choose
+from bucle.core.config import EncoderModel, Model, OpenAIModel, PretrainModel
 from bucle.core.errors import ConfigError
 from bucle.core.records import TaskKind
 

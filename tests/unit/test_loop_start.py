@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from bucle.core.config import ClassifyTask, load_project
+from bucle.core.config import load_project
 from bucle.core.errors import BucleError
+from bucle.core.tasks import ClassifyTask
 from bucle.loop.start import start_project
 
 INTENTS = Path(__file__).parents[2].parent / "shared" / "data" / "intents-es" / "train.tsv"

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from bucle.core.config import Choose, Model
+from bucle.core.choosing import Choose
+from bucle.core.config import Model
 from bucle.core.errors import ConfigError
 from bucle.core.ports import Technique
 from bucle.core.records import TaskKind

@@ -10,14 +10,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from bucle.core.choosing import Choose, Forgetting, Judge, ModelFacts, RedTeam
 from bucle.core.errors import ConfigError
-from bucle.core.sources import RowSource, Section, Sources
+from bucle.core.sources import Section, Sources
+from bucle.core.tasks import AnswerTask, ClassifyTask, RetrieveTask, Split, TextTask
 from bucle.core.yamlfile import load_yaml_model
 
 __all__ = [
-    "AnswerTask",
-    "Choose",
-    "ClassifyTask",
     "Data",
     "EncoderModel",
     "LocalModel",
@@ -31,7 +30,7 @@ __all__ = [
     "Replay",
     "Rows",
     "Serve",
-    "Split",
+    "Task",
     "load_project",
 ]
 
@@ -92,40 +91,6 @@ class Data(Section):
         return self
 
 
-class Split(Section):
-    """Shares of rows held out. Rows of one group (customer, document) and near-duplicates stay on one side. `by`:
-    `hash` (stratified by label), or `time` (the latest rows are held out)."""
-
-    test: float = Field(0.2, gt=0, lt=0.8)
-    validation: float = Field(0.1, gt=0, lt=0.5)
-    by: Literal["hash", "time"] = "hash"
-
-
-class ClassifyTask(Section):
-    kind: Literal["classify"]
-    data: str | RowSource
-    text: str = ""
-    label: str = ""
-    id: str = ""
-    group: str = ""
-    time: str = ""
-    labels: tuple[str, ...] = ()
-    instruction: str = ""
-    split: Split | None = None
-    gates: tuple[str, ...] = ()
-
-
-class AnswerTask(Section):
-    kind: Literal["answer"]
-    data: str | RowSource
-    question: str = "question"
-    answer: str = "answer"
-    document: str = "document"
-    instruction: str = ""
-    split: Split | None = None
-    gates: tuple[str, ...] = ()
-
-
 class Preferences(Section):
     data: str
     prompt: str = "prompt"
@@ -159,35 +124,24 @@ class EncoderModel(Section):
 
 
 class OpenAIModel(Section):
-    """Any OpenAI-compatible endpoint. The key comes from the environment variable `api_key_env`."""
+    """Any OpenAI-compatible endpoint. The key comes from the environment variable `api_key_env`. `max_parallel` calls
+    are made at once, and no more than the limits a minute (0: no limit). Prices are dollars for a million tokens; the
+    catalogue's where they are not given."""
 
     kind: Literal["openai"]
     base_url: str
     model: str
     api_key_env: str = "OPENAI_API_KEY"
     timeout_s: float = Field(60, gt=0)
+    max_parallel: int = Field(16, ge=1, le=1000)
+    requests_per_minute: int = Field(0, ge=0)
+    tokens_per_minute: int = Field(0, ge=0)
     usd_per_million_in: float | None = Field(None, ge=0)
     usd_per_million_out: float | None = Field(None, ge=0)
 
 
 Model = Annotated[PretrainModel | LocalModel | EncoderModel | OpenAIModel, Field(discriminator="kind")]
-Task = Annotated[ClassifyTask | AnswerTask, Field(discriminator="kind")]
-
-
-class Choose(Section):
-    """How candidates are compared. `margin` is the loss of quality the team accepts for a cheaper candidate.
-
-    `models` narrows the models that take part. `refit`: the winner is fitted again on every labelled row before
-    release (its figures stay those of the
-    model that never saw the held-out rows). `constraints` are hard limits: `p95_ms`, `usd_per_1k`.
-    """
-
-    candidates: Literal["auto"] | tuple[str, ...] = "auto"
-    models: tuple[str, ...] | None = None
-    margin: float = Field(0.01, ge=0, lt=0.5)
-    refit: bool = True
-    constraints: Mapping[Literal["p95_ms", "usd_per_1k"], float] = Field(default_factory=dict)
-    techniques: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict)
+Task = Annotated[ClassifyTask | AnswerTask | TextTask | RetrieveTask, Field(discriminator="kind")]
 
 
 class Serve(Section):
@@ -251,7 +205,11 @@ class Project(Section):
     tasks: Mapping[str, Task] = Field(default_factory=dict)
     preferences: Preferences | None = None
     models: Mapping[str, Model] = Field(default_factory=dict)
+    catalogue: Mapping[str, ModelFacts] = Field(default_factory=dict)
     choose: Choose = Choose()
+    judges: Mapping[str, Judge] = Field(default_factory=dict)
+    redteam: RedTeam = RedTeam()
+    forgetting: Forgetting = Forgetting()
     serve: Serve = Serve()
     monitor: MonitorRules = MonitorRules()
     replay: Replay | None = None
@@ -264,6 +222,17 @@ class Project(Section):
             raise ValueError(f"replay.task `{self.replay.task}` is none of the tasks: {', '.join(self.tasks)}")
         if any(task.kind == "answer" for task in self.tasks.values()) and self.data.documents is None:
             raise ValueError("an answer task needs data.documents")
+        if any(task.kind == "retrieve" for task in self.tasks.values()) and self.data.documents is None:
+            raise ValueError("a retrieve task needs data.documents")
+        for name, judge in self.judges.items():
+            if judge.model not in self.models:
+                known = ", ".join(self.models) or "none"
+                raise ValueError(f"judges.{name}.model `{judge.model}` is none of the models: {known}")
+        for task_name, task in self.tasks.items():
+            for metric in task.metrics:
+                if metric.startswith("judge:") and metric.removeprefix("judge:") not in self.judges:
+                    known = ", ".join(self.judges) or "none"
+                    raise ValueError(f"tasks.{task_name}.metrics: there is no `{metric}` under judges: {known}")
         return self
 
 

@@ -25,7 +25,9 @@ __all__ = [
     "Usage",
 ]
 
-TaskKind = Literal["classify", "answer"]
+TaskKind = Literal[
+    "classify", "answer", "summarise", "translate", "extract", "generate", "instruct", "converse", "code", "retrieve"
+]
 
 
 class Record(BaseModel):
@@ -98,7 +100,8 @@ class Example(Record):
     """One row of a task: `input` is what a user wrote, `target` the label or the answer (None: not answerable).
 
     `group` holds rows together in a split (same customer, same document); `at` is an ISO date where known;
-    `document` is the path the answer stands in; `source` says where the row came from (`file.tsv:12`) and `span` its
+    `document` is the path the answer stands in (of a retrieve task, the right ones, separated by `;`); `checks` what an
+    answer must keep, as JSON (instruct); `source` says where the row came from (`file.tsv:12`) and `span` its
     bytes there, first and one past the last (None where a row has no bytes of its own, as in Parquet). `labelled_by`
     is the person whose label took the place of the source's.
     """
@@ -110,6 +113,7 @@ class Example(Record):
     at: str = ""
     language: str = ""
     document: str = ""
+    checks: str = ""
     source: str = ""
     span: tuple[int, int] | None = None
     labelled_by: str = ""
@@ -129,7 +133,9 @@ class Usage(Record):
 
 
 class Prediction(Record):
-    """What a candidate said to one input. `score` in [0, 1] is its confidence; `ms` wall-clock milliseconds."""
+    """What a candidate said to one input. `score` in [0, 1] is its confidence; `ms` wall-clock milliseconds;
+    `reasoning` what it wrote before the answer (chain of thought); `others` further samples of the same input (code,
+    pass@k)."""
 
     output: str
     score: float | None = None
@@ -139,6 +145,8 @@ class Prediction(Record):
     usage: Usage = Usage()
     ms: float = 0.0
     error: str = ""
+    reasoning: str = ""
+    others: tuple[str, ...] = ()
 
 
 class Candidate(Record):

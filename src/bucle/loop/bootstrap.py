@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bucle.core.config import AnswerTask, LocalModel, OpenAIModel
+from bucle.core.config import LocalModel, OpenAIModel
 from bucle.core.errors import BadInput, ModelUnavailable
 from bucle.core.ids import canonical_json, sha256_hex
 from bucle.core.ports import ChatModel, Report
 from bucle.core.records import Chunk, Document, Usage
+from bucle.core.tasks import AnswerTask
 from bucle.execute import Display, Runner, project_lock
 from bucle.loop.versions import documents_of
 from bucle.loop.workspace import Workspace

@@ -60,7 +60,7 @@ def compare_step(
             clusters=clusters,
             seed=ws.config.seed,
             margin=choose.margin,
-            constraints={str(k): v for k, v in choose.constraints.items()},
+            constraints=choose.constraints.limits(),
         )
         by_name = {r.name: r for r in rungs}
         candidates = [
@@ -96,7 +96,7 @@ def compare_step(
         stage="choose",
         params={
             "margin": choose.margin,
-            "constraints": dict(choose.constraints),
+            "constraints": choose.constraints.limits(),
             "seed": ws.config.seed,
             "rungs": [[r.name, r.technique.rung] for r in rungs],
         },

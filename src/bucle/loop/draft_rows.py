@@ -6,9 +6,9 @@ import mmap
 import re
 from pathlib import Path
 
-from bucle.core.config import AnswerTask, ClassifyTask
 from bucle.core.errors import BadInput
 from bucle.core.records import Example
+from bucle.core.tasks import AnswerTask, ClassifyTask
 
 __all__ = ["STATUS", "draft_sources"]
 

@@ -12,11 +12,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from bucle.core.config import AnswerTask, ClassifyTask
 from bucle.core.errors import BadInput
 from bucle.core.ids import file_sha256, sha256_hex
 from bucle.core.ports import Report
 from bucle.core.records import Example
+from bucle.core.tasks import AnswerTask, ClassifyTask
 from bucle.execute import Outcome, Runner, StepContext, StepRecord
 from bucle.ledger import AnnotationStore, Ledger
 from bucle.loop.document_step import name_finder

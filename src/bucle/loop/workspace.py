@@ -39,6 +39,11 @@ class Workspace:
         ledger = Ledger(root / ".bucle")
         return cls(root, config, ledger, TraceStore(ledger))
 
+    @property
+    def trusted(self) -> bool:
+        """Whether the user said, outside the project's files, that its own Python code may run (`--trust`)."""
+        return os.environ.get("BUCLE_TRUST", "") == "1"
+
     def file(self, name: str) -> Path:
         """A file of the team's, relative to the project. Raises BadInput if it is not there."""
         path = self.root / name
