@@ -81,7 +81,7 @@ class Comparison(_Frozen):
     why: Mapping[str, Any] = Field(default_factory=dict)
 
 
-def compare(scored: Sequence[Scored], *, metric: str, clusters: Sequence[str] | None = None, seed: int = 0,
+def compare(scored: Sequence[Scored], *, metric: str, clusters: Sequence[str] | None = None,
             margin: float = 0.01, constraints: Mapping[str, float] | None = None) -> Comparison:
     """Compare candidates on `metric` and recommend one.
 
@@ -112,14 +112,14 @@ def compare(scored: Sequence[Scored], *, metric: str, clusters: Sequence[str] | 
     _check(scored, metric, limits)
     order = sorted(scored, key=lambda one: (one.rung, one.name))
     scores = {one.name: one.per_row[metric] for one in order}
-    quality = {name: interval(values, clusters=clusters, seed=seed) for name, values in scores.items()}
+    quality = {name: interval(values, clusters=clusters) for name, values in scores.items()}
 
     def highest(pool: Sequence[Scored]) -> Scored:
         return max(pool, key=lambda one: (quality[one.name].value, -order.index(one)))
 
     def gap(one: str, other: str) -> tuple[Interval, float]:
-        return (paired_difference(scores[one], scores[other], clusters=clusters, seed=seed),
-                paired_p(scores[one], scores[other], clusters=clusters, seed=seed))
+        return (paired_difference(scores[one], scores[other], clusters=clusters),
+                paired_p(scores[one], scores[other], clusters=clusters))
 
     def as_good(one: Scored, mark: Scored) -> bool:
         if one is mark:

@@ -202,7 +202,7 @@ def _check(gate: Gate, facts: GateFacts) -> Check:
     if mine is None or before is None:
         return failed(f"{gate.metric} has no scores by row, so no interval against {other.name}")
     try:
-        gap = paired_difference(mine, before, clusters=facts.clusters, seed=facts.seed, level=gate.level)
+        gap = paired_difference(mine, before, clusters=facts.clusters, level=gate.level)
     except BucleError as error:
         return failed(error.message)
     note = f"difference from {other.name} {gap.value:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}] on {gap.n} rows"
@@ -214,7 +214,7 @@ def _interval(gate: Gate, facts: GateFacts) -> Interval:
     level = gate.level or 0.95
     scores = facts.per_row.get(gate.metric)
     if scores is not None:
-        return interval(scores, clusters=facts.clusters, seed=facts.seed, level=level)
+        return interval(scores, clusters=facts.clusters, level=level)
     found = facts.intervals.get(gate.metric)
     if found is None or abs(found.level - level) > 1e-9:
         raise ConfigError(f"{gate.metric} has no interval at {level:.4g}")

@@ -19,16 +19,15 @@ _FEW = 10  # rows below which no approximation is asked of McNemar's test
 _NOTHING = 1e-15  # a variance that is rounding
 
 
-def interval(scores: Sequence[float], *, clusters: Sequence[str] | None = None, seed: int = 0,
-             draws: int = 10_000, level: float = 0.95) -> Interval:
+def interval(scores: Sequence[float], *, clusters: Sequence[str] | None = None, level: float = 0.95) -> Interval:
     """The mean of `scores` (each in [0, 1]) with its confidence interval.
 
     Wilson's (1927) where the rows are all 0 or 1 and not clustered. Otherwise Wilson's for the number of independent
     0/1 rows that would vary as much (Franco et al. 2019, Journal of Survey Statistics and Methodology 7): the variance
     is the jackknife's over `clusters`, one name a row (several questions about one document are not independent), and
     t takes the place of the normal, with the degrees of freedom of as many clusters of equal size (Carter et al. 2017).
-    Where the rows do not differ, or there is one cluster, each cluster counts as one row. Nothing is drawn at random:
-    `seed` and `draws` change nothing. Raises BadInput for no rows or scores outside [0, 1].
+    Where the rows do not differ, or there is one cluster, each cluster counts as one row. Nothing is drawn at random.
+    Raises BadInput for no rows or scores outside [0, 1].
     """
     import numpy as np
     from scipy.stats import t
@@ -52,7 +51,7 @@ def interval(scores: Sequence[float], *, clusters: Sequence[str] | None = None, 
 
 
 def paired_difference(a: Sequence[float], b: Sequence[float], *, clusters: Sequence[str] | None = None,
-                      seed: int = 0, draws: int = 10_000, level: float = 0.95) -> Interval:
+                      level: float = 0.95) -> Interval:
     """Mean of `a - b` over the same rows, each score in [0, 1], with its confidence interval.
 
     Tango's score interval for paired proportions (Statistics in Medicine 1998), which stays honest with few rows or no
@@ -60,7 +59,7 @@ def paired_difference(a: Sequence[float], b: Sequence[float], *, clusters: Seque
     much: their gains and losses, over the design effect, which is the jackknife's variance over clusters against that
     of independent pairs; t with one less than the clusters takes the place of the normal. Where all differences are
     equal or there is one cluster, each cluster counts as one row. `paired_p` is below 1 - `level` exactly when 0 lies
-    outside (from ten rows on). Nothing is drawn at random: `seed` and `draws` change nothing. Raises BadInput.
+    outside (from ten rows on). Nothing is drawn at random. Raises BadInput.
     """
     pairs = _pairs(a, b, clusters)
     low, high = _tango(pairs.up, pairs.down, pairs.rows, pairs.z(level))
@@ -100,10 +99,9 @@ def mcnemar(a: Sequence[float], b: Sequence[float]) -> float:
     return float(2 * norm.sf(abs(up - down) / (up + down) ** 0.5))
 
 
-def paired_p(a: Sequence[float], b: Sequence[float], *, clusters: Sequence[str] | None = None, seed: int = 0,
-             draws: int = 10_000) -> float:
+def paired_p(a: Sequence[float], b: Sequence[float], *, clusters: Sequence[str] | None = None) -> float:
     """Two-sided p of no difference: McNemar for independent 0/1 rows, else the same score test with the design effect
-    and the t distribution of `paired_difference`. Nothing is drawn at random: `seed` and `draws` change nothing."""
+    and the t distribution of `paired_difference`. Nothing is drawn at random."""
     from scipy.stats import norm, t
 
     pairs = _pairs(a, b, clusters)

@@ -58,7 +58,6 @@ def compare_step(
             scored,
             metric=PRIMARY[kind],
             clusters=clusters,
-            seed=ws.config.seed,
             margin=choose.margin,
             constraints=choose.constraints.limits(),
         )

@@ -142,15 +142,14 @@ def gain_step(
         v1 = [float(p.output == truth[t.id]) for p, t in zip(old, asked, strict=True)]
         v2 = [float(t.output == truth[t.id]) for t in asked]
         users = [t.user or t.id for t in asked]
-        seed = ws.config.seed
 
         def estimate(rows: list[int]) -> dict[str, Any]:
             a, b, c = [v1[i] for i in rows], [v2[i] for i in rows], [users[i] for i in rows]
             return {
                 "n": len(rows),
-                "v1": interval(a, clusters=c, seed=seed).model_dump(),
-                "v2": interval(b, clusters=c, seed=seed).model_dump(),
-                "diff": paired_difference(b, a, clusters=c, seed=seed).model_dump(),
+                "v1": interval(a, clusters=c).model_dump(),
+                "v2": interval(b, clusters=c).model_dump(),
+                "diff": paired_difference(b, a, clusters=c).model_dump(),
             }
 
         everything = estimate(list(range(len(asked))))
@@ -184,7 +183,7 @@ def gain_step(
         work,
         stage="feedback",
         inputs={"first": first.id, "second": second.id, **inputs},
-        params={"days": [from_day, until_day], "seed": ws.config.seed},
+        params={"days": [from_day, until_day]},
     )
 
 

@@ -52,7 +52,7 @@ def evaluate_file(ws: Workspace, task: str, path: Path, release: str = "producti
     said = open_candidate(ws, candidate_id).predict([r.input for r in rows])
     scores, metric = score_rows(settings.kind, rows, said, chunks), PRIMARY[settings.kind]
     clusters = [r.cluster for r in rows]
-    seed, known = ws.config.seed, {e.input for e in fitted}
+    known = {e.input for e in fitted}
     result: dict[str, Any] = {
         "task": task,
         "release": node.attrs["version"],
@@ -61,13 +61,13 @@ def evaluate_file(ws: Workspace, task: str, path: Path, release: str = "producti
         "left_out": len(problems),
         "seen": sum(r.input in known for r in rows),
         "metric": metric,
-        "metrics": {m: interval(v, clusters=clusters, seed=seed).model_dump() for m, v in scores.items()},
+        "metrics": {m: interval(v, clusters=clusters).model_dump() for m, v in scores.items()},
         "summary": summarise(settings.kind, rows, said, chunks),
     }
     if settings.kind == "classify":
-        base = score_rows("classify", rows, _tfidf(fitted, rows, seed), {})[metric]
-        result["baseline"] = {"name": "tfidf", **interval(base, clusters=clusters, seed=seed).model_dump()}
-        result["difference"] = paired_difference(scores[metric], base, clusters=clusters, seed=seed).model_dump()
+        base = score_rows("classify", rows, _tfidf(fitted, rows, ws.config.seed), {})[metric]
+        result["baseline"] = {"name": "tfidf", **interval(base, clusters=clusters).model_dump()}
+        result["difference"] = paired_difference(scores[metric], base, clusters=clusters).model_dump()
     return result
 
 

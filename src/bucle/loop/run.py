@@ -334,7 +334,7 @@ def _release(ws: Workspace, runner: Runner, chosen: Mapping[str, Chosen], tasks:
                 "why": say(c.comparison.figures["why"]["key"], c.comparison.figures["why"]["figures"]).get("en", ""),
                 "refit": ws.ledger.get(c.release).attrs["fitted_on"] == "all",
                 "metrics": {
-                    m: interval(v, clusters=clusters, seed=ws.config.seed).model_dump() for m, v in per_row.items()
+                    m: interval(v, clusters=clusters).model_dump() for m, v in per_row.items()
                 },
             }
 

@@ -29,7 +29,7 @@ def tune(ws: Workspace, task: str, name: str, display: Display) -> dict[str, Any
     metric = PRIMARY[ws.config.tasks[task].kind]
     _, per_row = scores(ws, score["evaluation"])
     rows = rows_of(ws, data.dataset, data.split)
-    found = interval(per_row[metric], clusters=[r.cluster for r in rows], seed=ws.config.seed)
+    found = interval(per_row[metric], clusters=[r.cluster for r in rows])
     return {
         "candidate": rung.name,
         "node": fit["candidate"],
