@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from bucle.core.records import Block, Example, Prediction, Usage
+from bucle.core.records import Block, Example, Prediction, TaskKind, Usage
 
 __all__ = [
     "ChatModel",
@@ -135,7 +135,7 @@ class FitContext:
 
     `train` may be used to fit and `validation` to tune; no held-out row is in either. `base` is the folder of the
     base model where the technique has one; `index` the folder of the retrieval index for the answer task;
-    `chat` the remote model for prompting techniques.
+    `chat` the model that prompting techniques ask; `kind` the task's, for a technique that serves several.
     """
 
     out: Path
@@ -150,6 +150,7 @@ class FitContext:
     encoder: Path | None = None
     index: Path | None = None
     chat: ChatModel | None = None
+    kind: TaskKind = "classify"
 
 
 @runtime_checkable
@@ -186,6 +187,7 @@ class LoadContext:
     encoder: Path | None = None
     index: Path | None = None
     chat: ChatModel | None = None
+    kind: TaskKind = "classify"
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
