@@ -150,3 +150,36 @@ def test_refusals() -> None:
         compare([TFIDF], metric="token_f1")
     with pytest.raises(ConfigError, match="unknown constraint speed"):
         compare([TFIDF], metric="accuracy", constraints={"speed": 1})
+
+
+def test_a_dearer_candidate_must_be_worth_its_price() -> None:
+    plain = one("few-shot", 30, range(850), usd_per_month=0.0)
+    dear = one("lora", 50, range(900), usd_per_month=100.0)
+    def chosen(price: float | None) -> tuple[str | None, str]:
+        found = compare([dear, plain, TFIDF, MAJORITY], metric="accuracy", usd_per_point=price)
+        return found.recommended, found.why["key"]
+
+    assert chosen(None) == ("lora", "best")  # five points better, cost without a price
+    assert chosen(21.0) == ("lora", "best")  # five points at 21 are worth 105 a month
+    assert chosen(19.0) == ("few-shot", "cheapest_as_good")
+
+
+def test_a_gain_that_does_not_pay_leaves_the_baseline() -> None:
+    dear = one("lora", 50, range(900), usd_per_month=100.0)
+    found = compare([dear, TFIDF, MAJORITY], metric="accuracy", usd_per_point=9.0)
+    assert (found.recommended, found.why["key"]) == ("tfidf", "gain_does_not_pay")
+    assert compare([dear, TFIDF, MAJORITY], metric="accuracy", usd_per_point=11.0).recommended == "lora"
+
+
+def test_the_cheapest_a_month_comes_first_where_money_counts() -> None:
+    called = one("few-shot", 30, range(900), usd_per_month=500.0)
+    hosted = one("lora", 50, range(900), usd_per_month=50.0)
+    assert compare([called, hosted, TFIDF], metric="accuracy").recommended == "few-shot"
+    assert compare([called, hosted, TFIDF], metric="accuracy", usd_per_point=100.0).recommended == "lora"
+
+
+def test_mcnemar_is_told_for_scores_of_right_and_wrong_only() -> None:
+    probe = one("encoder-probe", 30, range(900))
+    assert row(compare([probe, TFIDF], metric="accuracy"), "encoder-probe").mcnemar < 0.001
+    half = probe.model_copy(update={"per_row": {"accuracy": [0.5] * N}})
+    assert row(compare([half, TFIDF], metric="accuracy"), "encoder-probe").mcnemar is None

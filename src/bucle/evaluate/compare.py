@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from bucle.core.errors import BadInput, ConfigError
 from bucle.core.records import Interval
-from bucle.evaluate.statistics import holm, interval, non_inferior, paired_difference, paired_p
+from bucle.evaluate.statistics import holm, interval, mcnemar, non_inferior, paired_difference, paired_p
 
 __all__ = ["CONSTRAINTS", "Comparison", "Row", "Scored", "compare"]
 
@@ -20,6 +20,8 @@ CONSTRAINTS: Mapping[str, str] = {
 """What a constraint may limit from above, and the figure of `Scored` that it limits."""
 
 SIGNIFICANT = 0.05
+POINT = 0.01
+"""`usd_per_point` prices this much quality."""
 
 
 class _Frozen(BaseModel):
@@ -33,7 +35,7 @@ class _Frozen(BaseModel):
 class Scored(_Frozen):
     """One evaluated candidate. `rung` is its place on the ladder, cheapest first; `per_row` a list for each
     metric; `usd_per_1k` dollars for a thousand requests; `ms_p50`, `ms_p95` milliseconds; `tokens` the mean
-    a request."""
+    a request; `usd_per_month` what it costs to serve the team's traffic, hosting and training included."""
 
     name: str
     rung: int
@@ -43,6 +45,7 @@ class Scored(_Frozen):
     ms_p50: float = 0.0
     ms_p95: float = 0.0
     tokens: float = 0.0
+    usd_per_month: float = 0.0
 
 
 class Row(_Frozen):
@@ -64,6 +67,9 @@ class Row(_Frozen):
     ms_p50: float = 0.0
     ms_p95: float = 0.0
     tokens: float = 0.0
+    usd_per_month: float = 0.0
+    mcnemar: float | None = None
+    """McNemar's exact p against the best baseline where every score is 0 or 1; it ignores clusters, `p` does not."""
 
 
 class Comparison(_Frozen):
@@ -82,7 +88,8 @@ class Comparison(_Frozen):
 
 
 def compare(scored: Sequence[Scored], *, metric: str, clusters: Sequence[str] | None = None,
-            margin: float = 0.01, constraints: Mapping[str, float] | None = None) -> Comparison:
+            margin: float = 0.01, constraints: Mapping[str, float] | None = None,
+            usd_per_point: float | None = None) -> Comparison:
     """Compare candidates on `metric` and recommend one.
 
     The rule, in order:
@@ -102,6 +109,10 @@ def compare(scored: Sequence[Scored], *, metric: str, clusters: Sequence[str] | 
        the lowest rung that is as good (as in 3) as the highest mean of what is left, and nothing is claimed
        against a baseline.
     5. If everything is ruled out nothing is recommended.
+    6. With `usd_per_point` (what 0.01 of the metric is worth a month) the margin between two candidates is at least
+       the loss that their difference in `usd_per_month` buys, and the cheapest a month comes first, so that a dearer
+       one must be worth its price; one that beats the best baseline gives way to it where the gain is worth less than
+       what it costs more.
 
     Measured latency takes part only through `constraints` (keys of `CONSTRAINTS`, upper limits): a rerun on
     a busier machine reaches the same recommendation. The runner-up is the highest mean among the others not
@@ -121,11 +132,17 @@ def compare(scored: Sequence[Scored], *, metric: str, clusters: Sequence[str] | 
         return (paired_difference(scores[one], scores[other], clusters=clusters),
                 paired_p(scores[one], scores[other], clusters=clusters))
 
+    def saved(one: Scored, other: Scored) -> float:
+        """The quality that the dollars `one` saves a month are worth; 0 without an exchange rate."""
+        return (other.usd_per_month - one.usd_per_month) / usd_per_point * POINT if usd_per_point else 0.0
+
     def as_good(one: Scored, mark: Scored) -> bool:
         if one is mark:
             return True
         difference, p = gap(one.name, mark.name)
-        return non_inferior(difference, margin) or (difference.value >= -margin and p >= SIGNIFICANT)
+        allowed = max(margin, saved(one, mark))
+        return non_inferior(difference, allowed) or (difference.value >= -allowed and p >= SIGNIFICANT) or (
+            difference.value >= -saved(one, mark) and saved(one, mark) > 0)
 
     base = highest([one for one in order if one.baseline])
     gaps = {one.name: gap(one.name, base.name) for one in order if one is not base}
@@ -135,8 +152,10 @@ def compare(scored: Sequence[Scored], *, metric: str, clusters: Sequence[str] | 
         adjusted |= dict(zip(names, holm([gaps[name][1] for name in names]), strict=True))
     reasons = {one.name: _over(one, limits) for one in order}
     front = _front(order, {name: found.value for name, found in quality.items()})
+    binary = all(score in (0.0, 1.0) for values in scores.values() for score in values)
+    exact = {name: mcnemar(scores[name], scores[base.name]) for name in gaps} if binary else {}
     rows = [_row(one, quality[one.name], gaps.get(one.name), adjusted.get(one.name), reasons[one.name],
-                 one.name in front) for one in order]
+                 one.name in front, exact.get(one.name)) for one in order]
     beating = {row.name for row in rows if row.beats_baseline}
     allowed = [one for one in order if not reasons[one.name]]
     pool = [one for one in allowed if one.name in beating]
@@ -144,8 +163,13 @@ def compare(scored: Sequence[Scored], *, metric: str, clusters: Sequence[str] | 
     chosen: Scored | None = None
     if pool:
         mark = highest(pool)
+        if usd_per_point:  # a lower rung that is served by the call may cost more than a higher one
+            pool = sorted(pool, key=lambda one: (one.usd_per_month, order.index(one)))
         chosen = next(one for one in pool if as_good(one, mark))
         key = "best" if chosen is mark else "cheapest_as_good"
+        if base in baselines and usd_per_point and quality[chosen.name].value - quality[base.name].value < saved(
+                base, chosen):
+            chosen, key = base, "gain_does_not_pay"
     elif baselines:
         chosen = mark = highest(baselines)
         key = "baseline_stands" if chosen is base else "allowed_baseline_stands"
@@ -164,6 +188,9 @@ def compare(scored: Sequence[Scored], *, metric: str, clusters: Sequence[str] | 
         figures |= {"recommended": chosen.name, "value": quality[chosen.name].value}
         if chosen is not mark:
             figures["difference_from_mark"] = gap(chosen.name, mark.name)[0].model_dump()
+        if usd_per_point:
+            figures |= {"usd_per_point": usd_per_point, "usd_per_month": chosen.usd_per_month,
+                        "mark_usd_per_month": mark.usd_per_month}
     return Comparison(
         metric=metric, rows=rows, best_baseline=base.name, recommended=chosen.name if chosen else None,
         runner_up=highest(others).name if others else None, baseline_stands=not pool and bool(baselines),
@@ -196,7 +223,7 @@ def _over(one: Scored, limits: Mapping[str, float]) -> list[str]:
 
 
 def _row(one: Scored, quality: Interval, gap: tuple[Interval, float] | None, p: float | None,
-         reasons: Sequence[str], pareto: bool) -> Row:
+         reasons: Sequence[str], pareto: bool, exact: float | None) -> Row:
     verdict: Verdict = "reference"
     if gap is not None and p is not None:
         verdict = "ties" if p >= SIGNIFICANT else "beats" if gap[0].value > 0 else "loses"
@@ -205,6 +232,7 @@ def _row(one: Scored, quality: Interval, gap: tuple[Interval, float] | None, p: 
         difference=gap[0] if gap else None, p=p, verdict="ruled_out" if reasons else verdict,
         beats_baseline=verdict == "beats" and not one.baseline, reasons=reasons, pareto=pareto,
         usd_per_1k=one.usd_per_1k, ms_p50=one.ms_p50, ms_p95=one.ms_p95, tokens=one.tokens,
+        usd_per_month=one.usd_per_month, mcnemar=exact,
     )
 
 
