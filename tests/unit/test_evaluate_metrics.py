@@ -111,6 +111,8 @@ def test_answer_rows() -> None:
         "token_f1": [1, 1, 1, 0, 0],
         "abstention": [1, 1, 1, 0, 0],
         "citation_hit": [1, 0, 1, 0, 0],
+        "citation_precision": [1, 0, 1, 0, 0],
+        "citation_recall": [1, 0, 1, 0, 0],
     }
     found = summarise("answer", examples, said, {"c1": "tarifas.pdf", "c2": "bajas.pdf"})
     assert found["answerable"] == {"rows": 3, "decided_rightly": pytest.approx(2 / 3)}

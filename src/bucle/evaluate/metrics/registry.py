@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from bucle.core.errors import BadInput, ConfigError
-from bucle.evaluate.metrics import numbers, overlap, retrieval
+from bucle.evaluate.metrics import labels, numbers, overlap, retrieval
 from bucle.evaluate.metrics.overlap import ratio
 from bucle.evaluate.metrics.samples import Measured, Metric, Sample, Statistics
 from bucle.evaluate.metrics.words import exact_match, token_f1
 
-__all__ = ["measure", "metric", "metrics", "own_metric"]
+__all__ = ["is_own", "measure", "metric", "metrics", "own_metric"]
 
 _AT = re.compile(r"(recall|ndcg|pass)@([1-9]\d{0,3})")
 _OWN = re.compile(r"[A-Za-z_]\w*(?:[./][A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
@@ -42,11 +42,14 @@ def metrics() -> dict[str, Metric]:
         Metric("chrf", "chrF2, sacrebleu's default", ("references",), overlap.chrf, top=100.0, mean=False),
         *(_rouge(kind, words) for words in (False, True) for kind in ("rouge1", "rouge2", "rougeL")),
         Metric("ece", "expected calibration error, ten bins", ("correct", "confidence"), numbers.calibration, "<=",
-               mean=False),
+               mean=False, rows=False),
         Metric("brier", "squared distance of the confidence from what happened", ("correct", "confidence"),
                lambda samples: _means(numbers.brier(samples), "brier"), "<="),
         Metric("perplexity", "exp of the mean negative log-probability of a token", ("logprobs",),
-               numbers.perplexities, "<=", None, mean=False),
+               numbers.perplexities, "<=", None, mean=False, rows=False),
+        Metric("macro_f1", "mean F1 of the labels that occur", ("wanted",), labels.macro_f1, mean=False, rows=False),
+        _mean("abstention", "right to answer, or not to", ("decided",), lambda one: float(one.decided or 0)),
+        _mean("citation_hit", "a right document is cited", ("relevant",), retrieval.citation_hit),
         _mean("mrr", "1 over the rank of the first relevant passage", ("relevant",), retrieval.reciprocal_rank),
         *(_at(name) for name in ("recall@5", "recall@10", "ndcg@10", "pass@1", "pass@10")),
         _mean("citation_precision", "share of citations that are relevant", ("relevant",),
@@ -71,6 +74,11 @@ def metric(name: str) -> Metric:
     near = difflib.get_close_matches(name, known, 1)
     raise ConfigError(f"there is no metric {name[:80]}",
                       f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}")
+
+
+def is_own(name: str) -> bool:
+    """Whether `name` is that of a function in the project's folder, `module:function`."""
+    return _OWN.fullmatch(name) is not None
 
 
 def own_metric(name: str, folder: Path, *, trusted: bool) -> Metric:

@@ -6,7 +6,7 @@ from math import log2
 
 from bucle.evaluate.metrics.samples import Sample
 
-__all__ = ["citation_precision", "citation_recall", "ndcg", "recall", "reciprocal_rank"]
+__all__ = ["citation_hit", "citation_precision", "citation_recall", "ndcg", "recall", "reciprocal_rank"]
 
 
 def recall(sample: Sample, k: int) -> float:
@@ -25,6 +25,11 @@ def ndcg(sample: Sample, k: int) -> float:
     found = [sample.relevant.get(name, 0.0) for name in _ranked(sample)[:k]]
     best = sorted(sample.relevant.values(), reverse=True)[:k]
     return _discounted(found) / _discounted(best)
+
+
+def citation_hit(sample: Sample) -> float:
+    """1 where one of the relevant ids is cited."""
+    return float(any(name in sample.relevant for name in sample.citations))
 
 
 def citation_precision(sample: Sample) -> float:

@@ -15,7 +15,10 @@ class Sample:
 
     `references` are the accepted answers (the best one counts); `correct` (0 or 1) and `confidence` in [0, 1];
     `logprobs` the natural logarithm of each token's probability; `passed` one flag for each time the code was written;
-    `ranking` ids in the order retrieved, `relevant` id -> gain above 0, `citations` the ids that the answer cites.
+    `ranking` ids in the order retrieved, `relevant` id -> gain above 0, `citations` the ids that the answer cites;
+    `sources` the texts that must bear out the output; `checks` what it must keep, as JSON; `schema` a JSON Schema;
+    `wanted` the right label, where the output is one of a fixed set; `decided` (0 or 1) whether it was right to
+    answer, or not to.
     """
 
     output: str = ""
@@ -27,6 +30,11 @@ class Sample:
     ranking: Sequence[str] = ()
     relevant: Mapping[str, float] = field(default_factory=dict)
     citations: Sequence[str] = ()
+    sources: Sequence[str] = ()
+    checks: str = ""
+    schema: Mapping[str, Any] | None = None
+    wanted: str | None = None
+    decided: float | None = None
 
 
 @dataclass(frozen=True)
@@ -47,7 +55,8 @@ class Statistics:
 @dataclass(frozen=True)
 class Metric:
     """A metric by name. `better` says which way is up; `top` is the score that cannot be passed (1, 100, or None where
-    there is none); `mean` whether the score is the mean of its rows'; `says` one line for people."""
+    there is none); `mean` whether the score is the mean of its rows'; `rows` whether a single row has a score at all;
+    `says` one line for people."""
 
     name: str
     says: str
@@ -56,6 +65,12 @@ class Metric:
     better: Literal[">=", "<="] = ">="
     top: float | None = 1.0
     mean: bool = True
+    rows: bool = True
+
+    @property
+    def decides(self) -> bool:
+        """Whether a comparison can stand on it: more is better, up to a known top, row by row."""
+        return self.better == ">=" and self.top is not None and self.rows
 
 
 @dataclass(frozen=True)

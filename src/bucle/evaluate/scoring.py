@@ -1,0 +1,279 @@
+"""What a task's predictions are worth: every kind of task, by its default metrics or by the team's own list."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bucle.core.errors import BadInput, ConfigError, ModelUnavailable
+from bucle.core.ports import Report
+from bucle.core.records import Example, Interval, Prediction, TaskKind, Usage
+from bucle.evaluate.metrics.rows import given, kind_gives, lacking, samples_of, settled, void
+
+if TYPE_CHECKING:
+    from bucle.evaluate.judge import Judge
+    from bucle.evaluate.metrics.samples import Measured, Metric, Sample
+
+__all__ = ["DEFAULTS", "Scored", "Scoring", "check_metrics", "score"]
+
+DEFAULTS: Mapping[TaskKind, tuple[str, ...]] = {
+    "classify": ("accuracy", "macro_f1", "ece"),
+    "answer": ("token_f1", "exact_match", "abstention", "citation_hit", "citation_precision", "citation_recall"),
+    "summarise": ("rougeL_words", "rouge1_words", "rouge2_words", "chrf"),
+    "translate": ("chrf", "bleu"),
+    "extract": ("token_f1", "exact_match"),
+    "generate": ("chrf", "token_f1"),
+    "instruct": ("token_f1",),
+    "converse": ("token_f1", "chrf"),
+    "code": ("pass@1",),
+    "retrieve": ("ndcg@10", "recall@10", "mrr"),
+}
+"""The metrics of each kind of task; the first decides a comparison. One that some row lacks what it needs for (a
+confidence, the document that an answer stands in) is left out."""
+
+JUDGE = "judge:"
+UNRATED = 0.1
+"""The share of rows that a judge may fail to rate; they count as 0."""
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How a task is scored. `metrics` are the team's (none: the kind's own); `documents` maps a chunk's id to its
+    document's path, `passages` to its text; `schema` is an extract task's; `folder` is where a metric of the project's
+    own stands, which `trusted` allows to run; `judges` by name; `encoder` the folder of the one that compares
+    meanings."""
+
+    kind: TaskKind
+    metrics: tuple[str, ...] = ()
+    documents: Mapping[str, str] = field(default_factory=dict)
+    passages: Mapping[str, str] = field(default_factory=dict)
+    schema: Mapping[str, Any] | None = None
+    folder: Path | None = None
+    trusted: bool = False
+    judges: Mapping[str, Judge] = field(default_factory=dict)
+    encoder: Path | None = None
+    language: str = "es"
+    seed: int = 0
+
+    @property
+    def primary(self) -> str:
+        """The metric that decides."""
+        return (self.metrics or DEFAULTS[self.kind])[0]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What predictions scored.
+
+    `per_row`: each metric that has a value by row, the deciding one first, in the rows' order and in [0, 1] (BLEU and
+    chrF over 100). `figures`, ready for JSON: `rows`, `errors`, `p50_ms`, `p95_ms`, `tokens` (mean a request),
+    `usd_per_1k`, and every metric in its own unit; of classify also `per_label` and `confusion`, of answer
+    `answerable` and `unanswerable` (rows, and the share decided rightly). `values`: scores that are no mean of rows in
+    [0, 1], with their interval over the rows' clusters, in their own unit. `signatures`: what to publish with a score.
+    `judge_usage`: what judges used, which is no cost of the candidate's."""
+
+    per_row: dict[str, list[float]]
+    figures: dict[str, Any]
+    values: dict[str, Interval]
+    signatures: dict[str, str]
+    judge_usage: Usage = field(default_factory=Usage)
+
+
+def check_metrics(kind: TaskKind, names: Sequence[str], judges: Sequence[str] = ()) -> None:
+    """Raises ConfigError, before anything is run, for a metric that does not exist (naming the nearest), that a task of
+    this kind cannot have, or that comes first and cannot decide. A metric of the project's own is looked at when it is
+    loaded."""
+    from bucle.evaluate.metrics.registry import is_own, metric
+
+    for place, name in enumerate(names):
+        if name.startswith(JUDGE):
+            if name.removeprefix(JUDGE) not in judges:
+                raise ConfigError(f"there is no judge {name.removeprefix(JUDGE)[:80]}",
+                                  f"known: {', '.join(judges)}" if judges else "describe one under `judges:`")
+        elif not is_own(name):
+            _check(kind, metric(name), first=place == 0)
+    twice = next((name for name in names if list(names).count(name) > 1), None)
+    if twice:
+        raise ConfigError(f"the metric {twice[:80]} is named twice", "name it once")
+
+
+def score(scoring: Scoring, examples: Sequence[Example], predictions: Sequence[Prediction], *,
+          report: Report | None = None) -> Scored:
+    """The metrics of `scoring` on `predictions`, one for each of `examples`, in order.
+
+    A row that ended in an error scores 0 everywhere, and so does an abstention, which is no answer: except where the
+    example has no answer (target None), which only an abstention gets right. Such a row counts in every score by row,
+    and is left out of a corpus's. Raises BadInput (lengths that differ, a row without what a metric needs, a judge
+    that could not rate) and ConfigError.
+    """
+    if len(examples) != len(predictions):
+        raise BadInput(f"{len(predictions)} predictions for {len(examples)} examples")
+    _labelled(scoring.kind, examples)
+    check_metrics(scoring.kind, scoring.metrics, tuple(scoring.judges))
+    if not examples:
+        return Scored({scoring.primary: []}, {"rows": 0}, {}, {})
+    asked = [settled(scoring.kind, row, said) is None for row, said in zip(examples, predictions, strict=True)]
+    rows = [row for row, kept in zip(examples, asked, strict=True) if kept]
+    said = [one for one, kept in zip(predictions, asked, strict=True) if kept]
+    names = scoring.metrics or DEFAULTS[scoring.kind]
+    wanted = {name: _metric(scoring, name, first=name == names[0]) for name in names if not name.startswith(JUDGE)}
+    samples = samples_of(scoring, rows, said, wanted.values(), report)
+    if not scoring.metrics:
+        wanted = {name: one for name, one in wanted.items() if name == names[0] or not lacking(one, samples)}
+    measured = _measured(wanted, samples, [not void(one) for one in said])
+    settled_as = [settled(scoring.kind, row, one) for row, one in zip(examples, predictions, strict=True)]
+    per_row: dict[str, list[float]] = {}
+    figures, values = _costs(predictions), {}
+    judged, usage = _judged(scoring, names, rows, said, report)
+    clusters = [row.cluster for row in rows]
+    for name in names:
+        if name in judged:
+            per_row[name] = _spread(judged[name], settled_as)
+        elif name in measured and wanted[name].rows and (top := wanted[name].top) is not None:
+            per_row[name] = _spread([value / top for value in measured[name][1]], settled_as)
+        if name in measured and (found := measured[name][0]) is not None and not wanted[name].mean:
+            figures[name] = found.value
+        elif name in per_row:
+            figures[name] = _mean(per_row[name])
+        elif name in measured:
+            figures[name] = _mean(measured[name][1])
+    values = _intervals({name: one for name, (one, _) in measured.items() if one is not None}, clusters, scoring.seed)
+    signatures = {name: one.signature for name, (one, _) in measured.items() if one is not None and one.signature}
+    return Scored(per_row, figures | _described(scoring.kind, examples, predictions), values, signatures, usage)
+
+
+def _check(kind: TaskKind, one: Metric, *, first: bool) -> None:
+    gives = kind_gives(kind)
+    missing = next((need for need in one.needs if need not in gives), None)
+    if missing is not None:
+        able = [other for other in DEFAULTS if set(one.needs) <= kind_gives(other)]
+        raise ConfigError(f"a {kind} task has no {given(missing)}, which the metric {one.name} needs",
+                          f"its own are {', '.join(DEFAULTS[kind])}; {one.name} is for "
+                          f"{', '.join(able) or 'bucle.evaluate.metrics.measure'}")
+    if first and not one.decides:
+        why = ("less of it is better" if one.better == "<=" else "a single row has no such score" if not one.rows
+               else "it has no top")
+        raise ConfigError(f"a comparison cannot be decided by {one.name}: {why}",
+                          f"name it after one that can, such as {DEFAULTS[kind][0]}; a gate can ask for it")
+
+
+def _metric(scoring: Scoring, name: str, *, first: bool) -> Metric:
+    from bucle.evaluate.metrics.registry import is_own, metric, own_metric
+
+    if not is_own(name):
+        return metric(name)
+    if scoring.folder is None:
+        raise ConfigError(f"the metric {name} needs the project's folder")
+    found = own_metric(name, scoring.folder, trusted=scoring.trusted)
+    _check(scoring.kind, found, first=first)
+    return found
+
+
+def _labelled(kind: TaskKind, examples: Sequence[Example]) -> None:
+    """Every row has something to compare with, by its kind."""
+    if kind == "answer":
+        return
+    for row in examples:
+        if kind == "retrieve" and not row.document:
+            raise BadInput(f"example {row.id} names no document to be found", "remove it or name one")
+        if kind == "classify" and row.target is None:
+            raise BadInput(f"example {row.id} has no label to compare with", "remove it or label it")
+        if kind not in ("retrieve", "classify", "instruct") and row.target is None:
+            raise BadInput(f"example {row.id} has no reference to compare with", "remove it or write one")
+
+
+def _measured(wanted: Mapping[str, Metric], samples: Sequence[Sample], live: Sequence[bool]
+              ) -> dict[str, tuple[Measured | None, list[float]]]:
+    """Each metric and its scores by row, in its own unit. One that is the mean of its rows sees only live rows: the
+    others score 0 (the worst there is, where less is better), and cost nothing."""
+    from bucle.evaluate.metrics.registry import measure
+
+    found: dict[str, tuple[Measured | None, list[float]]] = {}
+    some = [sample for sample, kept in zip(samples, live, strict=True) if kept]
+    means = measure([one for one in wanted.values() if one.mean], some) if some else {}
+    whole = measure([one for one in wanted.values() if not one.mean], samples) if samples else {}
+    for name, one in wanted.items():
+        if not one.mean:
+            found[name] = (whole[one.name], list(whole[one.name].per_row)) if samples else (None, [])
+            continue
+        scores = iter(means[one.name].per_row if some else ())
+        worst = 0.0 if one.better == ">=" else (one.top or 0.0)
+        found[name] = (means.get(one.name), [next(scores) if kept else worst for kept in live])
+    return found
+
+
+def _judged(scoring: Scoring, names: Sequence[str], rows: Sequence[Example], said: Sequence[Prediction],
+            report: Report | None) -> tuple[dict[str, list[float]], Usage]:
+    """Each judge's ratings in [0, 1] and what all of them used. Only answers are shown to a judge."""
+    found: dict[str, list[float]] = {}
+    tokens_in = tokens_out = 0
+    usd = 0.0
+    live = [place for place, one in enumerate(said) if not void(one)]
+    for name in names:
+        if not name.startswith(JUDGE):
+            continue
+        ratings = scoring.judges[name.removeprefix(JUDGE)].rate(
+            [rows[i].input for i in live], [said[i].output for i in live], [rows[i].target or "" for i in live],
+            report=report)
+        failed = [one for one in ratings if one.score is None]
+        if len(failed) > UNRATED * len(ratings):
+            raise ModelUnavailable(f"{name} could not rate {len(failed)} of {len(ratings)} rows: {failed[0].error}",
+                                   "make its rubric say what to answer with, or name another model")
+        found[name] = [0.0] * len(rows)
+        for i, one in zip(live, ratings, strict=True):
+            found[name][i] = one.score or 0.0
+            tokens_in, tokens_out = tokens_in + one.usage.tokens_in, tokens_out + one.usage.tokens_out
+            usd += one.usage.usd
+    return found, Usage(tokens_in=tokens_in, tokens_out=tokens_out, usd=usd)
+
+
+def _intervals(measured: Mapping[str, Measured], clusters: Sequence[str], seed: int) -> dict[str, Interval]:
+    """Those of scores that are no mean of rows in [0, 1]; none where all rows have one source."""
+    from bucle.evaluate.resample import score_intervals
+
+    whole = {name: one for name, one in measured.items() if not one.metric.mean}
+    return score_intervals(whole, clusters=clusters, seed=seed) if whole and len(set(clusters)) > 1 else {}
+
+
+def _spread(scores: Sequence[float], settled_as: Sequence[float | None]) -> list[float]:
+    """`scores` of the rows that were asked, in the places that are not settled."""
+    rest = iter(scores)
+    return [next(rest) if value is None else value for value in settled_as]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
+def _costs(predictions: Sequence[Prediction]) -> dict[str, Any]:
+    import numpy as np
+
+    ms = np.array([one.ms for one in predictions])
+    return {
+        "rows": len(predictions),
+        "errors": sum(bool(one.error) for one in predictions),
+        "p50_ms": float(np.percentile(ms, 50)),
+        "p95_ms": float(np.percentile(ms, 95)),
+        "tokens": float(np.mean([one.usage.tokens_in + one.usage.tokens_out for one in predictions])),
+        "usd_per_1k": float(np.mean([one.usage.usd for one in predictions]) * 1000),
+    }
+
+
+def _described(kind: TaskKind, examples: Sequence[Example], predictions: Sequence[Prediction]) -> dict[str, Any]:
+    """What a kind tells beside its metrics."""
+    if kind == "classify":
+        from bucle.evaluate.metrics.labels import by_label
+
+        return by_label([None if void(one) else one.output for one in predictions],
+                        [row.target or "" for row in examples])
+    if kind != "answer":
+        return {}
+    rightly = [float(not one.error and one.abstained == (row.target is None))
+               for row, one in zip(examples, predictions, strict=True)]
+    found: dict[str, Any] = {}
+    for name, wanted in (("answerable", False), ("unanswerable", True)):
+        some = [value for row, value in zip(examples, rightly, strict=True) if (row.target is None) == wanted]
+        found[name] = {"rows": len(some), "decided_rightly": _mean(some) if some else None}
+    return found
