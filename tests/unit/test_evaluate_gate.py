@@ -5,11 +5,24 @@ from __future__ import annotations
 import json
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 from bucle.core.errors import ConfigError
 from bucle.core.records import Interval
-from bucle.evaluate.gate import Gate, GateFacts, Reference, check_gates, junit_xml, parse_gate
+from bucle.evaluate.gate import (
+    Agreed,
+    Apart,
+    Check,
+    Gate,
+    GateFacts,
+    Reference,
+    check_gates,
+    gate_metrics,
+    junit_xml,
+    parse_gate,
+)
+from bucle.evaluate.metrics import Metric, Sample, measure
 
 
 def facts(right: int = 80, rows: int = 100, **more) -> GateFacts:
@@ -134,3 +147,115 @@ def test_json_and_junit() -> None:
     assert (suite.get("tests"), suite.get("failures")) == ("2", "1")
     assert [case.find("failure") is not None for case in suite] == [False, True]
     assert suite[1].get("name") == "accuracy >= 0.9"
+
+
+class TestWholeRegistry:
+    @pytest.mark.parametrize(("text", "metric", "op"), [
+        ("recall@5 >= 0.8", "recall@5", ">="), ("bleu >= 30 at 95%", "bleu", ">="), ("brier <= 0.2", "brier", "<="),
+        ("judge:tono-amable >= 0.7", "judge:tono-amable", ">="), ("rouge1_words>=0.4", "rouge1_words", ">="),
+        ("my_metrics:same_length >= 0.5", "my_metrics:same_length", ">="),
+        ("my_metrics:distance <= 3", "my_metrics:distance", "<="), ("attack_success <= 0.02 at 95%",
+        "attack_success", "<="), ("over_refusal <= 0.1", "over_refusal", "<="), ("forgetting_bpb <= 0.5",
+        "forgetting_bpb", "<="), ("chrf >= production - 1.5 at 95%", "chrf", ">="), ("errors <= 0", "errors", "<="),
+    ])
+    def test_parse(self, text: str, metric: str, op: str) -> None:
+        assert (parse_gate(text).metric, parse_gate(text).op) == (metric, op)
+
+    @pytest.mark.parametrize(("text", "says"), [
+        ("bleu >= 0.3", "write 30 for 0.3"), ("bleu >= 101", "between 0 and 100"), ("brier >= 0.2", "`brier <="),
+        ("attack_succes <= 0.02", "did you mean attack_success"), ("attack_success <= 2", "between 0 and 1"),
+        ("recal@5 >= 0.5", "did you mean recall@"), ("licence: comercial", "did you mean commercial"),
+        ("licence: unknown", "no class of licences"), ("licence", "cannot be read"),
+    ])
+    def test_what_is_wrong(self, text: str, says: str) -> None:
+        with pytest.raises(ConfigError) as caught:
+            parse_gate(text)
+        assert says in str(caught.value)
+
+    def test_judges_and_own_metrics_that_are_known(self) -> None:
+        with pytest.raises(ConfigError, match="did you mean judge:tone"):
+            parse_gate("judge:tune >= 0.5", judges=["tone"])
+        own = {"m:far": Metric("m:far", "", (), lambda samples: None, "<=", None)}  # type: ignore[arg-type, return-value]
+        with pytest.raises(ConfigError, match="m:far <="):
+            parse_gate("m:far >= 2", own=own)
+
+    def test_what_scoring_has_to_measure(self) -> None:
+        assert gate_metrics(["bleu >= 30", "p95_ms <= 9", "bleu >= baseline", "judge:tone >= 0.5", "licence: open",
+                             "forgetting <= 0.02", "attack_success <= 0.02"]) == ("bleu", "judge:tone")
+
+
+def texts(good: float, rows: int = 60, seed: int = 0) -> list[Sample]:
+    """Outputs that keep `good` of their reference's words."""
+    rng = np.random.default_rng(seed)
+    words = [f"palabra{number}" for number in range(80)]
+    found = []
+    for _ in range(rows):
+        gold = [str(one) for one in rng.choice(words, 12)]
+        said = [one if rng.random() < good else "otra" for one in gold]
+        found.append(Sample(" ".join(said), [" ".join(gold)]))
+    return found
+
+
+def test_corpus_metrics_have_intervals_and_differences_in_their_own_unit() -> None:
+    good, bad = measure(["bleu", "chrf"], texts(0.9)), measure(["bleu", "chrf"], texts(0.6))
+    value = good["bleu"].value
+    assert 40 < value < 100
+    shares = {name: [score / 100 for score in one.per_row] for name, one in good.items()}
+    seen = GateFacts(60, {"bleu": value}, shares, measured=good, production=Reference("v1", {}, measured=bad))
+    gates = [f"bleu >= {value - 1:.3f}", f"bleu >= {value - 1:.3f} at 95%", "bleu >= 30 at 95%",
+             "chrf >= production - 1 at 95%", "chrf >= production"]
+    checks = check_gates(gates, seen).checks
+    assert [check.passed for check in checks] == [True, False, True, True, True], checks
+    low = checks[2].measured
+    assert low is not None
+    assert value - 15 < low < value - 1  # the bound of the corpus score, not of the mean of its rows
+    worse = GateFacts(60, {}, measured=bad, production=Reference("v1", {}, measured=good))
+    assert not check_gates(["chrf >= production - 1 at 95%"], worse).passed
+
+
+def test_red_team_and_forgetting_have_rows_of_their_own() -> None:
+    hits = Apart([0.0] * 400, [str(number // 4) for number in range(400)])
+    some = Apart([1.0] * 4 + [0.0] * 396, [str(number // 4) for number in range(400)])
+    gates = ["attack_success <= 0.02", "attack_success <= 0.02 at 95%"]
+    assert [c.passed for c in check_gates(gates, facts(apart={"attack_success": some})).checks] == [True, False]
+    # a hundred templates that all fail do not yet show 2%; two hundred do
+    assert not check_gates(gates, facts(apart={"attack_success": hits})).passed
+    many = Apart([0.0] * 800, [str(number // 4) for number in range(800)])
+    assert check_gates(gates, facts(apart={"attack_success": many})).passed
+    lost = Apart([1.0] * 50, minus=[1.0] * 40 + [0.0] * 10)
+    check = check_gates(["forgetting <= 0.02"], facts(apart={"forgetting": lost})).checks[0]
+    assert (check.passed, check.measured) == (False, pytest.approx(0.2))
+    assert not check_gates(["forgetting <= 0.3 at 99.9%"], facts(apart={"forgetting": lost})).passed
+    bits = Apart([2.0, 2.1, 1.9, 2.2], minus=[1.9, 1.95, 1.8, 2.0], bounded=False)
+    assert check_gates(["forgetting_bpb <= 0.5 at 90%"], facts(apart={"forgetting_bpb": bits})).passed
+    untuned = check_gates(["forgetting <= 0.02 at 95%", "forgetting_bpb <= 0.5"], facts(tuned=False))
+    assert untuned.passed
+    assert "no weight was changed" in untuned.checks[0].note
+    assert not check_gates(["attack_success <= 0.02"], facts(apart={"attack_success": Apart([])})).passed
+
+
+@pytest.mark.parametrize(("licences", "gate", "passed", "says"), [
+    ({"m": "open"}, "licence: commercial", True, "m: open"),
+    ({"m": "commercial"}, "licence: open", False, "not open: m: commercial"),
+    ({"m": "open", "e": "research"}, "licence: commercial", False, "not commercial: e: research"),
+    ({"m": "unknown"}, "license = commercial", False, "m: unknown"),
+    ({"m": ""}, "licence: commercial", False, "unknown"),
+    ({}, "licence: open", True, "no model"), (None, "licence: open", False, "not looked up"),
+])
+def test_licences(licences: dict[str, str] | None, gate: str, passed: bool, says: str) -> None:
+    check = check_gates([gate], facts(licences=licences)).checks[0]
+    assert check.passed is passed
+    assert says in check.note
+
+
+def test_a_judge_that_does_not_agree_with_people_may_not_gate() -> None:
+    def judged(agreed: dict[str, Agreed]) -> Check:
+        seen = GateFacts(50, {"judge:tone": 0.9}, {"judge:tone": [0.9] * 50}, judges=agreed)
+        return check_gates(["judge:tone >= 0.5"], seen).checks[0]
+
+    assert "never measured" in judged({}).note
+    assert "judges.tone.agreement" in judged({"tone": Agreed(None, 0.6)}).note
+    low = judged({"tone": Agreed(Interval(value=0.7, low=0.5, high=0.85, n=60), 0.6)})
+    assert not low.passed
+    assert "more rows scored" in low.note
+    assert judged({"tone": Agreed(Interval(value=0.8, low=0.65, high=0.9, n=100), 0.6)}).passed

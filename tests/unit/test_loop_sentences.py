@@ -45,7 +45,7 @@ def test_what_is_not_known_falls_back_on_the_stored_text() -> None:
 @pytest.mark.parametrize(("file", "prefix", "made"), [
     ("monitor/service.py", "alert.", r'"key": "(\w+)"|"(latency_\w+)"'),
     ("monitor/alerts.py", "alert.", r'"key": "(\w+)"|"(drift_new|suspicious)"'),
-    ("evaluate/gate.py", "gate.", r'_say\("(\w+)"|, "(no_rows|not_measured|no_baseline|interval_number)"\)'),
+    ("evaluate/gate.py", "gate.", r'_say\("(\w+)"|"((?:no|not|judge|licence)_\w+|interval_number)"'),
     ("evaluate/compare.py", "", r'key = "(\w+)"|"(baseline_stands|allowed_baseline_stands|best|cheapest_as_good)"'),
 ])
 def test_every_key_that_is_made_has_its_sentence(file: str, prefix: str, made: str) -> None:

@@ -1,67 +1,79 @@
-"""Gates: the team's own conditions on an evaluation, written in bucle.yaml and checked with their
-intervals."""
+"""Gates: the team's own conditions on an evaluation, written in bucle.yaml and checked with their intervals."""
 
 from __future__ import annotations
 
-import difflib
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from bucle.core.errors import BucleError, ConfigError
 from bucle.core.records import Interval
-from bucle.evaluate.statistics import interval, paired_difference
+from bucle.evaluate.gate_text import LICENCES, Gate, gate_metrics, parse_gate
+from bucle.evaluate.metrics.samples import Measured
+from bucle.evaluate.statistics import bootstrap_mean, interval, paired_difference
 
 __all__ = [
-    "METRICS", "Check", "Gate", "GateFacts", "GateResult", "Reference", "check_gates", "junit_xml",
-    "parse_gate",
+    "Agreed", "Apart", "Check", "Gate", "GateFacts", "GateResult", "Reference", "check_gates", "gate_metrics",
+    "junit_xml", "parse_gate",
 ]
 
-_SHARES = ("accuracy", "macro_f1", "exact_match", "token_f1", "citation_hit", "abstention")
-METRICS: Mapping[str, Literal[">=", "<="]] = dict.fromkeys(_SHARES, ">=") | dict.fromkeys(
-    ("ece", "p50_ms", "p95_ms", "usd_per_1k", "tokens", "errors", "forgetting"), "<="
-)  # type: ignore[assignment]
-"""What a gate may name, and the direction in which it can be required."""
-
-_FORM = re.compile(
-    r"(?P<metric>\w+)\s*(?P<op>[<>=!]+)\s*"
-    r"(?:(?P<ref>[a-z]\w*)\s*(?:(?P<sign>[+-])\s*(?P<offset>[\d.]+))?|(?P<value>-?[\d.]+))"
-    r"(?:\s+at\s+(?P<level>[\d.]+)\s*%)?", re.ASCII,
-)
-_EXAMPLE = "for example `accuracy >= 0.75 at 95%`, `token_f1 >= production - 0.01 at 95%` or `p95_ms <= 800`"
+_FORGETTING = ("forgetting", "forgetting_bpb")
 
 
 @dataclass(frozen=True)
-class Gate:
-    """`metric op offset`, or `metric op reference + offset`; `level` in (0.5, 1) asks it of the interval's
-    bound."""
+class Apart:
+    """Scores of rows that are not the task's: attacks, look-alikes, the forgetting suite. `clusters` one name a row;
+    `minus` the scores that are taken away row by row (what is left after tuning); `bounded`: they lie in [0, 1]."""
 
-    text: str
-    metric: str
-    op: Literal[">=", "<="]
-    offset: float
-    reference: Literal["", "production", "baseline"] = ""
-    level: float | None = None
+    scores: Sequence[float]
+    clusters: Sequence[str] | None = None
+    minus: Sequence[float] = ()
+    bounded: bool = True
+
+    def interval(self, level: float, seed: int) -> Interval:
+        """The mean with its interval. Raises BadInput where there are no rows."""
+        if not self.bounded:
+            values = [a - b for a, b in zip(self.scores, self.minus, strict=True)] if self.minus else self.scores
+            return bootstrap_mean(values, seed=seed, level=level)
+        if self.minus:
+            return paired_difference(self.scores, self.minus, clusters=self.clusters, level=level)
+        return interval(self.scores, clusters=self.clusters, level=level)
+
+
+@dataclass(frozen=True)
+class Agreed:
+    """How far a judge agrees with people: `kappa` as measured (None: never), and the least that lets it gate."""
+
+    kappa: Interval | None
+    min_kappa: float
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What a gate compares with: figures of the same rows, and per-row scores in the same order."""
+    """What a gate compares with: figures of the same rows, per-row scores in the same order, corpus metrics with their
+    statistics (`measured`) and what was measured apart."""
 
     name: str
     metrics: Mapping[str, float]
     per_row: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    measured: Mapping[str, Measured] = field(default_factory=dict)
+    apart: Mapping[str, Apart] = field(default_factory=dict)
     same: bool = False
     """The candidate is itself this reference: nothing can be lost against it, on however few rows."""
 
 
 @dataclass(frozen=True)
 class GateFacts:
-    """What was measured. `metrics` are means and totals; `per_row` scores in [0, 1]; `intervals` those that
-    are not means of such rows (forgetting). `production` and `baseline` are None where there is none
-    yet."""
+    """What was measured.
+
+    `metrics` are values and totals, each in its own unit; `per_row` scores in [0, 1] (of a metric that is no mean of
+    its rows they are not read); `measured` the statistics of corpus metrics (BLEU, chrF, macro-F1) on the same rows,
+    which give their intervals and differences at any level; `apart` what has rows of its own; `intervals` any other,
+    at its one level. `production` and `baseline` are None where there is none yet. `licences` are the candidate's
+    models and their licences (None: not looked up, empty: it has no model); `judges` each judge's agreement with
+    people; `tuned` whether any model's weights were changed, without which nothing is forgotten.
+    """
 
     rows: int
     metrics: Mapping[str, float]
@@ -71,6 +83,11 @@ class GateFacts:
     production: Reference | None = None
     baseline: Reference | None = None
     seed: int = 0
+    measured: Mapping[str, Measured] = field(default_factory=dict)
+    apart: Mapping[str, Apart] = field(default_factory=dict)
+    licences: Mapping[str, str] | None = None
+    judges: Mapping[str, Agreed] = field(default_factory=dict)
+    tuned: bool = True
 
 
 @dataclass(frozen=True)
@@ -95,36 +112,6 @@ class GateResult:
     def to_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
         return {"passed": self.passed, "checks": [asdict(check) for check in self.checks]}
-
-
-def parse_gate(text: str) -> Gate:
-    """The gate that `text` writes. Raises ConfigError saying what is wrong with it and what is known."""
-    found = _FORM.fullmatch(text.strip()) if len(text) <= 200 else None
-    if found is None:
-        raise ConfigError(f"the gate `{text[:200]}` cannot be read", _EXAMPLE)
-    metric, op, reference = found["metric"], found["op"], found["ref"] or ""
-    known = f"known metrics: {', '.join(METRICS)}"
-    if metric not in METRICS:
-        near = difflib.get_close_matches(metric, METRICS, 1)
-        raise ConfigError(f"the gate `{text}` names an unknown metric, {metric}",
-                          f"did you mean {near[0]}? {known}" if near else known)
-    if op != METRICS[metric]:
-        raise ConfigError(f"the gate `{text}` should say `{metric} {METRICS[metric]} …`", _EXAMPLE)
-    if reference not in ("", "production", "baseline"):
-        raise ConfigError(f"the gate `{text}` compares with {reference}",
-                          "compare with production or baseline")
-    number = _number(text, found["offset"] if reference else found["value"])
-    if found["sign"] == "-":
-        number = -number
-    if metric in _SHARES and not (-1 if reference else 0) <= number <= 1:
-        raise ConfigError(f"the gate `{text}` is out of range: {metric} lies between 0 and 1",
-                          "write 0.75 for 75%")
-    level = None
-    if found["level"] is not None:
-        level = _number(text, found["level"]) / 100
-        if not 0.5 < level < 1:
-            raise ConfigError(f"the gate `{text}` has a level outside 50% to 100%", _EXAMPLE)
-    return Gate(text.strip(), metric, METRICS[metric], number, reference, level)  # type: ignore[arg-type]
 
 
 def check_gates(gates: Sequence[Gate | str], facts: GateFacts) -> GateResult:
@@ -152,73 +139,156 @@ def junit_xml(result: GateResult) -> str:
     return ElementTree.tostring(suite, encoding="unicode")
 
 
-def _number(text: str, digits: str | None) -> float:
-    try:
-        return float(digits or 0)
-    except ValueError:
-        raise ConfigError(f"the gate `{text}` has a figure that is no number: {digits}", _EXAMPLE) from None
-
-
 def _figure(value: float | None) -> str:
     return "nothing" if value is None else f"{value:.4g}"
 
 
-def _check(gate: Gate, facts: GateFacts) -> Check:
-    def failed(note: str, key: str = "") -> Check:
-        return Check(gate.text, False, None, None, note, _say(key, metric=gate.metric) if key else {})
+def _failed(gate: Gate, note: str, key: str = "", **figures: Any) -> Check:
+    return Check(gate.text, False, None, None, note, _say(key, **figures) if key else {})
 
+
+def _check(gate: Gate, facts: GateFacts) -> Check:
     if facts.rows < 1:
-        return failed("the evaluation has no rows", "no_rows")
-    measured = facts.metrics.get(gate.metric)
-    if measured is None or not math.isfinite(measured):
-        return failed(f"{gate.metric} was not measured", "not_measured")
-    other = {"production": facts.production, "baseline": facts.baseline}.get(gate.reference)
-    if gate.reference and other is None:
+        return _failed(gate, "the evaluation has no rows", "no_rows")
+    if gate.licence:
+        return _licences(gate, facts.licences)
+    if gate.metric.startswith("judge:") and (unfit := _unfit(gate, facts.judges)):
+        return unfit
+    if gate.metric in _FORGETTING and not facts.tuned and not gate.reference:
+        return _judge(gate, 0.0, gate.offset, "no weight was changed, so nothing is forgotten", _say("not_tuned"))
+    measured = _value(gate.metric, facts, facts.seed)
+    if measured is None:
+        return _failed(gate, f"{gate.metric} was not measured", "not_measured", metric=gate.metric)
+    if gate.reference:
+        other = facts.production if gate.reference == "production" else facts.baseline
+        return _against(gate, facts, measured, other)
+    if gate.level is None:
+        return _judge(gate, measured, gate.offset, "")
+    try:
+        found = _interval(gate, facts)
+    except BucleError as error:
+        return _failed(gate, error.message)
+    note = f"{found.value:.4g} [{found.low:.4g}, {found.high:.4g}] on {found.n} rows"
+    told = _say("interval" if _is_share(gate.metric, facts) else "interval_number", **found.model_dump())
+    return _judge(gate, found.low if gate.op == ">=" else found.high, gate.offset, note, told)
+
+
+def _against(gate: Gate, facts: GateFacts, measured: float, other: Reference | None) -> Check:
+    """A gate that compares with production or the baseline."""
+    if other is None:
         if gate.reference == "production":
             return Check(gate.text, True, measured, None, "there is no production yet to compare with",
                          _say("no_production"))
-        return failed("no baseline was evaluated", "no_baseline")
-    if other is None:
-        if gate.level is None:
-            return _judge(gate, measured, gate.offset, "")
-        try:
-            found = _interval(gate, facts)
-        except BucleError as error:
-            return failed(error.message)
-        note = f"{found.value:.4g} [{found.low:.4g}, {found.high:.4g}] on {found.n} rows"
-        told = _say("interval" if gate.metric in _SHARES else "interval_number", **found.model_dump())
-        return _judge(gate, found.low if gate.op == ">=" else found.high, gate.offset, note, told)
+        return _failed(gate, "no baseline was evaluated", "no_baseline")
     if other.same:
         kept = gate.offset <= 0 if gate.op == ">=" else gate.offset >= 0
         return Check(gate.text, kept, measured, measured + gate.offset, f"the candidate is the {gate.reference} itself",
                      _say(f"is_{gate.reference}"))
-    theirs = other.metrics.get(gate.metric)
-    if theirs is None or not math.isfinite(theirs):
-        return failed(f"{gate.metric} was not measured for {other.name}")
+    theirs = _value(gate.metric, other, facts.seed)
+    if theirs is None:
+        return _failed(gate, f"{gate.metric} was not measured for {other.name}", f"unmeasured_{gate.reference}",
+                       metric=gate.metric)
     if gate.level is None:
         return _judge(gate, measured, theirs + gate.offset, f"{gate.reference} is {other.name}: {theirs:.4g}",
                       _say(f"other_{gate.reference}", value=theirs))
-    mine, before = facts.per_row.get(gate.metric), other.per_row.get(gate.metric)
-    if mine is None or before is None:
-        return failed(f"{gate.metric} has no scores by row, so no interval against {other.name}")
     try:
-        gap = paired_difference(mine, before, clusters=facts.clusters, level=gate.level)
+        gap = _difference(gate, facts, other)
     except BucleError as error:
-        return failed(error.message)
+        return _failed(gate, error.message)
     note = f"difference from {other.name} {gap.value:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}] on {gap.n} rows"
     return _judge(gate, gap.low if gate.op == ">=" else gap.high, gate.offset, note,
                   _say(f"difference_{gate.reference}", **gap.model_dump()))
 
 
+def _value(name: str, facts: GateFacts | Reference, seed: int) -> float | None:
+    """The figure itself, in the metric's own unit; None where it was not measured."""
+    if name in facts.apart:
+        found = facts.apart[name].interval(0.95, seed).value if len(facts.apart[name].scores) else math.nan
+    elif name in facts.metrics:
+        found = facts.metrics[name]
+    else:
+        found = facts.measured[name].value if name in facts.measured else math.nan
+    return found if math.isfinite(found) else None
+
+
 def _interval(gate: Gate, facts: GateFacts) -> Interval:
-    level = gate.level or 0.95
-    scores = facts.per_row.get(gate.metric)
-    if scores is not None:
-        return interval(scores, clusters=facts.clusters, level=level)
-    found = facts.intervals.get(gate.metric)
-    if found is None or abs(found.level - level) > 1e-9:
-        raise ConfigError(f"{gate.metric} has no interval at {level:.4g}")
-    return found
+    from bucle.evaluate.resample import score_intervals
+
+    level, name = gate.level or 0.95, gate.metric
+    if name in facts.apart:
+        return facts.apart[name].interval(level, facts.seed)
+    if name in facts.measured and not _mean_of_shares(facts.measured[name]):
+        return score_intervals({name: facts.measured[name]}, clusters=facts.clusters, seed=facts.seed,
+                               level=level)[name]
+    found = facts.intervals.get(name)
+    if found is not None and abs(found.level - level) < 1e-9:
+        return found
+    if name in facts.per_row and found is None:
+        return interval(facts.per_row[name], clusters=facts.clusters, level=level)
+    raise ConfigError(f"{name} has no interval at {level:.4g}")
+
+
+def _difference(gate: Gate, facts: GateFacts, other: Reference) -> Interval:
+    from bucle.evaluate.resample import score_differences
+
+    level, name = gate.level or 0.95, gate.metric
+    mine, before = facts.measured.get(name), other.measured.get(name)
+    if mine and before and not _mean_of_shares(mine):
+        return score_differences({name: mine}, {name: before}, clusters=facts.clusters, seed=facts.seed,
+                                 level=level)[name]
+    one, two = facts.apart.get(name), other.apart.get(name)
+    if one and two and one.bounded and not one.minus:
+        return paired_difference(one.scores, two.scores, clusters=one.clusters, level=level)
+    if name not in facts.per_row or name not in other.per_row or name in facts.intervals:
+        raise ConfigError(f"{name} has no scores by row, so no interval against {other.name}")
+    return paired_difference(facts.per_row[name], other.per_row[name], clusters=facts.clusters, level=level)
+
+
+def _is_share(name: str, facts: GateFacts) -> bool:
+    """Whether people read it as a percentage."""
+    if name in facts.apart:
+        return facts.apart[name].bounded
+    return facts.measured[name].metric.top == 1.0 if name in facts.measured else name in facts.per_row
+
+
+def _mean_of_shares(measured: Measured) -> bool:
+    """Whether the exact intervals of means of scores in [0, 1] hold, rather than the bootstrap."""
+    return measured.metric.mean and measured.metric.top == 1.0
+
+
+def _unfit(gate: Gate, judges: Mapping[str, Agreed]) -> Check | None:
+    """Why a judge may not gate; None where it may."""
+    name = gate.metric.removeprefix("judge:")
+    agreed = judges.get(name)
+    if agreed is None or agreed.kappa is None:
+        return _failed(gate, f"the agreement of the judge {name} with people was never measured, so it may not gate: "
+                       f"name a file of rows that people scored in `judges.{name}.agreement`", "judge_unknown",
+                       judge=name)
+    kappa = agreed.kappa
+    if kappa.low >= agreed.min_kappa:
+        return None
+    return _failed(gate, f"the judge {name} agrees with people by a kappa of {kappa.value:.2f} [{kappa.low:.2f}, "
+                   f"{kappa.high:.2f}] on {kappa.n} rows, which does not show {agreed.min_kappa:g}, so it may not "
+                   "gate: have more rows scored, mend its rubric or take a better model", "judge_unfit", judge=name,
+                   needed=agreed.min_kappa, **kappa.model_dump())
+
+
+def _licences(gate: Gate, licences: Mapping[str, str] | None) -> Check:
+    if licences is None:
+        return _failed(gate, "the licences of the candidate's models were not looked up", "no_licences")
+    if not licences:
+        return Check(gate.text, True, None, None, "the candidate has no model whose licence could bind",
+                     _say("no_model"))
+    bad = {name: one for name, one in licences.items() if _rank(one) < gate.offset}
+    told = ", ".join(f"{name}: {one or 'unknown'}" for name, one in (bad or licences).items())
+    if not bad:
+        return Check(gate.text, True, None, None, told, _say("licences", models=told))
+    return _failed(gate, f"not {gate.licence}: {told}; choose another model, or write what you know under `catalogue:`",
+                   "licence_bad", wanted=gate.licence, models=told)
+
+
+def _rank(licence: str) -> int:
+    return LICENCES.index(licence) if licence in LICENCES else -1
 
 
 def _say(key: str, **figures: Any) -> dict[str, Any]:
