@@ -102,6 +102,11 @@ class Contest:
         self._bar = float(np.log((3 if margin > 0 else 2) * max(many - 1, 1) / (1 - level)))
         self._bets = _Bets(many, rows, margin, self._bar)
 
+    @property
+    def order(self) -> tuple[int, ...]:
+        """The order in which rows are asked."""
+        return tuple(int(row) for row in self._order)
+
     def ask(self) -> Ask | None:
         """What to score next; None when the contest is done. The same until it is told."""
         asked = self._asked()

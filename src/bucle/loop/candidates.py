@@ -6,16 +6,18 @@ import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 from bucle.choose import Rung
-from bucle.core.ports import FitContext, LoadContext, Predictor
+from bucle.core.ports import FitContext, LoadContext, Predictor, Technique
 from bucle.core.records import Candidate, Example, Prediction
 from bucle.customise.registry import technique
 from bucle.execute import Outcome, Runner, StepContext, StepRecord
 from bucle.loop.model_steps import chat_model, model_folder
+from bucle.loop.scoring import json_schema, scoring_key, scoring_of
 from bucle.loop.versions import labels_today
 from bucle.loop.workspace import Workspace
 
@@ -24,14 +26,19 @@ __all__ = [
     "documents_of_chunks",
     "fit_step",
     "open_candidate",
+    "predict_kept",
     "predictions",
+    "remembered_replies",
     "rows_of",
     "score_step",
     "scores",
 ]
 
 SINGLE_CALLS = 30  # calls timed one by one for the latency figures
-BATCH = 32  # predictions between two checkpoints
+MOST_SECONDS = 20.0  # for them
+BATCH = 32  # predictions between two checkpoints; a remote model's replies are each remembered at once
+REMOTE_BATCH = 1024
+REPLIES = "replies.db"
 
 
 @dataclass(frozen=True)
@@ -57,9 +64,7 @@ def fit_step(
     whose held-out figures stand for it)."""
     task = ws.config.tasks[data.name]
     t = rung.technique
-    params = dict(ws.config.choose.techniques.get(t.name, {}))
-    if task.instruction and "chat" in t.needs:
-        params.setdefault("instruction", task.instruction)
+    params = {**task_params(ws, data.name, t), **ws.config.choose.techniques.get(t.name, {})}
     roles = {"dataset": data.dataset, "split": data.split}
     roles |= {role: data.models[name] for role, name in (("base", rung.base), ("encoder", rung.encoder)) if name}
     roles |= {"index": data.index} if "index" in t.needs else {}
@@ -86,21 +91,23 @@ def fit_step(
         out.mkdir(parents=True)
         began = time.monotonic()
         opened = _open_roles(ws, roles, t.needs)
-        figures = dict(
-            t.fit(
-                FitContext(
-                    out=out,
-                    work=ctx.work,
-                    train=train,
-                    validation=validation,
-                    labels=candidate.labels,
-                    params=params,
-                    seed=ws.config.seed,
-                    report=ctx.report,
-                    **opened,
+        with remembered_replies(ws):
+            figures = dict(
+                t.fit(
+                    FitContext(
+                        out=out,
+                        work=ctx.work,
+                        train=train,
+                        validation=validation,
+                        labels=candidate.labels,
+                        params=params,
+                        seed=ws.config.seed,
+                        report=ctx.report,
+                        kind=task.kind,
+                        **opened,
+                    )
                 )
             )
-        )
         parents = [*roles.items(), *([("refit_of", sibling)] if sibling else [])]
         node = ctx.ledger.put_folder("candidate", out, candidate.model_dump(mode="json"), parents=parents)
         return Outcome({"candidate": node.id}, figures | {"fit_seconds": time.monotonic() - began})
@@ -120,6 +127,35 @@ def fit_step(
         },
         inputs={**roles, "sibling": sibling},
     )
+
+
+def task_params(ws: Workspace, task: str, technique: Technique) -> dict[str, Any]:
+    """What a task's own settings say to a technique that reads them: instruction, languages, voice, schema, k."""
+    settings = ws.config.tasks[task]
+    found: dict[str, Any] = {}
+    if settings.kind == "retrieve":
+        found["k"] = settings.k
+    if "chat" not in technique.needs:
+        return found
+    if settings.instruction:
+        found["instruction"] = settings.instruction
+    if settings.kind not in ("classify", "answer", "retrieve"):
+        found["language"] = ws.config.language
+        for name in ("source", "target", "voice"):
+            if value := getattr(settings, name):
+                found[name] = value
+        if settings.kind == "code" and settings.samples > 1:
+            found["samples"] = settings.samples
+        if schema := json_schema(ws, task):
+            found["schema"] = schema
+    return found
+
+
+def remembered_replies(ws: Workspace) -> AbstractContextManager[object]:
+    """Inside it, what was asked of a model before is not asked again. Never around serving."""
+    from bucle.models.ask import remembered
+
+    return remembered(ws.ledger.folder / REPLIES)
 
 
 def _open_roles(ws: Workspace, roles: Mapping[str, str], needs: frozenset[str]) -> dict[str, Any]:
@@ -149,6 +185,7 @@ def _open(ws: Workspace, candidate_id: str) -> Predictor:
             labels=candidate.labels,
             params=candidate.params,
             seed=ws.config.seed,
+            kind=candidate.kind,
             extra={"labels": labels_today(ws)} if "index" in roles else {},
             **_open_roles(ws, roles, t.needs),
         ),
@@ -167,53 +204,65 @@ def score_step(
     """The candidate's predictions on the test rows, its metrics, and its latency one call at a time."""
 
     def work(ctx: StepContext) -> Outcome:
-        from bucle.evaluate.metrics import score_rows, summarise
+        from bucle.evaluate.scoring import score
 
         rows = rows_of(ws, data.dataset, data.split)
-        predictor = open_candidate(ws, candidate)
-        said = _predict_resumable(predictor, [r.input for r in rows], ctx)
-        kind = ws.config.tasks[data.name].kind
-        chunks = documents_of_chunks(ws, data.index)
-        per_row = score_rows(kind, rows, said, chunks)
-        figures = summarise(kind, rows, said, chunks) | _latency(
+        predictor, scoring = open_candidate(ws, candidate), scoring_of(ws, data)
+        with remembered_replies(ws):
+            batch = REMOTE_BATCH if _is_remote(ws, candidate) else BATCH
+            said = predict_kept(predictor, [r.input for r in rows], ctx, batch=batch)
+            found = score(scoring, rows, said, report=ctx.report)
+        figures = found.figures | _latency(
             predictor, [r.input for r in rows], said, remote=_is_remote(ws, candidate)
         )
+        figures |= {
+            "metric": scoring.primary,
+            "intervals": {name: value.model_dump() for name, value in found.values.items()},
+            "signatures": dict(found.signatures),
+            "judge_usage": found.judge_usage.model_dump(),
+            "usd": sum(p.usage.usd for p in said) + found.judge_usage.usd,
+        }
         node = ctx.ledger.put(
             "evaluation",
             {"task": data.name, "rows": len(rows)},
             parents=[("candidate", candidate), ("split", data.split)],
             blobs={
                 "predictions.jsonl": "".join(p.model_dump_json() + "\n" for p in said).encode(),
-                "scores.json": json.dumps({"ids": [r.id for r in rows], "per_row": per_row}).encode(),
+                "scores.json": json.dumps({"ids": [r.id for r in rows], "per_row": found.per_row}).encode(),
             },
         )
-        metric = next(iter(per_row))
-        return Outcome({"evaluation": node.id}, figures, f"{metric} {figures[metric]:.3f} on {len(rows)} rows")
+        metric = scoring.primary
+        mean = sum(found.per_row[metric]) / max(1, len(rows))
+        return Outcome({"evaluation": node.id}, figures, f"{metric} {mean:.3f} on {len(rows)} rows")
 
     return runner.step(
         f"score {data.name} {name}{data.suffix}",
         work,
         stage=stage,
+        version=2,
+        params=scoring_key(ws, data),
         inputs={"candidate": candidate, "split": data.split, "index": data.index},
     )
 
 
-def _predict_resumable(predictor: Predictor, inputs: Sequence[str], ctx: StepContext) -> list[Prediction]:
+def predict_kept(
+    predictor: Predictor, inputs: Sequence[str], ctx: StepContext, *, name: str = "predictions", batch: int = BATCH
+) -> list[Prediction]:
     """Predictions in batches, each kept on disk before the next, so that a kill never asks for one twice."""
-    kept = ctx.work / "predictions.jsonl"
+    kept = ctx.work / f"{name}.jsonl"
     said: list[Prediction] = []
     if kept.exists():
         for line in kept.read_text().splitlines(keepends=True):
             if not line.endswith("\n"):
                 break
             said.append(Prediction.model_validate_json(line))
-        said = said[: len(said) // BATCH * BATCH]  # whole batches only: the same batches as an undisturbed run
+        said = said[: len(said) // batch * batch]  # whole batches only: the same batches as an undisturbed run
         kept.write_text("".join(p.model_dump_json() + "\n" for p in said))
-    for start in range(len(said), len(inputs), BATCH):
-        batch = predictor.predict(inputs[start : start + BATCH])
+    for start in range(len(said), len(inputs), batch):
+        made = predictor.predict(inputs[start : start + batch])
         with kept.open("a") as file:
-            file.write("".join(p.model_dump_json() + "\n" for p in batch))
-        said += batch
+            file.write("".join(p.model_dump_json() + "\n" for p in made))
+        said += made
         ctx.report(len(said), len(inputs), "rows")
     return said
 
@@ -238,6 +287,8 @@ def _latency(
             began = time.perf_counter()
             predictor.predict([text])
             times.append((time.perf_counter() - began) * 1000)
+            if sum(times) > MOST_SECONDS * 1000:
+                break
     return {"p50_ms": float(np.percentile(times, 50)), "p95_ms": float(np.percentile(times, 95))}
 
 

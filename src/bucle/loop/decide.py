@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from bucle.choose import Rung
 from bucle.core.records import Candidate, Example
 from bucle.execute import Outcome, Runner, StepContext, StepRecord
-from bucle.loop.candidates import TaskData, documents_of_chunks, open_candidate, predictions, rows_of, scores
+from bucle.loop.bakeoff import Bakeoff
+from bucle.loop.candidates import TaskData, open_candidate, predictions, remembered_replies, rows_of, scores
+from bucle.loop.costs import monthly_of
 from bucle.loop.document_step import read_documents
 from bucle.loop.model_steps import model_folder
+from bucle.loop.scoring import scoring_of
 from bucle.loop.workspace import Workspace
 from bucle.release import PRODUCTION
 
@@ -20,28 +24,30 @@ SAMPLES = 12
 FORGETTING_DOCUMENTS = 40
 
 
-def compare_step(
-    ws: Workspace,
-    runner: Runner,
-    data: TaskData,
-    rungs: Sequence[Rung],
-    fits: Mapping[str, StepRecord],
-    evaluations: Mapping[str, StepRecord],
-) -> StepRecord:
-    """All candidates on the same held-out rows: intervals, paired differences, and the one to take."""
+def compare_step(ws: Workspace, runner: Runner, data: TaskData, bakeoff: Bakeoff) -> StepRecord:
+    """All candidates still live on the same held-out rows: intervals, paired differences, the one to take, and what
+    became of the others."""
     kind = ws.config.tasks[data.name].kind
-    choose = ws.config.choose
+    choose, rungs, fits, evaluations = ws.config.choose, bakeoff.rungs, bakeoff.fits, bakeoff.evaluations
 
     def work(ctx: StepContext) -> Outcome:
         from bucle.evaluate.compare import Scored, compare
-        from bucle.evaluate.metrics import PRIMARY
+        from bucle.evaluate.statistics import minimum_detectable_difference
 
         rows = rows_of(ws, data.dataset, data.split)
         clusters = [r.cluster for r in rows]
-        scored = []
+        metric = str(evaluations[rungs[0].name].figures["metric"])
+        scored, months = [], {}
         for rung in rungs:
             figures = evaluations[rung.name].figures
             _, per_row = scores(ws, evaluations[rung.name]["evaluation"])
+            months[rung.name] = monthly_of(
+                ws,
+                rung,
+                usd_per_1k=figures["usd_per_1k"],
+                ms=figures["p50_ms"],
+                fit_seconds=fits[rung.name].figures["fit_seconds"],
+            )
             scored.append(
                 Scored(
                     name=rung.name,
@@ -52,26 +58,33 @@ def compare_step(
                     ms_p50=figures["p50_ms"],
                     ms_p95=figures["p95_ms"],
                     tokens=figures["tokens"],
+                    usd_per_month=months[rung.name].usd,
                 )
             )
         found = compare(
             scored,
-            metric=PRIMARY[kind],
+            metric=metric,
             clusters=clusters,
             margin=choose.margin,
             constraints=choose.constraints.limits(),
+            usd_per_point=choose.costs.usd_per_point,
         )
         by_name = {r.name: r for r in rungs}
         candidates = [
             _candidate(row.to_dict(), by_name[row.name], fits[row.name].figures, evaluations[row.name].figures)
+            | {"usd_per_month": months[row.name].usd, "month": asdict(months[row.name]), "mcnemar": row.mcnemar}
             for row in found.rows
         ]
         chosen = found.recommended or ""
+        shown = chosen or found.best_baseline
+        independent = len(set(clusters))
         figures = {
             "task": data.name,
             "kind": kind,
             "metric": found.metric,
             "n_test": len(rows),
+            "independent": independent,
+            "detectable": minimum_detectable_difference(independent, discordance(scored, metric, found.best_baseline)),
             "candidates": candidates,
             "recommended": chosen,
             "why": dict(found.why),
@@ -80,7 +93,13 @@ def compare_step(
             "best_baseline": found.best_baseline,
             "pareto": list(found.pareto),
             "confusion": evaluations[chosen].figures.get("confusion") if chosen else None,
-            "samples": _samples(ws, rows, evaluations, chosen or found.best_baseline, found.best_baseline),
+            "screened": list(bakeoff.screened),
+            "ruled_out": list(bakeoff.ruled_out),
+            "not_climbed": list(bakeoff.not_climbed),
+            "search": dict(bakeoff.search),
+            "requests_per_month": choose.costs.requests_per_month,
+            "usd_spent": sum(float(evaluations[r.name].figures["usd"]) for r in rungs),
+            "samples": _samples(ws, rows, evaluations, shown, found.best_baseline),
         }
         node = ctx.ledger.put(
             "comparison",
@@ -93,14 +112,29 @@ def compare_step(
         f"compare {data.name}{data.suffix}",
         work,
         stage="choose",
+        version=2,
         params={
             "margin": choose.margin,
             "constraints": choose.constraints.limits(),
+            "costs": choose.costs.model_dump(mode="json"),
             "seed": ws.config.seed,
             "rungs": [[r.name, r.technique.rung] for r in rungs],
+            "left_out": [list(bakeoff.screened), list(bakeoff.ruled_out), list(bakeoff.not_climbed)],
         },
         inputs={"evaluations": [evaluations[r.name]["evaluation"] for r in rungs]},
     )
+
+
+def discordance(scored: Sequence[Any], metric: str, baseline: str) -> float:
+    """The share of rows on which the candidates that are no baseline differ from the best baseline, on average; at
+    least that of one row."""
+    base = next(one.per_row[metric] for one in scored if one.name == baseline)
+    shares = [
+        sum(a != b for a, b in zip(one.per_row[metric], base, strict=True)) / len(base)
+        for one in scored
+        if not one.baseline
+    ]
+    return max(sum(shares) / len(shares) if shares else 0.0, 1 / len(base))
 
 
 def _candidate(
@@ -280,11 +314,12 @@ def production_sibling(ws: Workspace, data: TaskData) -> str:
 def _measure(
     ws: Workspace, data: TaskData, candidate: str, rows: Sequence[Example]
 ) -> tuple[dict[str, float], dict[str, list[float]]]:
-    from bucle.evaluate.metrics import score_rows, summarise
+    from bucle.evaluate.scoring import score
 
-    said = open_candidate(ws, candidate).predict([r.input for r in rows])
-    kind, chunks = ws.config.tasks[data.name].kind, documents_of_chunks(ws, data.index)
-    return _numbers(summarise(kind, rows, said, chunks)), score_rows(kind, rows, said, chunks)
+    with remembered_replies(ws):
+        said = open_candidate(ws, candidate).predict([r.input for r in rows])
+        found = score(scoring_of(ws, data), rows, said)
+    return _numbers(found.figures), found.per_row
 
 
 def _numbers(figures: Mapping[str, Any]) -> dict[str, float]:

@@ -59,7 +59,8 @@ def expect_pretraining(name: str, model: PretrainModel, text: int, seconds: Mapp
         else (PASSES * text / BYTES_PER_TOKEN[1], PASSES * text / BYTES_PER_TOKEN[0])
     )
     known = seconds.get(f"pretrain {name}")
-    return Forecast(tokens, (0.0, 0.0), _minutes("pretrain", known, tokens, parameters(model)), before=known is not None)
+    minutes = _minutes("pretrain", known, tokens, parameters(model))
+    return Forecast(tokens, (0.0, 0.0), minutes, before=known is not None)
 
 
 def expect_rung(

@@ -57,8 +57,8 @@ def forecast(ws: Workspace, display: Display) -> dict[str, Any]:
     }
 
 
-DISCORDANT = 0.15
-"""The share of rows on which two candidates worth comparing disagree, as on the sample project's better half."""
+DISCORDANT = 0.1
+"""The share of rows on which two candidates are assumed to disagree, where none has been measured yet."""
 
 
 def _row(task: str, name: str, rows: int | None, found: Forecast) -> dict[str, Any]:

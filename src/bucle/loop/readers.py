@@ -12,7 +12,7 @@ from bucle.core.config import EncoderModel, LocalModel, OpenAIModel, PretrainMod
 from bucle.core.errors import BucleError, NotFound
 from bucle.core.ids import file_sha256
 from bucle.core.ports import Report
-from bucle.loop.forecast import BYTES_PER_TOKEN
+from bucle.loop.expected import BYTES_PER_TOKEN
 from bucle.loop.workspace import Workspace
 
 __all__ = ["Reader", "lengths", "readers"]

@@ -13,6 +13,7 @@ from bucle.core.errors import BadInput, ConfigError, GateFailed, NotFound
 from bucle.core.records import Node
 from bucle.customise.registry import technique
 from bucle.execute import Display, Outcome, Runner, StepContext, StepRecord, project_lock
+from bucle.loop.bakeoff import bake_off
 from bucle.loop.candidates import TaskData, fit_step, score_step
 from bucle.loop.data_steps import explore_step, preferences_step, split_step
 from bucle.loop.decide import compare_step, forgetting_step, gate_step
@@ -29,6 +30,8 @@ from bucle.release import PRODUCTION, card, make_release, production
 
 __all__ = ["STAGES", "RunResult", "Stage", "learn", "prepare", "run"]
 
+SEARCHING = ("answer", "retrieve")
+"""The kinds of task that search the documents."""
 Stage = Literal["data", "models", "choose", "release", "all"]
 STAGES: tuple[Stage, ...] = ("data", "models", "choose", "release", "all")
 
@@ -136,10 +139,12 @@ def _check(ws: Workspace) -> None:
     """What bucle.yaml can get wrong and only a late step would notice, said before the first one. Raises ConfigError
     or BadInput."""
     from bucle.evaluate.gate import parse_gate
+    from bucle.evaluate.scoring import check_metrics
 
     for name, task in ws.config.tasks.items():
         ws.rows_file(name)
         ladder(task.kind, ws.config.models, ws.config.choose, has_index=ws.config.data.documents is not None)
+        check_metrics(task.kind, task.metrics, tuple(ws.config.judges))
         for gate in task.gates:
             parse_gate(gate)
     for given_name, given in ws.config.choose.techniques.items():
@@ -186,10 +191,10 @@ def prepare(ws: Workspace, runner: Runner, *, until: Stage = "all") -> tuple[dic
     models = {name: model_step(ws, runner, name, corpus, rows)["model"] for name in ws.config.models}
     encoders = [(name, models[name]) for name, model in ws.config.models.items() if model.kind == "encoder"]
     index = ""
-    if until != "models" and corpus and encoders and any(t.kind == "answer" for t in ws.config.tasks.values()):
+    if until != "models" and corpus and encoders and any(t.kind in SEARCHING for t in ws.config.tasks.values()):
         index = index_step(ws, runner, corpus, encoders[0])["index"]
     return {
-        name: replace(data, models=models, index=index if ws.config.tasks[name].kind == "answer" else "")
+        name: replace(data, models=models, index=index if ws.config.tasks[name].kind in SEARCHING else "")
         for name, data in tasks.items()
     }, corpus
 
@@ -248,10 +253,9 @@ def _all(ws: Workspace, runner: Runner, until: Stage) -> None:
 
 def _choose(ws: Workspace, runner: Runner, data: TaskData, corpus: str, *, gated: bool) -> Chosen | None:
     """Every candidate of a task fitted, scored and compared; the recommended one gated and made ready for release."""
-    rungs = ladder(ws.config.tasks[data.name].kind, ws.config.models, ws.config.choose, has_index=bool(data.index))
-    fits = {rung.name: fit_step(ws, runner, data, rung) for rung in rungs}
-    evaluations = {rung.name: score_step(ws, runner, data, fits[rung.name]["candidate"], rung.name) for rung in rungs}
-    found = compare_step(ws, runner, data, rungs, fits, evaluations)
+    bakeoff = bake_off(ws, runner, data)
+    rungs, fits, evaluations = bakeoff.rungs, bakeoff.fits, bakeoff.evaluations
+    found = compare_step(ws, runner, data, bakeoff)
     lost = {
         rung.name: forgetting_step(
             ws, runner, data, fits[rung.name]["candidate"], rung.name, data.models[rung.base], corpus
