@@ -56,9 +56,9 @@ class Peer:
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}/v1"
         threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
 
-    def chat(self, *script: Script, **options: Any) -> OpenAIChat:
+    def chat(self, *script: Script, model: str = "m-1", **options: Any) -> OpenAIChat:
         self.script = list(script)
-        return OpenAIChat("remoto", self.url, "m-1", "TEST_KEY", sleep=self.pauses.append, **options)
+        return OpenAIChat("remoto", self.url, model, "TEST_KEY", sleep=self.pauses.append, **options)
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ def test_retries_wait_as_told_then_succeed(peer: Peer) -> None:
     assert 0.5 <= peer.pauses[1] <= 1.0
     date = formatdate(time.time() + 5, usegmt=True)
     peer.pauses.clear()
-    peer.chat(says(429, {}, retry_after=date), says(200, GOOD)).chat(HELLO, max_tokens=9)
+    peer.chat(says(429, {}, retry_after=date), says(200, GOOD), model="another").chat(HELLO, max_tokens=9)
     assert 2 < peer.pauses[0] <= 5
 
 

@@ -147,6 +147,9 @@ def chat_model(ws: Workspace, node_id: str) -> ChatModel:
             settings.timeout_s,
             usd_per_million_in=settings.usd_per_million_in,
             usd_per_million_out=settings.usd_per_million_out,
+            max_parallel=settings.max_parallel,
+            requests_per_minute=settings.requests_per_minute,
+            tokens_per_minute=settings.tokens_per_minute,
         )
     return _local(str(model_folder(ws, node_id)), str(node.attrs["name"]))
 

@@ -13,17 +13,19 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
 from bucle.core.errors import BadInput, BucleError, ConfigError, ModelUnavailable
 from bucle.core.records import Usage
 from bucle.models.catalogue import price, provider_of
+from bucle.models.limits import Reserved, limits_of
 
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["Endpoint", "RateLimited", "TimedOut", "forward_headers"]
+__all__ = ["Endpoint", "RateLimited", "Refused", "Reply", "TimedOut", "forward_headers"]
 
 RESPONSE_LIMIT = 8 * 1024 * 1024
 """Bytes of one reply, after decompression; more is refused."""
@@ -31,6 +33,8 @@ RESPONSE_LIMIT = 8 * 1024 * 1024
 RETRY_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 MAX_WAIT_S = 30.0
 """A provider that asks for a longer pause than this is reported instead of waited for."""
+LONGEST_PAUSE_S = 120.0
+"""The longest that one refusal holds back the other callers of the same endpoint."""
 
 forward_headers: contextvars.ContextVar[Mapping[str, str] | None] = contextvars.ContextVar(
     "bucle_forward_headers", default=None)
@@ -49,12 +53,27 @@ class TimedOut(ModelUnavailable):
     """The provider did not finish within `timeout_s`."""
 
 
+class Refused(ModelUnavailable):
+    """The provider refuses the key, or does not know the model: asking again changes nothing."""
+
+
+@dataclass
+class Reply:
+    """A successful response, not yet read: when its request was sent (monotonic seconds), its place in the minute."""
+
+    response: httpx.Response
+    sent: float
+    place: Reserved
+
+
 class Endpoint:
-    """One endpoint: posts JSON with retries, bounds what comes back, explains what went wrong."""
+    """One endpoint: posts JSON with retries, bounds what comes back, explains what went wrong. Its limits a minute, and
+    a pause that the provider asks for, are shared by all who call the same address and model from this process."""
 
     def __init__(self, name: str, base_url: str, model: str, api_key_env: str, timeout_s: float,
                  max_retries: int, usd_per_million_in: float | None, usd_per_million_out: float | None,
-                 sleep: Callable[[float], None]) -> None:
+                 sleep: Callable[[float], None], parallel: int = 16, requests_per_minute: int = 0,
+                 tokens_per_minute: int = 0) -> None:
         import httpx
 
         try:
@@ -67,7 +86,10 @@ class Endpoint:
         self.name, self.model, self.base_url = name, model, str(url).rstrip("/")
         self._key_env, self._timeout, self._retries, self._sleep = api_key_env, timeout_s, max_retries, sleep
         self._usd = (usd_per_million_in, usd_per_million_out)
+        self.identity = f"{self.base_url} {model}"
+        self._limits = limits_of(self.identity, requests_per_minute, tokens_per_minute)
         self._http = httpx.Client(timeout=httpx.Timeout(timeout_s, connect=min(10.0, timeout_s)),
+                                  limits=httpx.Limits(max_connections=None, max_keepalive_connections=parallel),
                                   headers={"accept-encoding": "identity", "user-agent": "bucle"},
                                   trust_env=url.host not in ("localhost", "127.0.0.1", "::1"))  # no proxy
 
@@ -76,13 +98,18 @@ class Endpoint:
 
     def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """The reply to `body` as an object. Raises ModelUnavailable, RateLimited, TimedOut or BadInput."""
-        with self.open(path, body) as response:
+        return self.post_timed(path, body)[0]
+
+    def post_timed(self, path: str, body: Mapping[str, Any]) -> tuple[dict[str, Any], float]:
+        """`post`, and the milliseconds from sending the request that was answered to its reply's end."""
+        with self.open(path, body) as reply:
             deadline = time.monotonic() + self._timeout
             data = bytearray()
             with self._explained():
-                for piece in response.iter_bytes():
+                for piece in reply.response.iter_bytes():
                     data += piece
                     self._within(len(data), deadline)
+            ms = (time.monotonic() - reply.sent) * 1000
         try:
             value = json.loads(bytes(data))
         except (ValueError, RecursionError):
@@ -90,13 +117,14 @@ class Endpoint:
         if not isinstance(value, dict):
             raise ModelUnavailable(f"{self.name} answered something that is not a JSON object",
                                    f"check that {self.base_url} is an OpenAI-compatible API")
-        return value
+        self._settle(reply.place, value)
+        return value, ms
 
     def events(self, path: str, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """Server-sent events of a streamed reply, as objects, up to `[DONE]`."""
-        with self.open(path, body) as response, self._explained():
+        with self.open(path, body) as reply, self._explained():
             rest, total = b"", 0
-            for piece in response.iter_bytes():
+            for piece in reply.response.iter_bytes():
                 total += len(piece)
                 self._within(total, None)
                 *lines, rest = (rest + piece).split(b"\n")
@@ -114,16 +142,23 @@ class Endpoint:
                         raise ModelUnavailable(f"{self.name} streamed something that is not a JSON object")
                     if event.get("error"):
                         raise ModelUnavailable(f"{self.name} failed while streaming: {self._said(event)}")
+                    self._settle(reply.place, event)
                     yield event
 
     @contextlib.contextmanager
-    def open(self, path: str, body: Mapping[str, Any]) -> Iterator[httpx.Response]:
+    def open(self, path: str, body: Mapping[str, Any]) -> Iterator[Reply]:
         """A successful response, not yet read; tried again after 429, 5xx and failed connections."""
         import httpx
 
         headers = {**(forward_headers.get() or {}), **self._authorisation()}
+        waited = False
         for attempt in range(self._retries + 1):
             last = attempt == self._retries
+            if not waited and (left := self._limits.paused()) > MAX_WAIT_S:
+                raise RateLimited(f"{self.name} asked for a pause: {left:.0f} s of it are left",
+                                  "wait, or lower the concurrency", left)
+            place = self._limits.wait(_about(body), self._sleep, pause=not waited)
+            waited, sent = False, time.monotonic()
             try:
                 request = self._http.build_request("POST", self.base_url + path, json=body, headers=headers)
                 response = self._http.send(request, stream=True)
@@ -140,9 +175,11 @@ class Endpoint:
                 raise ModelUnavailable(f"{self.name} cannot be reached ({type(error).__name__})") from error
             try:
                 if response.is_success:
-                    yield response
+                    yield Reply(response, sent, place)
                     return
                 wait = _retry_after(response.headers.get("retry-after"))
+                if waited := response.status_code == 429 and bool(wait):
+                    self._limits.pause(min(wait or 0.0, LONGEST_PAUSE_S))
                 if last or response.status_code not in RETRY_STATUS or (wait or 0) > MAX_WAIT_S:
                     raise self._refused(response, wait)
             finally:
@@ -163,15 +200,20 @@ class Endpoint:
             usd = price(self.model, provider, tokens_in, tokens_out) if provider else None
         return Usage(tokens_in=tokens_in, tokens_out=tokens_out, usd=usd or 0.0)
 
+    def _settle(self, place: Reserved, reply: Mapping[str, Any]) -> None:
+        if isinstance(reply.get("usage"), dict):
+            used = self.usage(reply)
+            self._limits.settle(place, used.tokens_in + used.tokens_out)
+
     def _authorisation(self) -> dict[str, str]:
         if not self._key_env:
             return {}
         key = os.environ.get(self._key_env, "").strip()
         if not key:
-            raise ModelUnavailable(f"{self.name} needs a key and {self._key_env} is not set",
+            raise Refused(f"{self.name} needs a key and {self._key_env} is not set",
                                    f"export {self._key_env}=… or write it in .env")
         if not key.isascii() or not key.isprintable():
-            raise ModelUnavailable(f"the value of {self._key_env} is not a key",
+            raise Refused(f"the value of {self._key_env} is not a key",
                                    "copy it again, without line breaks")
         return {"authorization": f"Bearer {key}"}
 
@@ -179,13 +221,13 @@ class Endpoint:
         status, name = response.status_code, self.name
         if status in (401, 403):
             hint = f"check {self._key_env}" if self._key_env else f"set models.{name}.api_key_env"
-            return ModelUnavailable(f"{name} refused the key (HTTP {status})", hint)
+            return Refused(f"{name} refused the key (HTTP {status})", hint)
         said = self._said(self._error_body(response))
         if status == 429:
             return RateLimited(f"{name} is limiting requests (HTTP 429){said}",
                                "wait, or lower the concurrency", wait)
         if status == 404:
-            return ModelUnavailable(
+            return Refused(
                 f"{name} does not know the model {self.model!r} or the path (HTTP 404){said}",
                 f"list its models: curl {self.base_url}/models")
         if status in (400, 413, 422):
@@ -236,6 +278,13 @@ class Endpoint:
     def _late(self) -> TimedOut:
         return TimedOut(f"{self.name} did not answer within {self._timeout:g} s",
                         f"raise models.{self.name}.timeout_s, or use a smaller model")
+
+
+def _about(body: Mapping[str, Any]) -> int:
+    """Tokens that a request may take, as providers reckon before it is answered: four bytes a token, and all of the
+    reply's."""
+    asked = json.dumps(body.get("messages") or body.get("input") or "", ensure_ascii=False).encode(errors="replace")
+    return len(asked) // 4 + 1 + _count(body.get("max_tokens") or body.get("max_completion_tokens"))
 
 
 def _count(value: Any) -> int:

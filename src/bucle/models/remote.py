@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -13,6 +14,8 @@ from bucle.models.endpoint import Endpoint, RateLimited, TimedOut, forward_heade
 
 __all__ = ["OpenAIChat", "OpenAIEmbedder", "RateLimited", "TimedOut", "forward_headers"]
 
+_UNSUPPORTED = re.compile(r"unsupported|not support|unrecogni|unknown|not permitted|extra inputs|unexpected", re.I)
+
 
 class OpenAIChat:
     """A ChatModel (core.ports) over `POST {base_url}/chat/completions`.
@@ -21,55 +24,63 @@ class OpenAIChat:
     `timeout_s` bounds a whole plain reply, and each silence of a streamed one. `max_retries` follow 429, 5xx
     and failed connections, after Retry-After or an exponential pause. Without `usd_per_million_*` the list
     price of a known provider is used.
-    """
 
-    max_parallel = 16
-    """Calls that the gateway makes at once; an engine without this attribute gets one at a time."""
+    `max_parallel`: calls that `ask_all` and the gateway make at once; an engine without this attribute gets one at a
+    time. The limits a minute (0: none) are kept for all who call the same address and model from this process.
+    `identity`, address and model, is what replies are remembered under.
+    """
 
     def __init__(self, name: str, base_url: str, model: str, api_key_env: str = "OPENAI_API_KEY",
                  timeout_s: float = 60.0, max_retries: int = 2, *, usd_per_million_in: float | None = None,
-                 usd_per_million_out: float | None = None,
-                 sleep: Callable[[float], None] = time.sleep) -> None:
-        self.name = name
+                 usd_per_million_out: float | None = None, max_parallel: int = 16, requests_per_minute: int = 0,
+                 tokens_per_minute: int = 0, sleep: Callable[[float], None] = time.sleep) -> None:
+        self.name, self.max_parallel = name, max_parallel
         self._client = Endpoint(name, base_url, model, api_key_env, timeout_s, max_retries,
-                                usd_per_million_in, usd_per_million_out, sleep)
+                                usd_per_million_in, usd_per_million_out, sleep, max_parallel, requests_per_minute,
+                                tokens_per_minute)
+        self.identity = self._client.identity
         self._limit_field = "max_tokens"
+        self._without: frozenset[str] = frozenset()
 
     def chat(self, messages: Sequence[Message], *, max_tokens: int, temperature: float = 0.0,
              stop: Sequence[str] = (), seed: int = 0) -> ChatReply:
         body = self._body(messages, max_tokens, temperature, stop, seed)
-        try:
-            reply = self._client.post("/chat/completions", body)
-        except BadInput as error:
-            if not self._renamed(error, body, max_tokens):
-                raise
-            reply = self._client.post("/chat/completions", body)
+        while True:
+            try:
+                reply, ms = self._client.post_timed("/chat/completions", body)
+                break
+            except BadInput as error:
+                if not self._adapted(error, body, max_tokens):
+                    raise
         choice = _first_choice(reply)
         message = choice.get("message") if choice else None
         if choice is None or not isinstance(message, dict):
             raise ModelUnavailable(f"{self.name} answered without a message")
-        return ChatReply(str(message.get("content") or ""), self._client.usage(reply), _finish(choice))
+        return ChatReply(str(message.get("content") or ""), self._client.usage(reply), _finish(choice), ms,
+                         served_by=_served_by(reply))
 
     def stream(self, messages: Sequence[Message], *, max_tokens: int, temperature: float = 0.0,
                stop: Sequence[str] = (), seed: int = 0) -> Iterator[str | ChatReply]:
         body = self._body(messages, max_tokens, temperature, stop, seed)
         body |= {"stream": True, "stream_options": {"include_usage": True}}
-        try:
-            yield from self._pieces(body)
-        except BadInput as error:  # raised before the first piece: a refusal is the response's status
-            if not self._renamed(error, body, max_tokens):
-                raise
-            yield from self._pieces(body)
+        while True:
+            try:
+                yield from self._pieces(body)
+                return
+            except BadInput as error:  # raised before the first piece: a refusal is the response's status
+                if not self._adapted(error, body, max_tokens):
+                    raise
 
     def close(self) -> None:
         self._client.close()
 
     def _pieces(self, body: Mapping[str, Any]) -> Iterator[str | ChatReply]:
         parts: list[str] = []
-        finish, usage = "", Usage()
+        finish, served_by, usage, began = "", "", Usage(), time.monotonic()
         for event in self._client.events("/chat/completions", body):
             if event.get("usage"):
                 usage = self._client.usage(event)
+            served_by = _served_by(event) or served_by
             choice = _first_choice(event)
             if choice is None:
                 continue
@@ -82,7 +93,7 @@ class OpenAIChat:
                 yield text
         if not finish:
             raise ModelUnavailable(f"{self.name} broke off its reply before the end", "try again")
-        yield ChatReply("".join(parts), usage, finish)
+        yield ChatReply("".join(parts), usage, finish, (time.monotonic() - began) * 1000, served_by=served_by)
 
     def _body(self, messages: Sequence[Message], max_tokens: int, temperature: float, stop: Sequence[str],
               seed: int) -> dict[str, Any]:
@@ -92,16 +103,22 @@ class OpenAIChat:
             body["stop"] = list(stop)
         if seed:  # several providers refuse the field, so it is sent only when one is asked for
             body["seed"] = seed
-        return body
+        return {field: value for field, value in body.items() if field not in self._without}
 
-    def _renamed(self, error: BadInput, body: dict[str, Any], max_tokens: int) -> bool:
-        """Reasoning models refuse `max_tokens` and name `max_completion_tokens`: use that from now on."""
-        if self._limit_field != "max_tokens" or "max_completion_tokens" not in error.message:
-            return False
-        self._limit_field = "max_completion_tokens"
-        body.pop("max_tokens", None)
-        body["max_completion_tokens"] = max_tokens
-        return True
+    def _adapted(self, error: BadInput, body: dict[str, Any], max_tokens: int) -> bool:
+        """Whether `body` is now without what the provider refused by name, from now on too: reasoning models take
+        `max_completion_tokens` for `max_tokens` and no `temperature`; several providers take no `seed`."""
+        if "max_tokens" in body and "max_completion_tokens" in error.message:
+            self._limit_field = "max_completion_tokens"
+            body.pop("max_tokens")
+            body["max_completion_tokens"] = max_tokens
+            return True
+        for field in ("temperature", "seed"):
+            if field in body and field in error.message and _UNSUPPORTED.search(error.message):
+                self._without |= {field}
+                body.pop(field)
+                return True
+        return False
 
 
 class OpenAIEmbedder:
@@ -165,6 +182,12 @@ def _first_choice(reply: Mapping[str, Any]) -> dict[str, Any] | None:
     choices = reply.get("choices")
     first = choices[0] if isinstance(choices, list) and choices else None
     return first if isinstance(first, dict) else None
+
+
+def _served_by(reply: Mapping[str, Any]) -> str:
+    """`model fingerprint`, as far as the provider says either."""
+    told = [part for name in ("model", "system_fingerprint") if isinstance(part := reply.get(name), str) and part]
+    return " ".join("".join(c for c in part if c.isprintable())[:200] for part in told)
 
 
 def _finish(choice: Mapping[str, Any]) -> str:
