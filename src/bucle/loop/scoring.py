@@ -76,9 +76,11 @@ def json_schema(ws: Workspace, task: str) -> dict[str, Any] | None:
 
 
 def _judges(ws: Workspace, data: TaskData) -> dict[str, Any]:
+    names = [m.removeprefix("judge:") for m in ws.config.tasks[data.name].metrics if m.startswith("judge:")]
+    if not names:
+        return {}
     from bucle.evaluate.judge import Judge
 
-    names = [m.removeprefix("judge:") for m in ws.config.tasks[data.name].metrics if m.startswith("judge:")]
     return {
         name: Judge(name, settings, chat_model(ws, data.models[settings.model]))
         for name in names

@@ -1,0 +1,149 @@
+"""The bake-off through the command line, against a peer that speaks the OpenAI wire: who is ruled out before a token is
+spent, who is not climbed, who is screened out on few rows, and what is compared on rows that no search ever saw."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from command import answer, bucle, told
+from small_project import build_tiny
+
+SKILL = {"strong": 0.97, "poor": 0.3, "dear": 0.97, "forbidden": 0.99}
+"""The share of messages that each of the peer's models gets right."""
+
+
+class Peer(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, truth: dict[str, str]) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.truth, self.asked, self.lock = truth, Counter[str](), threading.Lock()
+        self.labels = sorted(set(truth.values()))
+
+    def answer(self, model: str, text: str) -> str:
+        chance = int(hashlib.sha256(f"{model.split('-')[0]} {text}".encode()).hexdigest(), 16) % 1000 / 1000
+        right = self.truth.get(text, "")
+        wrong = [label for label in self.labels if label != right]
+        return right if right and chance < SKILL[model] else wrong[len(text) % len(wrong)]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Peer
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        with self.server.lock:
+            self.server.asked[body["model"]] += 1
+        text = self.server.answer(body["model"], body["messages"][-1]["content"])
+        reply = {
+            "model": body["model"],
+            "choices": [{"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": 100, "completion_tokens": 4},
+        }
+        data = json.dumps(reply).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def peer(tmp_path: Path) -> Iterator[Peer]:
+    folder = build_tiny(tmp_path / "p", rows=700)
+    with (folder / "data" / "mensajes.tsv").open(encoding="utf-8") as file:
+        truth = {row["texto"]: row["intencion"] for row in csv.DictReader(file, delimiter="\t")}
+    server = Peer(truth)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def project(folder: Path, peer: Peer, **choose: Any) -> Path:
+    body = yaml.safe_load((folder / "bucle.yaml").read_text("utf-8"))
+    body["split"] = {"test": 0.3, "validation": 0.3}
+    body["models"] = {
+        name: {"kind": "openai", "base_url": f"http://127.0.0.1:{peer.server_port}/v1", "model": name,
+               "api_key_env": "", "usd_per_million_in": price, "usd_per_million_out": price}
+        for name, price in (("strong", 0.1), ("poor", 0.1), ("dear", 1000.0), ("forbidden", 0.1))
+    }
+    body["catalogue"] = {
+        name: {"licence": "research" if name == "forbidden" else "commercial", "residency": ["eu"]}
+        for name in body["models"]
+    }
+    body["choose"] = {"candidates": ["zero-shot"], **choose}
+    (folder / "bucle.yaml").write_text(yaml.safe_dump(body, sort_keys=False), "utf-8")
+    return folder
+
+
+def test_the_cheapest_that_is_proven_good_enough(tmp_path: Path, peer: Peer) -> None:
+    folder = project(
+        tmp_path / "p", peer,
+        constraints={"licence": "commercial"},
+        costs={"usd_per_point": 10, "requests_per_month": 100_000},
+        budget={"samples": 1500},
+    )
+    found = answer("choose", "-p", folder)["comparisons"][0]
+    by = {c["name"]: c for c in found["candidates"]}
+    assert found["recommended"] == "zero-shot/strong", found["why"]
+    assert {"majority", "nearest", "tfidf", "zero-shot/strong"} <= set(by)  # baselines are always in the table
+
+    out = {c["name"]: c for c in found["ruled_out"]}
+    assert set(out) == {"zero-shot/forbidden"}
+    assert "research" in out["zero-shot/forbidden"]["reasons"][0]
+    assert peer.asked["forbidden"] == 0  # before a token was spent
+
+    not_climbed = {c["name"]: c for c in found["not_climbed"]}
+    assert set(not_climbed) == {"zero-shot/dear"}  # $10,000 a month for what ten dollars a point can never pay
+    assert not_climbed["zero-shot/dear"]["why"]["key"] == "climb.does_not_pay"
+    assert peer.asked["dear"] == 0
+
+    screened = {c["name"]: c for c in found["screened"]}
+    assert set(screened) == {"zero-shot/poor"}
+    assert screened["zero-shot/poor"]["why"] == "worse"
+    assert screened["zero-shot/poor"]["low"] < 0.35 < screened["zero-shot/poor"]["high"] + 0.1
+    assert peer.asked["poor"] == screened["zero-shot/poor"]["rows"] < found["search"]["rows"]
+    assert "zero-shot/poor" not in by
+
+    assert peer.asked["strong"] == found["n_test"] + found["search"]["rows"] or peer.asked["strong"] > found["n_test"]
+    assert by["zero-shot/strong"]["usd_per_month"] == pytest.approx(100_000 * 104 * 0.1 / 1e6)
+    shown = told("choose", "-p", folder)
+    for part in ("zero-shot/forbidden", "research", "zero-shot/dear", "zero-shot/poor"):
+        assert part in shown, shown
+
+    before = dict(peer.asked)
+    assert answer("choose", "-p", folder)["comparisons"][0]["recommended"] == "zero-shot/strong"
+    assert dict(peer.asked) == before  # nothing is asked twice
+
+
+def test_a_budget_in_dollars_holds(tmp_path: Path, peer: Peer) -> None:
+    folder = project(tmp_path / "p", peer, budget={"usd": 0.05}, models=["strong", "dear"])
+    found = answer("choose", "-p", folder)["comparisons"][0]
+    assert {c["name"]: c["why"]["key"] for c in found["not_climbed"]} == {"zero-shot/dear": "climb.over_usd"}
+    assert peer.asked["dear"] == 0
+    assert found["recommended"] == "zero-shot/strong"
+
+
+def test_another_metric_reuses_what_was_said(tmp_path: Path, peer: Peer) -> None:
+    folder = project(tmp_path / "p", peer, models=["strong"])
+    answer("choose", "-p", folder)
+    asked = peer.asked["strong"]
+    text = (folder / "bucle.yaml").read_text("utf-8")
+    (folder / "bucle.yaml").write_text(text.replace("kind: classify", "kind: classify\n    metrics: [exact_match]"))
+    done = bucle("choose", "-p", folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "exact_match" in done.stdout
+    assert peer.asked["strong"] == asked
