@@ -13,7 +13,7 @@ from typing import Any
 from bucle.core.errors import ModelUnavailable
 from bucle.core.ids import file_sha256, sha256_hex
 
-__all__ = ["chat_template", "checked_folder", "describe", "read_json"]
+__all__ = ["chat_template", "checked_folder", "describe", "outline", "read_json"]
 
 # Formats that run code when they are read.
 PICKLED = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib"})
@@ -102,19 +102,31 @@ def chat_template(folder: Path) -> str:
 def describe(folder: Path) -> dict[str, Any]:
     """What the model in `folder` is, read without loading it.
 
+    As `outline`, and `tokenizer_sha256`, `chat_template_sha256` (empty where missing), `weights_sha256`.
+    """
+    folder = checked_folder(folder)
+    digests = [file_sha256(path) for path in sorted(folder.glob("*.safetensors"))]
+    tokenizer, template = folder / "tokenizer.json", chat_template(folder)
+    return outline(folder) | {
+        "tokenizer_sha256": file_sha256(tokenizer) if tokenizer.is_file() else "",
+        "chat_template_sha256": sha256_hex(template) if template else "",
+        "weights_sha256": digests[0] if len(digests) == 1 else sha256_hex("".join(digests)),
+    }
+
+
+def outline(folder: Path) -> dict[str, Any]:
+    """What the heads of the files in `folder` say, whatever its size within milliseconds.
+
     `architecture`, `parameters` (stored numbers), `bytes`, `dtypes`, `context` (tokens), `vocabulary`,
-    `width`, `layers`, `tokenizer_sha256`, `chat_template_sha256` (empty where missing), `weights_sha256`,
-    `licence` (empty where not found).
+    `width`, `layers`, `licence` (empty where not found).
     """
     folder = checked_folder(folder)
     config = read_json(folder / "config.json")
-    parameters, dtypes, digests = 0, set(), []
+    parameters, dtypes = 0, set()
     for path in sorted(folder.glob("*.safetensors")):
         for tensor in _header(path).values():
             parameters += math.prod(tensor["shape"])
             dtypes.add(str(tensor["dtype"]))
-        digests.append(file_sha256(path))
-    tokenizer, template = folder / "tokenizer.json", chat_template(folder)
     return {
         "architecture": (config.get("architectures") or ["unknown"])[0],
         "parameters": parameters,
@@ -124,9 +136,6 @@ def describe(folder: Path) -> dict[str, Any]:
         "vocabulary": config.get("vocab_size", 0),
         "width": config.get("hidden_size") or config.get("n_embd") or 0,
         "layers": config.get("num_hidden_layers") or config.get("n_layer") or 0,
-        "tokenizer_sha256": file_sha256(tokenizer) if tokenizer.is_file() else "",
-        "chat_template_sha256": sha256_hex(template) if template else "",
-        "weights_sha256": digests[0] if len(digests) == 1 else sha256_hex("".join(digests)),
         "licence": _licence(folder, config),
     }
 
