@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from bucle.choose import Rung
+from bucle.core.ids import sha256_hex
 from bucle.core.ports import FitContext, LoadContext, Predictor, Technique
 from bucle.core.records import Candidate, Example, Prediction
 from bucle.customise.registry import technique
@@ -38,6 +39,7 @@ SINGLE_CALLS = 30  # calls timed one by one for the latency figures
 MOST_SECONDS = 20.0  # for them
 BATCH = 32  # predictions between two checkpoints; a remote model's replies are each remembered at once
 REMOTE_BATCH = 1024
+EIGHTH = 8
 REPLIES = "replies.db"
 
 
@@ -58,10 +60,18 @@ class TaskData:
 
 
 def fit_step(
-    ws: Workspace, runner: Runner, data: TaskData, rung: Rung, *, on_all: bool = False, sibling: str = ""
+    ws: Workspace,
+    runner: Runner,
+    data: TaskData,
+    rung: Rung,
+    *,
+    on_all: bool = False,
+    sibling: str = "",
+    searched: bool = False,
 ) -> StepRecord:
     """The candidate of a rung, fitted on training rows, or on every row for release (`sibling` is then the candidate
-    whose held-out figures stand for it)."""
+    whose held-out figures stand for it). Techniques learn from validation rows too; where those are `searched` (they
+    screen candidates), an eighth of the training rows takes their place, whole clusters at a time."""
     task = ws.config.tasks[data.name]
     t = rung.technique
     params = {**task_params(ws, data.name, t), **ws.config.choose.techniques.get(t.name, {})}
@@ -75,6 +85,10 @@ def fit_step(
         rows, sides = ws.examples(data.dataset), ws.sides(data.split)
         train = [r for r in rows if on_all or sides.get(r.id) == "train"]
         validation = [] if on_all else [r for r in rows if sides.get(r.id) == "validation"]
+        if searched:
+            validation = [r for r in train if int(sha256_hex(r.cluster)[:8], 16) % EIGHTH == 0]
+            tuned_on = {r.id for r in validation}
+            train = [r for r in train if r.id not in tuned_on]
         candidate = Candidate(
             name=rung.name,
             task=data.name,
@@ -123,6 +137,7 @@ def fit_step(
             "params": params,
             "seed": ws.config.seed,
             "all": on_all,
+            "searched": searched,
             "name": rung.name,
         },
         inputs={**roles, "sibling": sibling},
