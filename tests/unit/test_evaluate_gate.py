@@ -228,9 +228,10 @@ def test_red_team_and_forgetting_have_rows_of_their_own() -> None:
     assert not check_gates(["forgetting <= 0.3 at 99.9%"], facts(apart={"forgetting": lost})).passed
     bits = Apart([2.0, 2.1, 1.9, 2.2], minus=[1.9, 1.95, 1.8, 2.0], bounded=False)
     assert check_gates(["forgetting_bpb <= 0.5 at 90%"], facts(apart={"forgetting_bpb": bits})).passed
-    untuned = check_gates(["forgetting <= 0.02 at 95%", "forgetting_bpb <= 0.5"], facts(tuned=False))
+    spared = {"forgetting": "nothing_known", "forgetting_bpb": "not_tuned"}
+    untuned = check_gates(["forgetting <= 0.02 at 95%", "forgetting_bpb <= 0.5"], facts(spared=spared))
     assert untuned.passed
-    assert "no weight was changed" in untuned.checks[0].note
+    assert "nothing to forget" in untuned.checks[0].note
     assert not check_gates(["attack_success <= 0.02"], facts(apart={"attack_success": Apart([])})).passed
 
 

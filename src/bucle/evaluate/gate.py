@@ -18,7 +18,10 @@ __all__ = [
     "junit_xml", "parse_gate",
 ]
 
-_FORGETTING = ("forgetting", "forgetting_bpb")
+SPARED = {
+    "not_tuned": "no weight was changed, so nothing is forgotten",
+    "nothing_known": "the base answers no part of the suite better than by guessing, so there was nothing to forget",
+}
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class GateFacts:
     which give their intervals and differences at any level; `apart` what has rows of its own; `intervals` any other,
     at its one level. `production` and `baseline` are None where there is none yet. `licences` are the candidate's
     models and their licences (None: not looked up, empty: it has no model); `judges` each judge's agreement with
-    people; `tuned` whether any model's weights were changed, without which nothing is forgotten.
+    people; `spared` the metrics that cannot have suffered, and why (keys of `SPARED`): they count as 0.
     """
 
     rows: int
@@ -87,7 +90,7 @@ class GateFacts:
     apart: Mapping[str, Apart] = field(default_factory=dict)
     licences: Mapping[str, str] | None = None
     judges: Mapping[str, Agreed] = field(default_factory=dict)
-    tuned: bool = True
+    spared: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -154,8 +157,8 @@ def _check(gate: Gate, facts: GateFacts) -> Check:
         return _licences(gate, facts.licences)
     if gate.metric.startswith("judge:") and (unfit := _unfit(gate, facts.judges)):
         return unfit
-    if gate.metric in _FORGETTING and not facts.tuned and not gate.reference:
-        return _judge(gate, 0.0, gate.offset, "no weight was changed, so nothing is forgotten", _say("not_tuned"))
+    if (why := facts.spared.get(gate.metric)) and not gate.reference:
+        return _judge(gate, 0.0, gate.offset, SPARED[why], _say(why))
     measured = _value(gate.metric, facts, facts.seed)
     if measured is None:
         return _failed(gate, f"{gate.metric} was not measured", "not_measured", metric=gate.metric)

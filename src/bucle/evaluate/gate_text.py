@@ -100,9 +100,10 @@ def gate_metrics(gates: Sequence[str]) -> tuple[str, ...]:
 def _licence(text: str, wanted: str) -> Gate:
     if wanted not in LICENCES:
         near = difflib.get_close_matches(wanted, LICENCES, 1)
+        hint = "write `licence: commercial` or `licence: open`"
         raise ConfigError(f"the gate `{text}` asks for a licence that is no class of licences: {wanted}",
-                          (f"did you mean {near[0]}? " if near else "") + "write `licence: commercial` or `licence: open`")
-    return Gate(text, "licence", ">=", float(LICENCES.index(wanted)), licence=wanted)  # type: ignore[arg-type]
+                          f"did you mean {near[0]}? {hint}" if near else hint)
+    return Gate(text, "licence", ">=", float(LICENCES.index(wanted)), licence=wanted)
 
 
 def _known(text: str, name: str, own: Mapping[str, Metric], judges: Sequence[str] | None) -> _Known:
