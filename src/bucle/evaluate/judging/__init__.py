@@ -1,0 +1,1 @@
+"""What `evaluate.judge` is made of: what is asked, how replies are read, what agreement with people is."""
