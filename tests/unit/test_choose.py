@@ -26,7 +26,8 @@ def names(kind: TaskKind, models: dict[str, Model] = MODELS, /, *, index: bool =
 def test_every_technique_meets_every_model_that_fits_cheapest_first() -> None:
     assert names("classify") == [
         "majority", "nearest", "tfidf", "zero-shot/nano", "zero-shot/gpt", "few-shot/nano", "few-shot/gpt",
-        "frozen-encoder/minilm", "frozen-encoder/e5", "hybrid-head/minilm", "hybrid-head/e5", "lora/nano", "full/nano"]
+        "chain-of-thought/nano", "chain-of-thought/gpt", "frozen-encoder/minilm", "frozen-encoder/e5",
+        "hybrid-head/minilm", "hybrid-head/e5", "lora/nano", "full/nano", "distilled/nano", "distilled/gpt"]
     answers = names("answer")
     assert answers[:2] == ["no-answer", "quote"]
     assert {"retrieve/minilm", "rag/nano", "rag/gpt", "zero-shot-answer/nano"} <= set(answers)

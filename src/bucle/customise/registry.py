@@ -13,30 +13,40 @@ __all__ = ["technique", "techniques"]
 
 @cache
 def techniques() -> dict[str, Technique]:
-    """All techniques, by task kind and rung: name -> technique."""
-    from bucle.customise.classic import FrozenEncoder, Hybrid, Majority, Nearest, TfidfLogistic
-    from bucle.customise.finetune import Full, Lora
-    from bucle.customise.prompt import FewShot, ZeroShot
-    from bucle.customise.retrieve import ClosedBook, NoAnswer, Quote, Rag, Retrieve
+    """All techniques by rung, cheapest first: name -> technique. One may serve several kinds of task."""
+    from bucle.customise import classic, finetune, prompt, retrieve
+    from bucle.customise.distil import Distilled
 
     own: list[Technique] = [
-        Majority(),
-        Nearest(),
-        TfidfLogistic(),
-        ZeroShot(),
-        FewShot(),
-        FrozenEncoder(),
-        Hybrid(),
-        Lora(),
-        Full(),
-        NoAnswer(),
-        Quote(),
-        ClosedBook(),
-        Retrieve(),
-        Rag(),
+        classic.Majority(),
+        classic.Lead(),
+        classic.Copy(),
+        classic.Empty(),
+        retrieve.NoAnswer(),
+        classic.Nearest(),
+        classic.Extractive(),
+        classic.Frequent(),
+        retrieve.Quote(),
+        retrieve.Bm25(),
+        classic.TfidfLogistic(),
+        classic.NearestText(),
+        retrieve.ClosedBook(),
+        retrieve.Dense(),
+        prompt.ZeroShot(),
+        retrieve.Retrieve(),
+        retrieve.HybridSearch(),
+        prompt.FewShot(),
+        retrieve.Rag(),
+        prompt.ChainOfThought(),
+        retrieve.RagThought(),
+        classic.FrozenEncoder(),
+        classic.Hybrid(),
+        finetune.Lora(),
+        finetune.Full(),
+        Distilled(),
     ]
     plugged = [point.load()() for point in metadata.entry_points(group="bucle.techniques")]
-    return {t.name: t for t in sorted([*own, *plugged], key=lambda t: (sorted(t.kinds), t.rung))}
+    return {t.name: t for t in sorted([*own, *plugged], key=lambda t: t.rung)}
 
 
 def technique(name: str) -> Technique:

@@ -1,6 +1,20 @@
-"""Honest baselines and heads on frozen features: majority, nearest example, TF-IDF, frozen encoder."""
+"""Honest baselines and heads on frozen features, for every kind of task: nothing here writes a word of its own."""
 
 from bucle.customise.classic.baselines import Majority, Nearest
 from bucle.customise.classic.linear import FrozenEncoder, Hybrid, TfidfLogistic
+from bucle.customise.classic.summary import Extractive, Lead
+from bucle.customise.classic.text import Copy, Empty, Frequent, NearestText
 
-__all__ = ["FrozenEncoder", "Hybrid", "Majority", "Nearest", "TfidfLogistic"]
+__all__ = [
+    "Copy",
+    "Empty",
+    "Extractive",
+    "Frequent",
+    "FrozenEncoder",
+    "Hybrid",
+    "Lead",
+    "Majority",
+    "Nearest",
+    "NearestText",
+    "TfidfLogistic",
+]

@@ -14,7 +14,7 @@ from typing import Any
 
 from bucle.core.errors import BadInput
 from bucle.core.ports import FitContext, LoadContext, Predictor
-from bucle.core.records import Prediction
+from bucle.core.records import Example, Prediction
 from bucle.customise.classic.features import fit_tfidf, load_arrays, load_tfidf, save_arrays, save_tfidf, tfidf_matrix
 from bucle.customise.timing import timed
 
@@ -33,7 +33,12 @@ class _Linear:
 
     def fit(self, ctx: FitContext) -> Mapping[str, Any]:
         """Fits on train and validation rows together: nothing is tuned on the validation rows."""
-        rows = [e for e in [*ctx.train, *ctx.validation] if e.target]
+        return self.fit_rows(ctx, [e for e in [*ctx.train, *ctx.validation] if e.target])
+
+    def fit_rows(
+        self, ctx: FitContext, rows: Sequence[Example], weights: Sequence[float] | None = None
+    ) -> dict[str, Any]:
+        """Fits on `rows`, each of them labelled, with a weight each where given."""
         targets = [str(e.target) for e in rows]
         if len(set(targets)) < 2:
             raise BadInput(
@@ -49,8 +54,8 @@ class _Linear:
         if self.encoder:
             blocks.append(_encode(ctx.encoder, texts) * (ENCODER_SCALE if self.tfidf else 1.0))
         matrix = _join(blocks)
-        strength, table = self._choose(matrix, targets, ctx)
-        model = self._model(strength).fit(matrix, targets)
+        strength, table = self._choose(matrix, targets, ctx, weights)
+        model = self._model(strength).fit(matrix, targets, sample_weight=weights)
         save_arrays(
             {"coef": model.coef_.astype("float32"), "intercept": model.intercept_.astype("float32")},
             ctx.out / "head.safetensors",
@@ -60,7 +65,9 @@ class _Linear:
         )
         return {"C": strength, "cross_validated": table, "rows": len(rows)}
 
-    def _choose(self, matrix: Any, targets: Sequence[str], ctx: FitContext) -> tuple[float, dict[str, float]]:
+    def _choose(
+        self, matrix: Any, targets: Sequence[str], ctx: FitContext, weights: Sequence[float] | None
+    ) -> tuple[float, dict[str, float]]:
         from sklearn.model_selection import StratifiedKFold, cross_val_score
 
         # Labels with fewer than three rows cannot stand in every fold; they stay in the final fit.
@@ -69,10 +76,12 @@ class _Linear:
         if len({targets[i] for i in keep}) < 2:
             return 10.0, {}
         folds = StratifiedKFold(3, shuffle=True, random_state=ctx.seed)
+        weighed = None if weights is None else {"sample_weight": [weights[i] for i in keep]}
         table = {}
         for done, strength in enumerate(STRENGTHS):
             ctx.report(done, len(STRENGTHS) + 1, f"C={strength:g}")
-            scores = cross_val_score(self._model(strength), matrix[keep], [targets[i] for i in keep], cv=folds)
+            scores = cross_val_score(self._model(strength), matrix[keep], [targets[i] for i in keep], cv=folds,
+                                     params=weighed)
             table[f"{strength:g}"] = round(float(scores.mean()), 5)
         return max(STRENGTHS, key=lambda s: (table[f"{s:g}"], -s)), table
 
@@ -106,7 +115,7 @@ class FrozenEncoder(_Linear):
     name = "frozen-encoder"
     kinds = frozenset({"classify"})
     needs = frozenset({"encoder"})
-    rung = 5
+    rung = 10
     baseline = False
     encoder = True
     when = "Few rows per label, or wording that varies more than words do; the encoder must know the language."
@@ -119,7 +128,7 @@ class Hybrid(_Linear):
     name = "hybrid-head"
     kinds = frozenset({"classify"})
     needs = frozenset({"encoder"})
-    rung = 6
+    rung = 11
     baseline = False
     tfidf = True
     encoder = True

@@ -1,5 +1,6 @@
-"""Prompting: zero-shot and few-shot classification with any model."""
+"""Prompting: zero-shot, few-shot and chain of thought, with any model that writes."""
 
-from bucle.customise.prompt.classify import FewShot, ZeroShot
+from bucle.customise.prompt.shots import FewShot, ZeroShot
+from bucle.customise.prompt.thought import ChainOfThought
 
-__all__ = ["FewShot", "ZeroShot"]
+__all__ = ["ChainOfThought", "FewShot", "ZeroShot"]

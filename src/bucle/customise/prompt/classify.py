@@ -7,70 +7,52 @@ reply that names none is an error of that row, never a guess.
 
 from __future__ import annotations
 
-import json
-import time
 import unicodedata
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from bucle.core.errors import BadInput, BucleError, ModelUnavailable
-from bucle.core.ports import ChatModel, FitContext, LoadContext, Message, Predictor
+from bucle.core.errors import BucleError
+from bucle.core.ports import ChatModel, FitContext, Message, Predictor
 from bucle.core.records import Prediction, Usage
-from bucle.customise.classic.features import fit_tfidf, tfidf_matrix
+from bucle.customise.prompt.examples import NearestExamples
+from bucle.customise.prompt.fitting import ask_fitting, is_local
 from bucle.customise.timing import timed
+from bucle.models.ask import Ask
 
-__all__ = ["FewShot", "ZeroShot", "messages_for"]
+__all__ = [
+    "INSTRUCTION",
+    "ScoringPredictor",
+    "WritingPredictor",
+    "classifier",
+    "classify_prompt",
+    "label_in",
+    "messages_for",
+]
 
-EXAMPLES = 6
-
-
-class ZeroShot:
-    """Instruction and labels, no examples."""
-
-    name = "zero-shot"
-    kinds = frozenset({"classify"})
-    needs = frozenset({"chat"})
-    rung = 3
-    baseline = False
-    when = "A strong general model and labels that say what they mean; needs no labelled row."
-    settings: frozenset[str] = frozenset({"instruction", "shots"})
-    shots = 0
-
-    def fit(self, ctx: FitContext) -> Mapping[str, Any]:
-        """Writes the prompt: instruction, labels and the examples to draw from. Nothing is trained."""
-        instruction = str(
-            ctx.params.get("instruction")
-            or "Clasifica el mensaje en una de estas categorías. Responde solo con la categoría."
-        )
-        shots = int(ctx.params.get("shots", self.shots))
-        prompt = {
-            "instruction": instruction,
-            "labels": list(ctx.labels),
-            "shots": shots,
-            "examples": [[e.input, e.target] for e in ctx.train if e.target] if shots else [],
-        }
-        (ctx.out / "prompt.json").write_text(json.dumps(prompt, ensure_ascii=False))
-        return {"shots": shots, "labels": len(ctx.labels)}
-
-    def load(self, folder: Path, ctx: LoadContext) -> Predictor:
-        if ctx.chat is None:
-            raise BadInput(f"`{self.name}` needs a model that writes.", "Add one under `models:` in bucle.yaml.")
-        prompt = json.loads((folder / "prompt.json").read_text())
-        examples = _NearestExamples(prompt["examples"]) if prompt["shots"] and prompt["examples"] else None
-        if hasattr(ctx.chat, "label_scores"):
-            return _ScoringPredictor(ctx.chat, prompt, examples)
-        return _WritingPredictor(ctx.chat, prompt, examples, ctx.seed)
+INSTRUCTION = "Clasifica el mensaje en una de estas categorías. Responde solo con la categoría."
+LABEL_TOKENS = 32
 
 
-class FewShot(ZeroShot):
-    """Zero-shot with the nearest labelled examples put into the prompt."""
+def classify_prompt(ctx: FitContext, shots: int) -> dict[str, Any]:
+    """What is kept of a classifying prompt: instruction, labels and the examples to draw from."""
+    return {
+        "kind": "classify",
+        "instruction": str(ctx.params.get("instruction") or INSTRUCTION),
+        "labels": list(ctx.labels),
+        "shots": shots,
+        "examples": [[e.input, e.target] for e in ctx.train if e.target] if shots else [],
+    }
 
-    name = "few-shot"
-    rung = 4
-    when = "As zero-shot, where a handful of examples shows what the labels mean here."
-    settings: frozenset[str] = frozenset({"instruction", "shots"})
-    shots = EXAMPLES
+
+def classifier(chat: ChatModel, prompt: Mapping[str, Any], seed: int, *, skip_same: bool = False) -> Predictor:
+    """What answers with a kept prompt: scores of a local model, a remote one's words. `skip_same` as in
+    NearestExamples."""
+    examples = None
+    if prompt["shots"] and prompt["examples"]:
+        examples = NearestExamples(prompt["examples"], skip_same=skip_same)
+    if is_local(chat):
+        return ScoringPredictor(chat, prompt, examples)
+    return WritingPredictor(chat, prompt, examples, seed)
 
 
 def messages_for(prompt: Mapping[str, Any], text: str, examples: Sequence[tuple[str, str]]) -> list[Message]:
@@ -82,29 +64,14 @@ def messages_for(prompt: Mapping[str, Any], text: str, examples: Sequence[tuple[
     return [*messages, {"role": "user", "content": text}]
 
 
-class _NearestExamples:
-    """The labelled examples most similar to a message, the most similar last."""
-
-    def __init__(self, examples: Sequence[Sequence[str]]) -> None:
-        self.examples = [(str(text), str(label)) for text, label in examples]
-        texts = [text for text, _ in self.examples]
-        self.vectorizers = fit_tfidf(texts)
-        self.matrix = tfidf_matrix(self.vectorizers, texts)
-
-    def near(self, texts: Sequence[str], k: int) -> list[list[tuple[str, str]]]:
-        similarity = (tfidf_matrix(self.vectorizers, texts) @ self.matrix.T).toarray()
-        order = (-similarity).argsort(axis=1, kind="stable")[:, :k]
-        return [[self.examples[j] for j in reversed(row)] for row in order]
-
-
-class _ScoringPredictor:
+class ScoringPredictor:
     """A local model: the label whose text is likeliest after the prompt, relative to how likely it is on its own.
 
     Subtracting each label's mean log-likelihood over the batch-independent content-free prompt removes the model's
     preference for common words (contextual calibration, Zhao et al. 2021, arXiv:2102.09690, as a difference).
     """
 
-    def __init__(self, model: Any, prompt: Mapping[str, Any], examples: _NearestExamples | None) -> None:
+    def __init__(self, model: Any, prompt: Mapping[str, Any], examples: NearestExamples | None) -> None:
         self.model, self.prompt, self.examples = model, prompt, examples
         self.room = model.context - max(model.count_tokens(prompt["labels"]))
         neutral = [self._render("N/A", []), self._render("...", []), self._render("mensaje", [])]
@@ -142,44 +109,53 @@ class _ScoringPredictor:
         ]
 
 
-class _WritingPredictor:
-    """A remote model writes the label; one that names no label is an error of that row."""
+class WritingPredictor:
+    """A remote model writes the label; one that names no label is an error of that row. Rows are asked side by side."""
 
     def __init__(
-        self, model: ChatModel, prompt: Mapping[str, Any], examples: _NearestExamples | None, seed: int
+        self, model: ChatModel, prompt: Mapping[str, Any], examples: NearestExamples | None, seed: int
     ) -> None:
         self.model, self.prompt, self.examples, self.seed = model, prompt, examples, seed
-        self.labels = {_fold(label): label for label in prompt["labels"]}
 
     def predict(self, inputs: Sequence[str]) -> list[Prediction]:
         near = self.examples.near(inputs, self.prompt["shots"]) if self.examples and inputs else [[] for _ in inputs]
-        return [self._one(text, shown) for text, shown in zip(inputs, near, strict=True)]
+        asked = ask_fitting(
+            self.model, [self._versions(text, shown) for text, shown in zip(inputs, near, strict=True)]
+        )
+        return [self._read(one.reply) for one in asked]
 
-    def _one(self, text: str, shown: Sequence[tuple[str, str]]) -> Prediction:
-        began = time.perf_counter()
-        try:
-            reply = self.model.chat(messages_for(self.prompt, text, shown), max_tokens=32, seed=self.seed)
-        except ModelUnavailable:  # no answer was given: an endpoint that is down must not be scored as a bad model
-            raise
-        except BucleError as error:
-            return Prediction(output="", error=error.message)
-        label = self._match(reply.text)
+    def _versions(self, text: str, shown: Sequence[tuple[str, str]]) -> Iterator[tuple[Ask, None]]:
+        """The prompt with all the examples, with the nearer half of them, …, with none."""
+        while True:
+            messages = tuple(messages_for(self.prompt, text, shown))
+            yield Ask(messages, max_tokens=LABEL_TOKENS, seed=self.seed), None
+            if not shown:
+                return
+            shown = shown[-(len(shown) // 2) :] if len(shown) > 1 else []
+
+    def _read(self, reply: Any) -> Prediction:
+        if isinstance(reply, BucleError):
+            return Prediction(output="", error=reply.message)
+        said = reply.text if reply.finish != "length" else " ".join(reply.text.split()[:-1])  # a word may be cut
+        label = label_in(said, self.prompt["labels"])
         return Prediction(
             output=label or "",
-            score=None,
             usage=reply.usage,
-            ms=(time.perf_counter() - began) * 1000,
+            ms=reply.ms,
             error="" if label else f"the reply names no label: {reply.text[:80]!r}",
         )
 
-    def _match(self, reply: str) -> str | None:
-        if reply.strip() in self.prompt["labels"]:
-            return reply.strip()
-        said = f" {_fold(reply)} "  # whole words only: `rebajas` does not name `baja`
-        named = [fold for fold in self.labels if fold and f" {fold} " in said]
-        # Several labels in one reply is no answer, unless one contains the others (`alta` in `alta_contrato`).
-        longest = max(named, key=len, default="")
-        return self.labels[longest] if named and all(f" {n} " in f" {longest} " for n in named) else None
+
+def label_in(reply: str, labels: Sequence[str]) -> str | None:
+    """The one label that a reply names, in whole words, case and accents folded; None for none, or for several."""
+    if reply.strip() in labels:
+        return reply.strip()
+    folded = {_fold(label): label for label in labels}
+    said = f" {_fold(reply)} "  # whole words only: `rebajas` does not name `baja`
+    named = [fold for fold in folded if fold and f" {fold} " in said]
+    # Several labels in one reply is no answer, unless one contains the others (`alta` in `alta_contrato`).
+    longest = max(named, key=len, default="")
+    return folded[longest] if named and all(f" {n} " in f" {longest} " for n in named) else None
 
 
 def _fold(text: str) -> str:

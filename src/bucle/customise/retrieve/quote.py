@@ -165,7 +165,7 @@ def _search(index: Index, question: str, vector: Any, weight: float, k: int, acc
 def _calibrate(rows: Sequence[Example], found: Sequence[_Found]) -> tuple[float, float]:
     """The threshold with the best mean score on these rows, and that score (token F1; abstaining is right where
     the documents hold no answer). With no rows the threshold is 0: never abstain."""
-    from bucle.customise.retrieve.overlap import token_f1
+    from bucle.customise.overlap import token_f1
 
     if not rows:
         return 0.0, 0.0
