@@ -101,7 +101,7 @@ def find_slices(examples: Sequence[Example], scores: Sequence[float], *, cluster
     for (where, mask, difference, p, own), q in zip(tested, adjusted, strict=True):
         inside = np.flatnonzero(mask)
         found.append(Slice(
-            where, interval(values[mask], clusters=[str(name) for name in own[mask]]), float(values[~mask].mean()),
+            where, interval(values[mask].tolist(), clusters=[str(name) for name in own[mask]]), float(values[~mask].mean()),
             difference, p, q, q < LEVEL and difference.value < 0, tuple(inside.tolist()),
         ))
     return sorted(found, key=lambda one: (not one.worse, one.q, one.difference.value, sorted(one.where.items())))
@@ -112,7 +112,8 @@ def _masks(examples: Sequence[Example], least: int) -> list[_Looked]:
     import numpy as np
 
     facets = {name: make(examples) for name, make in _FACETS.items()}
-    rows, singles = len(examples), []
+    rows = len(examples)
+    singles: list[_Looked] = []
     for name, told in facets.items():
         held: dict[str, list[int]] = defaultdict(list)
         for place, some in enumerate(told):
