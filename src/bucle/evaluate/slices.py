@@ -101,8 +101,8 @@ def find_slices(examples: Sequence[Example], scores: Sequence[float], *, cluster
     for (where, mask, difference, p, own), q in zip(tested, adjusted, strict=True):
         inside = np.flatnonzero(mask)
         found.append(Slice(
-            where, interval(values[mask].tolist(), clusters=[str(name) for name in own[mask]]), float(values[~mask].mean()),
-            difference, p, q, q < LEVEL and difference.value < 0, tuple(inside.tolist()),
+            where, interval(values[mask].tolist(), clusters=[str(name) for name in own[mask]]),
+            float(values[~mask].mean()), difference, p, q, q < LEVEL and difference.value < 0, tuple(inside.tolist()),
         ))
     return sorted(found, key=lambda one: (not one.worse, one.q, one.difference.value, sorted(one.where.items())))
 
