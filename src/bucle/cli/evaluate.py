@@ -1,40 +1,54 @@
-"""`bucle evaluate`: a release on fresh rows."""
+"""`bucle evaluate`: a release on fresh rows, and other tools' evaluations. Each verb is a file `evaluate_NAME.py`."""
 
 from __future__ import annotations
 
+import importlib
+
 import click
 
-from bucle.cli.shared import as_json, emit, on_project
+VERBS = {
+    "file": ("file", "Measure a release on a file of fresh rows; `bucle evaluate FILE` is the same."),
+    "judge": ("judge", "How far a judge model agrees with people: kappa, before it may gate."),
+    "lm-eval": ("lm_eval", "Run lm-evaluation-harness tasks against a model or a release."),
+    "import": ("import", "Store the results of lm-evaluation-harness or an Inspect log, with intervals."),
+    "imported": ("import", "The evaluations stored so, newest first."),
+    "compare": ("import", "Two imported evaluations on the samples they share, paired."),
+}
 
 
-@click.command("evaluate")
-@click.argument("data", type=click.Path())
-@on_project
-@click.option("--task", default="", help="The task; the first without it.")
-@click.option(
-    "--release", "release", default="production", show_default=True, help="A version (2, v2), an id or an alias."
-)
-@as_json
-def command(data: str, folder: str, task: str, release: str, json_: bool) -> None:
+class EvaluateVerbs(click.Group):
+    """Loads a verb's module only when that verb is used; what is no verb is a file to measure a release on."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        module = importlib.import_module(f"bucle.cli.evaluate_{VERBS[cmd_name][0]}")
+        made: click.Command = module.commands[cmd_name]
+        return made
+
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        formatter.write_usage(ctx.command_path, "DATA [OPTIONS] | VERB …")
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        file = self.get_command(ctx, "file")
+        if file is not None:
+            options = [one for one in file.params if isinstance(one, click.Option)]
+            shown = [record for one in options if (record := one.get_help_record(ctx)) is not None]
+            with formatter.section("Options with DATA"):
+                formatter.write_dl(shown)
+        with formatter.section("Verbs"):
+            formatter.write_dl([(name, told) for name, (_, told) in VERBS.items()])
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args or (args[0] not in VERBS and args[0] not in ("-h", "--help")):
+            args = ["file", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group("evaluate", cls=EvaluateVerbs)
+def command() -> None:
     """Measure a release's candidate on the rows of DATA, beside a TF-IDF logistic regression on the same training
-    rows."""
-    from bucle.loop.api import Project
-
-    project = Project(folder)
-    found = project.evaluate(task or next(iter(project.config.tasks)), data, release=release)
-
-    def human() -> None:
-        click.echo(
-            f"{found['candidate']} (version {found['release']}) on {found['rows']} rows of {data}"
-            + (f", {found['left_out']} left out" if found["left_out"] else "")
-        )
-        for name, m in found["metrics"].items():
-            click.echo(f"  {name:<14} {m['value']:.4f}  [{m['low']:.4f}, {m['high']:.4f}]")
-        if base := found.get("baseline"):
-            d = found["difference"]
-            click.echo(f"  tfidf baseline {base['value']:.4f}  [{base['low']:.4f}, {base['high']:.4f}]")
-            click.echo(f"  difference     {d['value']:+.4f} [{d['low']:+.4f}, {d['high']:+.4f}]")
-        if found["seen"]:
-            click.echo(f"warning: {found['seen']} of these texts stand in the training rows; the figures are too good")
-
-    emit(found, json_, human)
+    rows, and check its gates; or one of the verbs below. A file that is called like a verb is `./NAME`."""

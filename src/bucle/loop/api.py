@@ -126,9 +126,12 @@ class Project:
             raise BadInput(f"Production serves no task `{task}`.", f"It serves: {', '.join(tasks)}.")
         return open_candidate(self.workspace, tasks[task]).predict(inputs)
 
-    def evaluate(self, task: str, data: str | Path, *, release: str = "production") -> dict[str, Any]:
-        """A release's candidate on a file of fresh rows, beside a TF-IDF baseline fitted on the same training rows."""
-        return measure.evaluate_file(self.workspace, task, Path(data), release)
+    def evaluate(
+        self, task: str, data: str | Path, *, release: str = "production", gates: Sequence[str] | None = None
+    ) -> dict[str, Any]:
+        """A release's candidate on a file of fresh rows, beside a TF-IDF baseline fitted on the same training rows;
+        `gates` (None: the task's own) are checked on it."""
+        return measure.evaluate_file(self.workspace, task, Path(data), release, gates=gates)
 
     def releases(self) -> list[Node]:
         return releases(self.workspace.ledger)

@@ -2,76 +2,279 @@
 
 from __future__ import annotations
 
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bucle.core.errors import BadInput
-from bucle.core.ports import FitContext, LoadContext
-from bucle.core.records import Candidate, Example, Node
+from bucle.core.ports import FitContext, LoadContext, Predictor
+from bucle.core.records import Candidate, Example, Interval, Node, Prediction
 from bucle.customise.registry import technique
-from bucle.loop.candidates import documents_of_chunks, open_candidate
+from bucle.loop.candidates import TaskData, open_candidate, remembered_replies, scores
+from bucle.loop.overlap import overlap
 from bucle.loop.row_step import task_columns
 from bucle.loop.workspace import Workspace
 from bucle.release import production, releases
 
+if TYPE_CHECKING:
+    from bucle.evaluate.gate import Gate, GateFacts
+
 __all__ = ["evaluate_file", "release_called"]
 
+ELSEWHERE = ("forgetting", "attack_success", "over_refusal", "licence", "judge")
+"""What a release's own gate measures and a file of rows cannot: of a task's gates, these are left out here."""
+_SINGLE_CALLS = 30
+_SHOWN = 10
 
-def evaluate_file(ws: Workspace, task: str, path: Path, release: str = "production") -> dict[str, Any]:
+
+def evaluate_file(
+    ws: Workspace, task: str, path: Path, release: str = "production", *, gates: Sequence[str] | None = None
+) -> dict[str, Any]:
     """Metrics with intervals of a release's candidate on the rows of `path`, JSON-ready.
 
     For a classify task the TF-IDF baseline, fitted on the very rows the candidate was, is scored beside it with the
-    paired difference. Rows that stand in the candidate's training data are counted in `seen`: the figures are then
-    too good. Raises BadInput for an unknown task, an empty file, or columns that are not there.
+    paired difference. `seen` rows stand word for word in the candidate's training data; `overlap` counts those that
+    nearly do too, lists the first, and has the metrics without them. `gates` are conditions on these figures (None: the
+    task's own, as far as a file of rows can tell); their outcome is `gates`. Raises BadInput for an unknown task, an
+    empty file, or columns that are not there, ConfigError for a gate or a metric that cannot be read.
     """
-    from bucle.data.tables import read_examples, read_table
-    from bucle.evaluate.metrics import PRIMARY, score_rows, summarise
+    from bucle.evaluate.gate import check_gates, parse_gate
+    from bucle.evaluate.scoring import check_metrics
     from bucle.evaluate.statistics import interval, paired_difference
 
     if task not in ws.config.tasks:
         raise BadInput(f"There is no task `{task}`.", f"Tasks: {', '.join(ws.config.tasks)}.")
-    settings = ws.config.tasks[task]
-    if not path.is_file():
-        raise BadInput(f"{path} does not exist.", "Give a file with the same columns as the task's.")
-    columns = task_columns(settings)
-    there = read_table(path, list(columns.values())).columns
-    for role in ("id", "group", "time", "document"):  # fresh rows seldom have them, and are measured without
-        if columns.get(role) not in there:
-            columns.pop(role, None)
-    rows, problems = read_examples(path, settings.kind, columns)
-    if not rows:
-        raise BadInput(f"{path} holds no row that can be used ({len(problems)} problems).", "Check its columns.")
+    settings, judges = ws.config.tasks[task], tuple(ws.config.judges)
+    check_metrics(settings.kind, settings.metrics, judges)
+    asked = [parse_gate(gate, judges=judges) for gate in (settings.gates if gates is None else gates)]
+    elsewhere = [gate for gate in asked if gates is None and _elsewhere(gate)]
+    asked = [gate for gate in asked if gate not in elsewhere]
+    rows, left_out = _rows(ws, task, path)
     node = release_called(ws, release)
+    if task not in node.attrs.get("tasks", {}):
+        served = ", ".join(node.attrs.get("tasks", {})) or "none"
+        raise BadInput(f"{release} has no candidate for `{task}`.", f"It has: {served}.")
     candidate_id = str(node.attrs["tasks"][task])
     candidate = Candidate.model_validate(ws.ledger.get(candidate_id).attrs)
-    roles = {e.role: e.parent for e in ws.ledger.parents(candidate_id)}
-    sides = ws.sides(roles["split"])
-    fitted = [e for e in ws.examples(roles["dataset"]) if candidate.fitted_on == "all" or sides.get(e.id) == "train"]
-    chunks = documents_of_chunks(ws, roles.get("index", ""))
-    said = open_candidate(ws, candidate_id).predict([r.input for r in rows])
-    scores, metric = score_rows(settings.kind, rows, said, chunks), PRIMARY[settings.kind]
+    learned, fitted, data = _learned(ws, task, candidate_id, candidate)
+    scorer = _Scorer(ws, data, rows, asked)
+    predictor = open_candidate(ws, candidate_id)
+    mine = scorer(candidate_id)
+    figures = mine.figures | ({} if _remote(ws, candidate) else _latency(predictor, rows))
     clusters = [r.cluster for r in rows]
-    known = {e.input for e in fitted}
+    both = overlap([e.input for e in learned], [r.input for r in rows], ws.config.data.near_duplicates)
+    fresh = [i for i in range(len(rows)) if i not in both]
+    known, some = {e.input for e in fitted}, 0 < len(fresh) < len(rows)
     result: dict[str, Any] = {
         "task": task,
         "release": node.attrs["version"],
         "candidate": candidate.name,
         "rows": len(rows),
-        "left_out": len(problems),
+        "left_out": sum(left_out.values()),
+        "left_out_reasons": dict(left_out.most_common()),
         "seen": sum(r.input in known for r in rows),
-        "metric": metric,
-        "metrics": {m: interval(v, clusters=clusters).model_dump() for m, v in scores.items()},
-        "summary": summarise(settings.kind, rows, said, chunks),
+        "metric": next(iter(mine.per_row)),
+        "metrics": _intervals(mine, clusters),
+        "summary": figures,
+        "overlap": {
+            "exact": sum(one.exact for one in both.values()),
+            "near": sum(not one.exact for one in both.values()),
+            "rows": [
+                {
+                    "source": rows[i].source,
+                    "input": rows[i].input[:200],
+                    "like": learned[one.at].input[:200],
+                    "learned_from": learned[one.at].source,
+                    "similarity": one.similarity,
+                }
+                for i, one in list(both.items())[:_SHOWN]
+            ],
+            "fresh": len(fresh),
+            "metrics": _intervals(scorer.of(mine.said, fresh), [clusters[i] for i in fresh]) if some else None,
+        },
     }
+    reference = None
     if settings.kind == "classify":
-        base = score_rows("classify", rows, _tfidf(fitted, rows, ws.config.seed), {})[metric]
+        reference = ("tfidf", scorer.of(_tfidf(fitted, rows, ws.config.seed)))
+        metric = result["metric"]
+        base = reference[1].per_row[metric]
         result["baseline"] = {"name": "tfidf", **interval(base, clusters=clusters).model_dump()}
-        result["difference"] = paired_difference(scores[metric], base, clusters=clusters).model_dump()
+        result["difference"] = paired_difference(mine.per_row[metric], base, clusters=clusters).model_dump()
+    elif any(gate.reference == "baseline" for gate in asked):
+        reference = _stored_baseline(ws, node, task, scorer)
+    facts = _facts(ws, task, scorer, mine, figures, reference, candidate_id)
+    result["gates"] = {**check_gates(asked, facts).to_dict(), "elsewhere": [gate.text for gate in elsewhere]}
     return result
 
 
-def _tfidf(fitted: list[Example], rows: list[Example], seed: int) -> Any:
+def _elsewhere(gate: Gate) -> bool:
+    return bool(gate.licence) or gate.metric.partition(":")[0] in ELSEWHERE
+
+
+def _learned(
+    ws: Workspace, task: str, candidate_id: str, candidate: Candidate
+) -> tuple[list[Example], list[Example], TaskData]:
+    """The rows a candidate has learned anything from, those it was fitted on, and what it was made from."""
+    roles = {e.role: e.parent for e in ws.ledger.parents(candidate_id)}
+    sides, every = ws.sides(roles["split"]), ws.examples(roles["dataset"])
+    whole = candidate.fitted_on == "all"
+    learned = [e for e in every if whole or sides.get(e.id) in ("train", "validation")]
+    fitted = [e for e in learned if whole or sides.get(e.id) == "train"]
+    models = {str(n.attrs.get("name")): n.id for n in ws.ledger.nodes("base_model")}  # the newest of each name
+    return learned, fitted, TaskData(task, roles["dataset"], roles["split"], 1, roles.get("index", ""), models)
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """Scores of predictions, as `bucle.evaluate.scoring.Scored`."""
+
+    said: Sequence[Prediction]
+    per_row: Mapping[str, list[float]]
+    figures: dict[str, Any]
+    values: Mapping[str, Interval]
+
+
+class _Scorer:
+    """Scores a candidate's predictions on the rows, by the task's metrics and those that gates name beside them."""
+
+    def __init__(self, ws: Workspace, data: TaskData, rows: Sequence[Example], gates: Sequence[Gate]) -> None:
+        from bucle.evaluate.gate import gate_metrics
+        from bucle.evaluate.scoring import DEFAULTS, check_metrics
+        from bucle.loop.scoring import scoring_of
+
+        self._ws, self._rows, self.gates = ws, rows, gates
+        self._scoring = scoring_of(ws, data)
+        have = self._scoring.metrics or DEFAULTS[self._scoring.kind]
+        wanted = gate_metrics([gate.text for gate in gates])
+        self._more = tuple(m for m in wanted if m not in have and not m.startswith("judge:"))
+        check_metrics(self._scoring.kind, (self._scoring.primary, *self._more), tuple(self._scoring.judges))
+
+    @property
+    def rows(self) -> Sequence[Example]:
+        return self._rows
+
+    def __call__(self, candidate: str) -> _Measured:
+        """A candidate on all rows."""
+        with remembered_replies(self._ws):
+            return self.of(open_candidate(self._ws, candidate).predict([r.input for r in self._rows]))
+
+    def of(self, said: Sequence[Prediction], keep: Sequence[int] | None = None) -> _Measured:
+        """Predictions on the rows, or on those at the places `keep`."""
+        from bucle.evaluate.scoring import score
+
+        places = range(len(self._rows)) if keep is None else keep
+        rows, given = [self._rows[i] for i in places], [said[i] for i in places]
+        with remembered_replies(self._ws):  # judges are not asked twice
+            found = score(self._scoring, rows, given)
+            if not self._more:
+                return _Measured(given, found.per_row, found.figures, found.values)
+            more = score(replace(self._scoring, metrics=(self._scoring.primary, *self._more)), rows, given)
+        return _Measured(
+            given, found.per_row | more.per_row, found.figures | more.figures, found.values | more.values
+        )
+
+
+def _intervals(found: _Measured, clusters: Sequence[str]) -> dict[str, Any]:
+    """Every metric that has an interval, the deciding one first, in its own unit."""
+    from bucle.evaluate.statistics import interval
+
+    of_rows = {m: interval(v, clusters=clusters) for m, v in found.per_row.items() if m not in found.values}
+    both = {**of_rows, **found.values}
+    return {m: both[m].model_dump() for m in dict.fromkeys([*found.per_row, *found.values])}
+
+
+def _rows(ws: Workspace, task: str, path: Path) -> tuple[list[Example], Counter[str]]:
+    """The rows of a file in the task's columns, and why others were left out."""
+    from bucle.data.tables import read_examples, read_table
+
+    settings = ws.config.tasks[task]
+    if not path.is_file():
+        raise BadInput(f"{path} does not exist.", "Give a file with the same columns as the task's.")
+    columns = task_columns(settings)
+    table = read_table(path, list(columns.values()))
+    if not table.rows:
+        raise BadInput(f"{path} holds a header and no rows.", "Give at least one row: nothing is measured on none.")
+    there = table.columns
+    for role in ("id", "group", "time", "document", "checks"):  # fresh rows seldom have them: measured without
+        if columns.get(role) not in there and not (role == "document" and settings.kind == "retrieve"):
+            columns.pop(role, None)
+    rows, problems = read_examples(path, settings.kind, columns)
+    reasons = Counter(one.reason for one in problems)
+    if not rows:
+        said = ", ".join(f"{n} {reason}" for reason, n in reasons.most_common()) or "it is empty"
+        raise BadInput(
+            f"{path} holds no row that can be used ({said}).",
+            f"`{task}` reads the columns {', '.join(columns.values())}; see its data in bucle.yaml.",
+        )
+    return rows, reasons
+
+
+def _facts(
+    ws: Workspace, task: str, scorer: _Scorer, mine: _Measured, figures: Mapping[str, Any],
+    baseline: tuple[str, _Measured] | None, candidate: str,
+) -> GateFacts:
+    from bucle.evaluate.gate import GateFacts, Reference
+
+    before = None
+    if any(gate.reference == "production" for gate in scorer.gates):
+        served = str(production(ws.ledger).attrs["tasks"].get(task, ""))
+        if served == candidate:
+            before = Reference("production", _numbers(figures), mine.per_row, same=True)
+        elif served:
+            theirs = scorer(served)
+            before = Reference("production", _numbers(theirs.figures), theirs.per_row)
+    return GateFacts(
+        rows=len(scorer.rows),
+        metrics=_numbers(figures),
+        per_row=mine.per_row,
+        intervals=mine.values,
+        clusters=[r.cluster for r in scorer.rows],
+        production=before,
+        baseline=Reference(baseline[0], _numbers(baseline[1].figures), baseline[1].per_row) if baseline else None,
+        seed=ws.config.seed,
+    )
+
+
+def _stored_baseline(ws: Workspace, release: Node, task: str, scorer: _Scorer) -> tuple[str, _Measured] | None:
+    """The best baseline of the comparison behind a release, on the scorer's rows: its name and scores."""
+    made_from = {e.role: e.parent for e in ws.ledger.parents(release.id)}
+    best: tuple[float, str, str] | None = None
+    for edge in ws.ledger.parents(made_from[f"comparison {task}"]) if f"comparison {task}" in made_from else []:
+        if not edge.role.startswith("evaluation "):
+            continue
+        its = next(e.parent for e in ws.ledger.parents(edge.parent) if e.role == "candidate")
+        if technique(str(ws.ledger.get(its).attrs["technique"])).baseline:
+            values = next(iter(scores(ws, edge.parent)[1].values()))
+            best = max(best or (-1.0, "", ""), (sum(values) / len(values), edge.role.split(" ", 1)[1], its))
+    return (best[1], scorer(best[2])) if best else None
+
+
+def _remote(ws: Workspace, candidate: Candidate) -> bool:
+    model = ws.config.models.get(candidate.base)
+    return model is not None and model.kind == "openai"
+
+
+def _latency(predictor: Predictor, rows: Sequence[Example]) -> dict[str, float]:
+    """Median and 95th percentile milliseconds of single calls here."""
+    import numpy as np
+
+    times = []
+    for row in rows[:_SINGLE_CALLS]:
+        began = time.perf_counter()
+        predictor.predict([row.input])
+        times.append((time.perf_counter() - began) * 1000)
+    return {"p50_ms": float(np.percentile(times, 50)), "p95_ms": float(np.percentile(times, 95))}
+
+
+def _numbers(figures: Mapping[str, Any]) -> dict[str, float]:
+    return {k: float(v) for k, v in figures.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
+
+
+def _tfidf(fitted: list[Example], rows: Sequence[Example], seed: int) -> list[Prediction]:
     baseline = technique("tfidf")
     with TemporaryDirectory() as folder:
         out = Path(folder)
@@ -88,7 +291,8 @@ def _tfidf(fitted: list[Example], rows: list[Example], seed: int) -> Any:
                 report=lambda done, total, note="": None,
             )
         )
-        return baseline.load(out, LoadContext(labels=labels, params={})).predict([r.input for r in rows])
+        loaded = baseline.load(out, LoadContext(labels=labels, params={}))
+        return loaded.predict([r.input for r in rows])
 
 
 def release_called(ws: Workspace, name: str) -> Node:
