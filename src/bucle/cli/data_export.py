@@ -52,6 +52,8 @@ def command(
         click.echo(f"{told['path']}: version {told['version']} of {told['task']} as {told['format']}, {rows}")
         if told.get("neutralised"):
             click.echo(f"{told['neutralised']:,} cells that a spreadsheet would run now begin with '")
+        if told.get("without_reference"):
+            click.echo(f"{told['without_reference']:,} rows without a reference are not in it: they teach nothing")
         if told["format"] == "openai" and "test" in told["rows"]:
             click.echo("held-out rows are in it: a model fitted on them cannot be measured on them")
         click.echo("next: bucle data diff " + told["task"])

@@ -43,6 +43,8 @@ def _task(name: str, figures: dict[str, Any]) -> None:
         f"validation {figures['validation']}, test {figures['test']}; "
         f"leaks prevented: {figures['leaks_prevented']}"
     )
+    if figures["without_reference"]:
+        click.echo(f"{_n(figures['without_reference'], 'row')} without a reference: only checks and judges score those")
     labels = figures["labels"]
     if labels and len(labels) <= 60:
         table(["label", "rows"], [[label, its["count"]] for label, its in labels.items()])
@@ -80,6 +82,8 @@ def _next(name: str, figures: dict[str, Any]) -> list[str]:
          "or edit the row named"),
         (figures["labels"] and figures["conflicts"]["groups"],
          f"{_n(figures['conflicts']['groups'], 'text')} under several labels: edit the rows that the report names"),
+        (figures["unknown_documents"], f"{_n(len(figures['unknown_documents']), 'document')} named by rows and not "
+         f"there, first {_first_unknown(figures)}: nothing can find those; correct the rows, or add the documents"),
         (figures["rare"], f"{_n(len(figures['rare']), 'label')} with under 10 rows: add rows, then "
          f"bucle label start {name}"),
         (figures["problems"], f"{_n(figures['problems'], 'row')} could not be used: bucle data problems"),
@@ -89,6 +93,10 @@ def _next(name: str, figures: dict[str, Any]) -> list[str]:
         (figures["changes"], "what changed since the last version: bucle data diff"),
     )
     return [said for holds, said in checks if holds]
+
+
+def _first_unknown(figures: dict[str, Any]) -> str:
+    return next((f"`{one['document'][:80]}`" for one in figures["unknown_documents"]), "")
 
 
 def _n(count: int, noun: str) -> str:

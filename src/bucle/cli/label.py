@@ -93,9 +93,9 @@ def next_(
             [
                 [
                     r["id"][:20],
-                    _one_line(r["input"], 90),
-                    r["label"],
-                    r["proposal"] and r["proposal"]["label"],
+                    _one_line(r["text"], 90),
+                    r["label"] and _one_line(r["label"], 60),
+                    r["proposal"] and _one_line(r["proposal"]["label"], 60),
                     r["why"],
                     r["uncertainty"],
                 ]

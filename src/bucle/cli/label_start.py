@@ -15,6 +15,7 @@ __all__ = ["session"]
 BATCH = 5
 KEYS = "number or label; Enter confirms a proposal; +LABEL adds one; s skip, u undo, l labels, q quit"
 ANSWER_KEYS = "the answer; Enter confirms a draft; - for no answer; s skip, u undo, q quit"
+TEXT_KEYS = "the {what}, on one line; Enter confirms a draft; s skip, u undo, q quit"
 SHOWN = 4_000
 
 
@@ -24,8 +25,9 @@ def session(labelling: Labelling, by: str, **asked: Any) -> None:
     done: list[str] = []
     waiting: list[dict[str, Any]] = []
     labels = labelling.labels()
-    _show(labels)
-    click.echo(KEYS if labelling.kind == "classify" else ANSWER_KEYS)
+    if labelling.kind == "classify":
+        _show(labels)
+    click.echo(_keys(labelling))
     while True:
         if not waiting:
             found = labelling.next(by, BATCH, **asked)
@@ -54,8 +56,9 @@ def session(labelling: Labelling, by: str, **asked: Any) -> None:
             last = done.pop()
             labelling.take_back(last, by)
             again = labelling.row(last)
-            waiting.insert(0, {"id": last, "input": again.input, "label": again.target, "proposal": None, "why": ""})
-        elif said == "l":
+            told = {"text": labelling.text(again), "label": labelling.given(again)}
+            waiting.insert(0, {"id": last, **told, "proposal": None, "why": ""})
+        elif said == "l" and labelling.kind == "classify":
             _show(labels)
         else:
             try:
@@ -71,14 +74,26 @@ def session(labelling: Labelling, by: str, **asked: Any) -> None:
     click.echo(f"{len(done)} labelled in this session. Next: bucle label status {labelling.task}")
 
 
+def _keys(labelling: Labelling) -> str:
+    from bucle.data.kinds import ANSWERED
+
+    if labelling.kind == "classify":
+        return KEYS
+    if labelling.kind == "answer":
+        return ANSWER_KEYS
+    return TEXT_KEYS.format(what=ANSWERED.get(labelling.kind, "reference"))
+
+
 def _meant(labelling: Labelling, said: str, labels: list[str], row: dict[str, Any]) -> tuple[str, bool]:
     """The label that was meant, and whether it is wanted as a new one."""
     if labelling.kind != "classify":
         if not said and row["proposal"]:
             return str(row["proposal"]["label"]), False
         if not said:
-            raise BadInput("Write the answer,", "or - if the question has none.")
-        return ("" if said == "-" else said), False
+            raise BadInput("Nothing was written.", _keys(labelling))
+        if labelling.kind == "answer":
+            return ("" if said == "-" else said), False
+        return said, False
     if not said:
         if not row["proposal"]:
             raise BadInput("There is no proposal to confirm.", KEYS)
@@ -93,8 +108,8 @@ def _meant(labelling: Labelling, said: str, labels: list[str], row: dict[str, An
 
 
 def _ask(row: dict[str, Any]) -> None:
-    text = "".join(char if char.isprintable() or char == "\n" else " " for char in row["input"][:SHOWN])
-    more = f" … ({len(row['input'])} characters)" if len(row["input"]) > SHOWN else ""
+    text = "".join(char if char.isprintable() or char == "\n" else " " for char in row["text"][:SHOWN])
+    more = f" … ({len(row['text'])} characters)" if len(row["text"]) > SHOWN else ""
     click.echo(f"\n{text}{more}")
     if row["label"]:
         click.echo(f"  now: {row['label']}")

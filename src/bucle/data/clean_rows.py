@@ -8,12 +8,14 @@ import re
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from bucle.core.config import Rows
-from bucle.core.records import Example
+from bucle.core.records import Example, TaskKind
+from bucle.data.kinds import language_of, plain, said
 from bucle.data.language import is_other
+from bucle.data.leaves import leaves, mapped
 from bucle.data.names import NameFinder
 from bucle.data.personal import Action, Finding, apply, find
 from bucle.data.similar import normal_form
@@ -47,8 +49,10 @@ class RowCleaner:
     `rows` is bucle.yaml's `data.rows`, `languages` its `data.languages` (a row goes only where it is surely in
     another), `personal` and `personal_key` are personal.apply's policy and key (`drop` takes the whole row),
     `near_duplicates` the similarity for `duplicates: near`, `names` a finder of people's names, `restored` the ids
-    that stay whatever is found. Personal data are treated in the input, and in the target of an `answer` task; a
-    label of a `classify` task is left as it is. Secrets always go from both texts, their rows stay.
+    that stay whatever is found. Personal data are treated in the input, in a target that is a text, and inside the
+    strings of JSON (conversations, objects to extract, checks), which stays JSON; a label of a `classify` task and the
+    document names of `retrieve` are left as they are. Tests of a `code` task cannot be masked and still test the same:
+    a row that has personal data in them goes. Secrets always go from the texts, their rows stay.
 
     After or between rows: `personal` counts findings by kind, `removed` rows by reason, `conflicts` is how often a text
     came again with another target, `seen` all rows.
@@ -58,7 +62,7 @@ class RowCleaner:
         self,
         rows: Rows,
         *,
-        kind: str = "classify",
+        kind: TaskKind = "classify",
         languages: Sequence[str] = (),
         personal: Mapping[str, Action] | None = None,
         personal_key: str = "",
@@ -103,8 +107,8 @@ class RowCleaner:
     def _pass(self, batch: Sequence[Example]) -> list[Example | RowRemoval]:
         removed = self._gone(batch)
         left = [example for example, gone in zip(batch, removed, strict=True) if not gone]
-        names = iter(self._people(left)) if self._names and left else itertools.repeat(((), ()))
-        return [gone or self._treated(example, *next(names)) for example, gone in zip(batch, removed, strict=True)]
+        names: Iterator[_Names] = iter(self._people(left)) if self._names and left else itertools.repeat({})
+        return [gone or self._treated(example, next(names)) for example, gone in zip(batch, removed, strict=True)]
 
     def _gone(self, batch: Sequence[Example]) -> list[RowRemoval | None]:
         """Why each row goes before its personal data are looked at; None where it stays."""
@@ -134,9 +138,11 @@ class RowCleaner:
 
         index = self._near.setdefault(target, NearIndex(self._near_duplicates))
         firsts = self._nears.setdefault(target, array("q"))
-        texts = [batch[at].input for at in places]
-        if self._kind == "answer":
-            texts = [f"{text}\n{batch[at].target or ''}" for text, at in zip(texts, places, strict=True)]
+        texts = [plain(self._kind, batch[at].input) for at in places]
+        if self._kind != "classify":
+            texts = [
+                f"{text}\n{said(self._kind, batch[at]) or ''}" for text, at in zip(texts, places, strict=True)
+            ]
         for at, like in zip(places, index.add_many(texts), strict=True):
             example = batch[at]
             firsts.append(self._sources.number(example.source or example.id))
@@ -144,40 +150,82 @@ class RowCleaner:
                 first = self._sources.name(firsts[like])
                 removed[at] = self._remove(example, "near-duplicate", f"nearly the same as {first}", first)
 
-    def _treated(
-        self, example: Example, names: Sequence[Finding], target_names: Sequence[Finding]
-    ) -> Example | RowRemoval:
-        text, found = self._treat(example.input, names)
-        target, more = example.target, list[Finding]()
-        if target and self._kind == "answer":
-            target, more = self._treat(target, target_names)
-        if not found and not more:
+    def _treated(self, example: Example, names: _Names) -> Example | RowRemoval:
+        texts, found = self._treat(example, names, self._policy)
+        if self._kind == "code" and (kinds := self._in_tests(example)):
+            return self._remove(example, "personal-data", f"{', '.join(kinds)} in the tests: masked, they test another")
+        if not found:
             return example
-        dropped = sorted({one.kind for one in (*found, *more) if self._action(one.kind) == "drop"} - {"secret"})
+        dropped = sorted({one.kind for one in found if self._action(one.kind) == "drop"} - {"secret"})
         if dropped and example.id not in self._restored:
             return self._remove(example, "personal-data", ", ".join(dropped))
         if dropped:  # restored: the row stays, its data do not
-            mask: dict[str, Action] = {**self._policy, **dict.fromkeys(dropped, "mask")}
-            text = apply(example.input, mask, key=self._key, names=names)[0]
-            target = apply(example.target or "", mask, key=self._key, names=target_names)[0] if more else target
-        self.personal.update(one.kind for one in (*found, *more))
-        return example.model_copy(update={"input": text, "target": target})
+            texts, _ = self._treat(example, names, {**self._policy, **dict.fromkeys(dropped, "mask")})
+        self.personal.update(one.kind for one in found)
+        return example.model_copy(update=texts)
 
-    def _unfit(self, text: str) -> tuple[str, str] | None:
+    def _treat(
+        self, example: Example, names: _Names, policy: Mapping[str, Action]
+    ) -> tuple[dict[str, str], list[Finding]]:
+        """The texts of a row that change, by field, and what was found in all of them."""
+        found: list[Finding] = []
+        known: dict[str, Finding] = {}  # what the input holds; an object extracted from it holds the same
+        changed: dict[str, str] = {}
+
+        def one(text: str, own: Sequence[Finding]) -> str:
+            if text in known and not own:
+                own = [replace(known[text], start=0, end=len(text))]
+            if not own and not find(text):
+                return text
+            new, more = apply(text, policy, key=self._key, names=own)
+            found.extend(more)
+            return new
+
+        def number(value: int) -> Any:
+            text = str(value)
+            if text not in known or policy.get(known[text].kind, "mask") == "keep":
+                return value
+            return one(text, ())
+
+        for field, text, is_json in _texts(self._kind, example):
+            people = iter(names.get(field, ()))
+
+            def change(leaf: str, people: Iterator[Sequence[Finding]] = people) -> str:
+                return one(leaf, next(people, ()))
+
+            new = mapped(text, change, is_json=is_json, number=number)
+            if new != text:
+                changed[field] = new
+            if field == "input" and self._kind == "extract":
+                known = {form: f for f in found for form in (f.text, re.sub(r"[\s.+()-]", "", f.text))}
+        return changed, found
+
+    def _in_tests(self, example: Example) -> list[str]:
+        """Kinds of personal data in the tests of a row that may not stay there."""
+        kinds = {one.kind for one in find(example.target or "") if self._action(one.kind) != "keep"}
+        return sorted(kinds & {"secret"} if example.id in self._restored else kinds)
+
+    def _unfit(self, written: str) -> tuple[str, str] | None:
+        text = plain(self._kind, written)
         if len(text) > self._rows.max_characters:
             return "too-long", f"{len(text)} characters against max_characters {self._rows.max_characters}"
         least = self._rows.min_words
         if least and sum(1 for _ in zip(range(least), _WORD.finditer(text), strict=False)) < least:
             return "too-short", f"{len(_WORD.findall(text))} words against min_words {least}"
-        if self._languages and (other := is_other(text, self._languages)):
+        prose = language_of(self._kind, written) if self._languages else None
+        if prose and (other := is_other(prose, self._languages)):
             return "language", other
         return None
 
     def _repeated(self, example: Example) -> str:
         """The first row with the same text and target, where duplicates go. Counts a text with another target."""
-        form = _form(example.input)
+        form = _form(plain(self._kind, example.input))
         target = example.target if example.target is not None else "\0"
-        text_key, target_key = _digest(form), _digest(target if self._kind == "classify" else _form(target))
+        if self._kind not in ("classify", "extract", "code"):  # where a sign more or less says something else
+            target = _form(target)
+        if self._kind not in ("classify", "answer"):
+            target = "\0".join((target, example.document, example.checks))
+        text_key, target_key = _digest(form), _digest(target)
         if not form:
             return ""
         first = self._texts.setdefault(text_key, len(self._targets))
@@ -190,11 +238,6 @@ class RowCleaner:
         self._places.append(self._sources.number(example.source or example.id))
         return ""
 
-    def _treat(self, text: str, names: Sequence[Finding]) -> tuple[str, list[Finding]]:
-        if not names and not find(text):
-            return text, []
-        return apply(text, self._policy, key=self._key, names=names)
-
     def _action(self, kind: str) -> str:
         return "drop" if kind == "secret" else self._policy.get(kind, "mask")
 
@@ -202,13 +245,33 @@ class RowCleaner:
         self.removed[reason] += 1
         return RowRemoval(example.id, example.source, reason, detail, kept)
 
-    def _people(self, examples: Sequence[Example]) -> list[tuple[list[Finding], list[Finding]]]:
-        if self._names is None:
-            return []
-        texts = [example.input for example in examples]
-        answers = [(example.target or "") if self._kind == "answer" else "" for example in examples]
-        found = self._names.find([*texts, *answers])
-        return list(zip(found[: len(texts)], found[len(texts) :], strict=True))
+    def _people(self, examples: Sequence[Example]) -> list[_Names]:
+        """Names in the texts of each row, by field and string."""
+        assert self._names is not None  # noqa: S101
+        places: list[tuple[int, str]] = []
+        texts: list[str] = []
+        for at, example in enumerate(examples):
+            for field, text, is_json in _texts(self._kind, example):
+                inside = leaves(text, is_json=is_json)
+                places += [(at, field)] * len(inside)
+                texts += inside
+        made: list[_Names] = [{} for _ in examples]
+        for (at, field), names in zip(places, self._names.find(texts), strict=True):
+            made[at].setdefault(field, []).append(names)
+        return made
+
+
+_Names = dict[str, list[Sequence[Finding]]]
+"""Field -> people's names in each of its strings."""
+
+
+def _texts(kind: TaskKind, example: Example) -> Iterator[tuple[str, str, bool]]:
+    """The fields of a row that are texts of people, and whether each is JSON."""
+    yield "input", example.input, kind == "converse"
+    if example.target and kind not in ("classify", "code"):
+        yield "target", example.target, kind == "extract"
+    if example.checks:
+        yield "checks", example.checks, True
 
 
 class _Sources:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 from bucle.core.errors import BadInput
 from bucle.core.records import TaskKind
 from bucle.data.delimited import Table
+from bucle.data.kinds import TEXTS
 
 __all__ = ["REQUIRED", "ColumnGuess", "choose_columns", "guess_columns"]
 
@@ -26,20 +28,48 @@ _NAMES = {
 }
 _TIME = re.compile(r"\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}.*)?|\d{1,2}[/.]\d{1,2}[/.]\d{2,4}( \d{1,2}:\d{2}.*)?")
 _SAMPLE = 5_000
+_MORE = ("id", "group", "time", "language")
 _ROLES: Mapping[TaskKind, tuple[str, ...]] = {
-    "classify": ("text", "label", "id", "group", "time", "language"),
-    "answer": ("question", "answer", "document", "id", "group", "time", "language"),
+    "classify": ("text", "label", *_MORE),
+    "answer": ("question", "answer", "document", *_MORE),
+    **dict.fromkeys(TEXTS, ("input", "reference", "checks", *_MORE)),
+    "retrieve": ("query", "document", *_MORE),
 }
-REQUIRED: Mapping[TaskKind, tuple[str, ...]] = {
+REQUIRED: Mapping[TaskKind, tuple[str, str]] = {
     "classify": ("text", "label"),
     "answer": ("question", "answer"),
+    **dict.fromkeys(TEXTS, ("input", "reference")),
+    "retrieve": ("query", "document"),
 }
+"""The role of what goes in, and of what should come out."""
 _ANSWER_NAMES = {
     "question": ("question", "pregunta", "query", "consulta", "text"),
     "answer": ("answer", "respuesta", "target"),
     "document": ("document", "documento", "source", "fuente", "doc", "path"),
     "language": ("language", "lang", "idioma"),
 }
+_ASKED = "input entrada texto text"
+_MEANT = "reference referencia target output salida expected esperado"
+_ANSWER = "response respuesta reply contestacion completion answer"
+_TEXT_NAMES: Mapping[str, tuple[str, str]] = {
+    "summarise": (f"{_ASKED} document documento article articulo body cuerpo content contenido source fuente",
+                  f"{_MEANT} summary resumen abstract highlights"),
+    "translate": (f"{_ASKED} source fuente origen original sentence frase",
+                  f"{_MEANT} translation traduccion translated traducido destino"),
+    "extract": (f"{_ASKED} document documento body cuerpo message mensaje content contenido",
+                f"{_MEANT} json object objeto fields campos extraction extraccion data datos answer respuesta"),
+    "generate": (f"{_ASKED} prompt request peticion encargo brief instruction instruccion", f"{_MEANT} {_ANSWER}"),
+    "instruct": (f"{_ASKED} instruction instruccion prompt request peticion question pregunta", f"{_MEANT} {_ANSWER}"),
+    "converse": ("input entrada messages mensajes conversation conversacion dialogue dialogo chat history historial",
+                 f"{_MEANT} {_ANSWER}"),
+    "code": (f"{_ASKED} prompt task tarea problem problema enunciado instruction instruccion question pregunta",
+             "reference referencia tests test pruebas prueba test_list expected"),
+    "retrieve": (f"query consulta question pregunta {_ASKED}",
+                 "document documento documents documentos doc docs source fuente path ruta relevant relevantes "
+                 "reference referencia"),
+}
+"""Columns of the input and of the reference by name, without accents; the first that is there is taken."""
+_CHECK_NAMES = ("checks", "comprobaciones", "constraints", "restricciones", "requisitos")
 
 
 @dataclass(frozen=True)
@@ -172,6 +202,8 @@ def _guesses(table: Table, kind: TaskKind) -> dict[str, str]:
     }
     if kind == "answer":
         found: dict[str, str | None] = dict(named)
+    elif kind in _TEXT_NAMES:
+        return _named(table, kind)
     else:
         guess = guess_columns(table)
         found = {
@@ -187,6 +219,32 @@ def _guesses(table: Table, kind: TaskKind) -> dict[str, str]:
         if name is not None and name not in taken.values():
             taken[role] = name
     return taken
+
+
+def _named(table: Table, kind: TaskKind) -> dict[str, str]:
+    """The columns of a kind whose cells are texts, by name alone: any text could be any of them."""
+    there = {_bare(name): name for name in reversed(table.columns)}
+    wanted, meant = REQUIRED[kind]
+    asked, given = (names.split() for names in _TEXT_NAMES[kind])
+    ways: dict[str, Sequence[str]] = {wanted: asked, meant: given, "language": _ANSWER_NAMES["language"]}
+    if kind == "instruct":
+        ways["checks"] = _CHECK_NAMES
+    found: dict[str, str] = {}
+    for role, names in ways.items():
+        free = (there[name] for name in names if name in there and there[name] not in found.values())
+        if (name := next(free, None)) is not None:
+            found[role] = name
+    for role in ("group", "time"):
+        for name in table.columns:
+            if name not in found.values() and re.fullmatch(_NAMES[role], name.strip(), re.IGNORECASE):
+                found.setdefault(role, name)
+    return found
+
+
+def _bare(name: str) -> str:
+    """A column's name in small letters without accents."""
+    plain = unicodedata.normalize("NFD", name.strip().casefold())
+    return "".join(char for char in plain if not unicodedata.combining(char))
 
 
 def _column(table: Table, name: str, path: Path) -> str:

@@ -24,7 +24,9 @@ _KNOWN = re.compile(
     r"(id|idx|index|row_?id|text|texto|utterance|message|mensaje|input|prompt|sentence|frase|query|consulta|"
     r"label|etiqueta|intent|intenci[oó]n|class|clase|categor(y|[ií]a)|target|question|pregunta|answer|"
     r"respuesta|context|document|documento|source|fuente|language|lang|idioma|date|fecha|time|hora|"
-    r"timestamp|user|usuario|customer|cliente|group|grupo|slots|name|nombre|split)",
+    r"timestamp|user|usuario|customer|cliente|group|grupo|slots|name|nombre|split|"
+    r"entrada|salida|output|referen(ce|cia)|summary|resumen|traducci[oó]n|translation|messages|mensajes|"
+    r"checks|comprobaciones|tests?|pruebas?)",
     re.IGNORECASE,
 )
 

@@ -30,7 +30,7 @@ class RowDiff:
     @property
     def labels(self) -> dict[tuple[str | None, str | None], int]:
         """How often a label became another, the commonest first."""
-        return dict(Counter((b.target, a.target) for b, a in self.relabelled).most_common())
+        return dict(Counter((_said(b), _said(a)) for b, a in self.relabelled).most_common())
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
@@ -90,7 +90,7 @@ def diff_rows(before: Iterable[Example], after: Iterable[Example]) -> RowDiff:
         used: set[str] = set()
         for was, now in pairs:
             used |= {"-" + was.id, "+" + now.id}
-            if was.target != now.target:
+            if _said(was) != _said(now):
                 relabelled.append((was, now))
             elif _content(was) != _content(now):
                 edited.append((was, now))
@@ -99,9 +99,9 @@ def diff_rows(before: Iterable[Example], after: Iterable[Example]) -> RowDiff:
         return used
 
     same: tuple[Callable[[Example], object], ...] = (
-        lambda row: (row.input, row.target),  # before the id, which counts rows of one text from the top of the file
+        lambda row: (row.input, _said(row)),  # before the id, which counts rows of one text from the top of the file
         lambda row: row.id,
-        lambda row: (_form(row), row.target),
+        lambda row: (_form(row), _said(row)),
         _form,
     )
     for way in same:
@@ -172,9 +172,15 @@ def _form(row: Example) -> str:
     return normal_form(row.input) or row.input
 
 
+def _said(row: Example) -> str | None:
+    """What is right for a row: its target, or where it has none (retrieve) the documents it names."""
+    return row.target if row.target is not None else row.document or None
+
+
 def _digest(text: str) -> bytes:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def _content(row: Example) -> bytes:
-    return _digest("\0".join((row.input, row.target or "", str(row.target is None))))
+    said = _said(row)
+    return _digest("\0".join((row.input, said or "", str(said is None), row.checks)))

@@ -16,6 +16,8 @@ from typing import Any, Literal
 
 from bucle.core.errors import BadInput
 from bucle.core.records import Example, TaskKind
+from bucle.data.columns import REQUIRED
+from bucle.data.kinds import TEXTS, said
 
 __all__ = ["FORMATS", "SUFFIXES", "Format", "export_rows"]
 
@@ -25,6 +27,10 @@ SUFFIXES: Mapping[str, Format] = {".jsonl": "jsonl", ".csv": "csv", ".parquet": 
 ABSTAIN = "NO CONSTA."
 """What a model is taught to say where the documents hold no answer, as retrieval-augmented generation asks it to."""
 
+_NO_CHATS: Mapping[str, str] = {
+    "code": "their references are tests, not programs",
+    "retrieve": "what is right are documents",
+}
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """What begins a formula in a spreadsheet (OWASP, "CSV Injection")."""
 _BATCH = 10_000
@@ -42,16 +48,27 @@ def export_rows(
     """Write rows as they come to the file `path` (a folder for `huggingface`); returns `rows` by side and, for CSV,
     the `neutralised` cells.
 
-    The columns are `text` and `label` (or `question`, `answer`, `document`), what each row has of `group`, `time`
+    The columns are `text` and `label` (or `question`, `answer`, `document`; `query`, `document`; `input`, `reference`,
+    `checks`), what each row has of `group`, `time`
     and `language`, and `side`, `id`, `source`, `span_first`, `span_last`, `labelled_by`: `read_examples` reads all
     formats but `openai` back to the same rows. In CSV a cell that a spreadsheet would run begins with `'`; that cell
-    is read back with it. `openai` is the chat format of fine-tuning APIs, under `instruction` as its system message.
-    A failed export leaves what was there. Raises BadInput for no rows.
+    is read back with it. `openai` is the chat format of fine-tuning APIs, under `instruction` as its system message; a
+    row without a reference teaches nothing and is left out (`without_reference`). A failed export leaves what was
+    there. Raises BadInput for no rows, and for chats of a kind whose references are no replies.
     """
+    if format == "openai" and kind in _NO_CHATS:
+        raise BadInput(f"Rows of a {kind} task are no chats to fine-tune on: {_NO_CHATS[kind]}.",
+                       "Export them as jsonl, csv, parquet or huggingface.")
     counts: Counter[str] = Counter()
 
-    def counted() -> Iterator[Example]:
+    silent = 0
+
+    def counted(answered: bool = False) -> Iterator[Example]:
+        nonlocal silent
         for row in rows:
+            if answered and row.target is None:
+                silent += 1
+                continue
             counts[sides.get(row.id, "left out")] += 1
             yield row
 
@@ -59,7 +76,7 @@ def export_rows(
     with _new(path) as made:
         records = (_record(row, kind, sides.get(row.id, "")) for row in counted())
         if format == "jsonl":
-            _lines(made, ({k: v for k, v in r.items() if v is not None or k == _target(kind)} for r in records))
+            _lines(made, ({k: v for k, v in r.items() if v is not None or k == REQUIRED[kind][1]} for r in records))
         elif format == "csv":
             extra["neutralised"] = _csv(made, records)
         elif format == "parquet":
@@ -67,18 +84,20 @@ def export_rows(
         elif format == "huggingface":
             _huggingface(records, made)
         else:
-            _lines(made, (_chat(row, instruction) for row in counted()))
+            _lines(made, (_chat(row, kind, instruction) for row in counted(kind in TEXTS)))
+            extra["without_reference"] = silent
         if not counts:
             raise BadInput("There is no row to export.", "bucle data versions lists what there is.")
     return {"rows": dict(counts), **extra}
 
 
 def _record(row: Example, kind: TaskKind, side: str) -> dict[str, Any]:
-    body: dict[str, Any] = (
-        {"text": row.input, "label": row.target}
-        if kind == "classify"
-        else {"question": row.input, "answer": row.target, "document": row.document}
-    )
+    asked, given = REQUIRED[kind]
+    body: dict[str, Any] = {asked: row.input, given: said(kind, row)}
+    if kind == "answer":
+        body["document"] = row.document
+    if kind == "instruct":
+        body["checks"] = row.checks
     first, last = row.span or (None, None)
     return body | {
         "group": row.group,
@@ -93,14 +112,12 @@ def _record(row: Example, kind: TaskKind, side: str) -> dict[str, Any]:
     }
 
 
-def _target(kind: TaskKind) -> str:
-    return "label" if kind == "classify" else "answer"
-
-
-def _chat(row: Example, instruction: str) -> dict[str, Any]:
-    system = [{"role": "system", "content": instruction}] if instruction else []
+def _chat(row: Example, kind: TaskKind, instruction: str) -> dict[str, Any]:
+    asked = json.loads(row.input) if kind == "converse" else [{"role": "user", "content": row.input}]
+    own = asked[0]["role"] == "system"
+    system = [{"role": "system", "content": instruction}] if instruction and not own else []
     target = ABSTAIN if row.target is None else row.target
-    return {"messages": [*system, {"role": "user", "content": row.input}, {"role": "assistant", "content": target}]}
+    return {"messages": [*system, *asked, {"role": "assistant", "content": target}]}
 
 
 def _lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:

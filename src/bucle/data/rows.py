@@ -17,7 +17,9 @@ from bucle.core.ids import content_id
 from bucle.core.records import Example, TaskKind
 from bucle.data.columns import REQUIRED, choose_columns
 from bucle.data.delimited import MAX_LINE, Line, Shape, Table, find_shape, read_records
+from bucle.data.kinds import OPTIONAL, Fault, Parts, parts
 from bucle.data.lines import Encoding, find_encoding, read_lines
+from bucle.data.schema import Schema
 
 __all__ = ["RowProblem", "row_bytes", "stream_rows", "text_of"]
 
@@ -32,7 +34,7 @@ _JUDGED = 1_000
 @dataclass(frozen=True)
 class RowProblem:
     """A row left out: `source` is `file:line`, `reason` one of `empty-text`, `missing-label`, `unknown-label`,
-    `not-json`, `too-long`, `bad-encoding`, `nul-bytes`.
+    `not-json`, `too-long`, `bad-encoding`, `nul-bytes`, or what `bucle.data.kinds.parts` finds.
     """
 
     source: str
@@ -57,26 +59,30 @@ def stream_rows(
     *,
     known_labels: Collection[str] | None = None,
     unlabelled: bool = False,
+    schema: Schema | None = None,
 ) -> Iterator[Example | RowProblem]:
-    """The examples of a CSV, TSV, JSONL or Parquet file in its order, and between them the rows that cannot be used.
-    Memory stays the same however long the file is (16 bytes a row for the ids); a JSON array is read whole.
+    """The examples of a CSV, TSV, JSONL, XLSX or Parquet file in its order, and between them the rows that cannot be
+    used. Memory stays the same however long the file is (16 bytes a row for the ids); a JSON array and a workbook are
+    read whole.
 
     `columns`, `known_labels`, ids and sources are as `read_examples` says; `span` is the record's bytes in the file
-    (None in Parquet and JSON arrays), which `row_bytes` reads again. With `unlabelled` a row of a classify task
-    without a label is an example whose target is None, and no column need hold labels. Raises NotFound, and BadInput
-    for a file that is too large, in no known format, or mostly malformed.
+    (None in Parquet, workbooks and JSON arrays), which `row_bytes` reads again. With `unlabelled` a row without what is
+    right for it (a label, a reference, documents) is an example whose target is None, and no column need hold that.
+    References of an extract task keep `schema`. Raises NotFound, and BadInput for a file that is too large, in no known
+    format, or mostly malformed.
     """
     if not path.is_file():
         raise NotFound(f"{path} does not exist.", "Check its name.")
     if path.stat().st_size > MAX_STREAM:
         raise BadInput(f"{path} has over {MAX_STREAM:,} bytes.", "Split it, or give a sample.")
     given = {role: str(name) for role, name in (columns or {}).items()}
-    required = REQUIRED[kind][:1] if unlabelled and kind == "classify" else REQUIRED[kind]
+    alone = kind in OPTIONAL - {"answer"} or (unlabelled and kind != "answer")
+    required = REQUIRED[kind][:1] if alone else REQUIRED[kind]
     table, read = _opened(path, list(given.values()))
     chosen = choose_columns(table, kind, given, path, required)
     if "id" not in given:  # a guessed column names no row
         chosen.pop("id", None)
-    make = _maker(path.name, kind, table.columns, chosen, known_labels, unlabelled)
+    make = _maker(path.name, kind, table.columns, chosen, known_labels, unlabelled, schema)
     return map(make, read(list(chosen.values())))
 
 
@@ -119,15 +125,15 @@ def _opened(path: Path, names: Sequence[str]) -> _Opened:
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         return _parquet(path)
-    if suffix == ".json" and _is_array(path):
-        return _json_array(path)
+    if suffix == ".xlsx" or (suffix == ".json" and _is_array(path)):
+        return _whole(path, names)
     if suffix in (".jsonl", ".ndjson", ".json"):
         return _json_lines(path, find_encoding(path), names)
     if suffix in (".csv", ".tsv", ".tab", ".txt"):
         return _delimited(path, find_encoding(path), suffix, names)
     raise BadInput(
         f"{path}: {suffix or 'a file without a suffix'} is not a table Bucle reads.",
-        "Give .csv, .tsv, .jsonl, .json or .parquet.",
+        "Give .csv, .tsv, .jsonl, .json, .xlsx or .parquet.",
     )
 
 
@@ -138,6 +144,7 @@ def _maker(
     chosen: Mapping[str, str],
     known_labels: Collection[str] | None,
     unlabelled: bool,
+    schema: Schema | None,
 ) -> Callable[[_Row], Example | RowProblem]:
     at = {role: columns.index(column) for role, column in chosen.items()}
     question, answer = REQUIRED[kind]
@@ -157,22 +164,31 @@ def _maker(
             return RowProblem(source, "bad-encoding", "half a character")
         if len(text) > MAX_LINE:
             return RowProblem(source, "too-long", f"over {MAX_LINE:,} characters")
+        own = {"document": cell.get("document", ""), "checks": cell.get("checks", "")}
+        told: Parts | RowProblem
+        try:
+            told = parts(kind, text, given, **own, schema=schema, open_=unlabelled)
+            text = told.input
+        except Fault as fault:
+            told = RowProblem(source, fault.reason, fault.detail)
         known_by = ("id", cell["id"]) if cell.get("id") else ("input", text)
         count = repeats.before(*known_by)  # also of rows left out, which may be labelled one day
+        if isinstance(told, RowProblem):
+            return told
         if kind == "classify" and not given and not unlabelled:
             return RowProblem(source, "missing-label", text[:80])
         if kind == "classify" and given and known_labels is not None and given not in known_labels:
             near = difflib.get_close_matches(given, list(known_labels), 1)
             return RowProblem(source, "unknown-label", given + (f" (nearest: {near[0]})" if near else ""))
-        target = given or None
         return Example(
             id=content_id("example", dict([known_by, ("n", count)])),
             input=text,
-            target=target,
+            target=told.target,
             group=cell.get("group", ""),
             at=cell.get("time", ""),
             language=cell.get("language", ""),
-            document=cell.get("document", ""),
+            document=told.document,
+            checks=told.checks,
             source=source,
             span=row.span,
         )
@@ -318,10 +334,10 @@ def _is_array(path: Path) -> bool:
     return first is not None and (first.text.lstrip().startswith("[") or first.problem == "too-long")
 
 
-def _json_array(path: Path) -> _Opened:
+def _whole(path: Path, names: Sequence[str] = ()) -> _Opened:
     from bucle.data.tables import read_table
 
-    table = read_table(path)
+    table = read_table(path, names)
     return table, lambda _: (_Row(line, row) for line, row in zip(table.lines, table.rows, strict=True))
 
 

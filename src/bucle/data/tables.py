@@ -10,9 +10,10 @@ from typing import Any
 from bucle.core.errors import BadInput, NotFound, Quarantined
 from bucle.core.records import Example, TaskKind
 from bucle.data.columns import ColumnGuess, guess_columns
-from bucle.data.delimited import MAX_LINE, Table, parse_delimited
+from bucle.data.delimited import MAX_LINE, Table, has_header, parse_delimited
 from bucle.data.parse.source import decode
 from bucle.data.rows import RowProblem, stream_rows, text_of
+from bucle.data.schema import Schema
 
 __all__ = ["ColumnGuess", "RowProblem", "Table", "guess_columns", "read_examples", "read_table"]
 
@@ -20,8 +21,9 @@ MAX_BYTES = 512 * 2**20
 
 
 def read_table(path: Path, names: Collection[str] = ()) -> Table:
-    """The rows of a CSV, TSV, JSONL, JSON or Parquet file as texts; `lines` are row numbers for Parquet and
-    JSON. `names` are columns that the caller expects: a first row that holds one is a header, whatever it looks like.
+    """The rows of a CSV, TSV, JSONL, JSON, XLSX or Parquet file as texts; `lines` are row numbers for Parquet and
+    JSON. Of a workbook the first visible sheet with rows is read. `names` are columns that the caller expects: a first
+    row that holds one is a header, whatever it looks like.
 
     Raises NotFound, and BadInput for a file that is too large, in no known format, or malformed.
     """
@@ -32,6 +34,8 @@ def read_table(path: Path, names: Collection[str] = ()) -> Table:
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         return _parquet(path)
+    if suffix == ".xlsx":
+        return _workbook(path, names)
     try:
         text = decode(path.read_bytes())
     except Quarantined as refused:
@@ -45,7 +49,7 @@ def read_table(path: Path, names: Collection[str] = ()) -> Table:
             raise BadInput(f"{path}: {error.message}", error.hint) from error
     raise BadInput(
         f"{path}: {suffix or 'a file without a suffix'} is not a table Bucle reads.",
-        "Give .csv, .tsv, .jsonl, .json or .parquet.",
+        "Give .csv, .tsv, .jsonl, .json, .xlsx or .parquet.",
     )
 
 
@@ -73,6 +77,24 @@ def _json_lines(path: Path, text: str, *, whole: bool) -> Table:
     return Table(names, rows, True, [number for number, _ in records])
 
 
+def _workbook(path: Path, names: Collection[str]) -> Table:
+    from bucle.data.parse.xlsx import first_sheet
+
+    try:
+        found = first_sheet(path.read_bytes())
+    except Quarantined as refused:
+        raise BadInput(f"{path}: {refused.message}", "Give CSV, JSONL or Parquet.") from refused
+    if not found:
+        raise BadInput(f"{path} holds no rows.", "Give a file with one example a row.")
+    width = max(len(cells) for _, cells in found)
+    rows = [tuple(cells) + ("",) * (width - len(cells)) for _, cells in found]
+    numbers = [number for number, _ in found]
+    if has_header(rows[:2_001]) or (len(rows) > 1 and set(names) & set(rows[0])):
+        columns = tuple(name or f"column{n}" for n, name in enumerate(rows[0], 1))
+        return Table(columns, rows[1:], True, numbers[1:])
+    return Table(tuple(f"column{n}" for n in range(1, width + 1)), rows, False, numbers)
+
+
 def _parquet(path: Path) -> Table:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -91,11 +113,13 @@ def read_examples(
     columns: Mapping[str, str] | None = None,
     *,
     known_labels: Collection[str] | None = None,
+    schema: Schema | None = None,
 ) -> tuple[list[Example], list[RowProblem]]:
     """The examples in a file, in its order, and the rows that cannot be used.
 
     `columns` names the file's column for each role (`text`, `label`; for kind `answer` `question`, `answer`,
-    `document`; for both `id`, `group`, `time`, `language`); what it leaves out is guessed. A column may be given by
+    `document`; for a kind of TextTask `input`, `reference`, `checks`; for retrieve `query`, `document`; for all `id`,
+    `group`, `time`, `language`); what it leaves out is guessed. A column may be given by
     its number from 1. An empty answer means that the question has none. An example's id is the hash of its
     input and, for the n-th row with the same, of n: it stays when rows are added or relabelled. Where `columns` gives
     an `id` column (one is never guessed), its value takes the input's place, and the id stays when the row is edited
@@ -103,7 +127,7 @@ def read_examples(
     """
     examples: list[Example] = []
     problems: list[RowProblem] = []
-    for row in stream_rows(path, kind, columns, known_labels=known_labels):
+    for row in stream_rows(path, kind, columns, known_labels=known_labels, schema=schema):
         if isinstance(row, Example):
             examples.append(row)
         else:

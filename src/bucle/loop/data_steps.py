@@ -33,6 +33,7 @@ def split_step(
     previous = previous or _split_before(ws, name, dataset, recipe)
 
     def work(ctx: StepContext) -> Outcome:
+        from bucle.data.kinds import plain
         from bucle.data.split import Side, split_columns
 
         ids: list[str] = []
@@ -44,10 +45,10 @@ def split_step(
         for line in ws.row_lines(dataset):
             row = json.loads(line)
             ids.append(row["id"])
-            texts.append(row["input"])
+            texts.append(plain(task.kind, row["input"]))
             labels.append(None if row["target"] is None else sys.intern(row["target"]))
             groups.append(sys.intern(row["group"]))
-            documents.append(sys.intern(row["document"]))
+            documents.append(sys.intern(row["document"].partition(";")[0]))
             times.append(row["at"] if settings.by == "time" else "")
         if len(set(documents)) > MIN_DOCUMENTS:  # one source, one side
             groups = [group or document for group, document in zip(groups, documents, strict=True)]
@@ -136,16 +137,16 @@ def explore_step(ws: Workspace, runner: Runner, name: str, dataset: str, split: 
 
         sides = Sides(json.loads(ws.ledger.read(ws.ledger.get(split), "split.json")))
         rows = (Example.model_validate_json(line) for line in ws.row_lines(dataset))
-        near = ws.config.data.near_duplicates
+        near, kind = ws.config.data.near_duplicates, ws.config.tasks[name].kind
         return Outcome(
-            {}, explore_examples(rows, sides, near_duplicate_threshold=near, report=ctx.report)
+            {}, explore_examples(rows, sides, kind=kind, near_duplicate_threshold=near, report=ctx.report)
         )
 
     return runner.step(
         f"explore {name}",
         work,
         stage="data",
-        version=2,
+        version=3,
         inputs={"dataset": dataset, "split": split},
         params={"near": ws.config.data.near_duplicates},
     )

@@ -90,13 +90,17 @@ def save_explored(ws: Workspace, found: Mapping[str, Any], output: str | Path | 
 def _task(
     ws: Workspace, runner: Runner, by_name: Mapping[str, StepRecord], models: Sequence[Reader], name: str
 ) -> dict[str, Any]:
+    from bucle.data.kinds import plain
+
+    kind = ws.config.tasks[name].kind
     read, split = by_name[f"examples {name}"], by_name[f"split {name}"]
     dataset, sides = read["dataset"], split["split"]
 
     def texts() -> list[str]:
         from bucle.data.explore import sample_by_hash
 
-        return [row.input for row in sample_by_hash(rows(ws, dataset), TOKEN_SAMPLE, lambda row: row.id)]
+        some = sample_by_hash(rows(ws, dataset), TOKEN_SAMPLE, lambda row: row.id)
+        return [plain(kind, row.input) for row in some]
 
     def items() -> list[Item]:
         from bucle.data.explore import sample_by_hash
@@ -105,11 +109,13 @@ def _task(
         side = ws.sides(sides)
         labels = bool(by_name[f"explore {name}"].figures["labels"])
         return [
-            Item(row.id, row.input, _label(row, labels), side.get(row.id, "excluded"), row.source) for row in some
+            Item(row.id, plain(kind, row.input), _label(row, labels), side.get(row.id, "excluded"), row.source)
+            for row in some
         ]
 
     return {
-        "kind": ws.config.tasks[name].kind,
+        "kind": kind,
+        "unknown_documents": _unknown(ws, by_name, dataset) if kind == "retrieve" else [],
         **read.figures,
         **split.figures,
         **by_name[f"explore {name}"].figures,
@@ -118,6 +124,16 @@ def _task(
         **_topics(ws, runner, f"topics {name}", {"dataset": dataset, "split": sides}, items),
         "changes": _row_changes(ws, runner, name, dataset),
     }
+
+
+def _unknown(ws: Workspace, by_name: Mapping[str, StepRecord], dataset: str) -> list[dict[str, Any]]:
+    """Documents that rows of a retrieve task name and the project does not have, with how many rows name each: no
+    candidate can find those. Empty without documents."""
+    if "documents" not in by_name:
+        return []
+    there = {str(node.attrs["path"]) for node in ws.documents(by_name["documents"]["corpus"])}
+    named = Counter(name for row in rows(ws, dataset) for name in row.document.split(";") if name not in there)
+    return [{"document": name, "rows": n} for name, n in named.most_common(5 * SHOWN)]
 
 
 def _personal(ws: Workspace, read: StepRecord, seen: StepRecord) -> dict[str, Any]:
@@ -352,11 +368,14 @@ def _row_changes(ws: Workspace, runner: Runner, name: str, dataset: str) -> dict
     def work(ctx: StepContext) -> Outcome:
         from bucle.data.diff import diff_rows
         from bucle.data.explore import shown
+        from bucle.data.kinds import plain, said
 
+        kind = ws.config.tasks[name].kind
         diff = diff_rows(_Rows(ws, before.id), _Rows(ws, dataset))
 
         def show(row: Example, was: str | None = None) -> dict[str, Any]:
-            return {"input": shown(row.input), "label": shown(row.target or "–", 80), "was": was, "source": row.source}
+            told = shown(said(kind, row) or "–", 80)
+            return {"input": shown(plain(kind, row.input)), "label": told, "was": was, "source": row.source}
 
         return Outcome(
             {},

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from bucle.core.errors import BadInput
+from bucle.core.tasks import TextTask
+from bucle.loop.row_step import task_schema
 from bucle.loop.version_diff import newest_split
 from bucle.loop.versions import rows, version_called
 from bucle.loop.workspace import Workspace
@@ -53,5 +55,18 @@ def export(
     side_of = ws.sides(split) if split else {}
     wanted = set(sides) or ({"train"} if chosen == "openai" and side_of else set())
     some = (r for r in rows(ws, picked.node) if not wanted or side_of.get(r.id) in wanted)
-    told = export_rows(some, output, chosen, settings.kind, side_of, instruction=settings.instruction)
+    told = export_rows(some, output, chosen, settings.kind, side_of, instruction=_instruction(ws, task))
     return {"task": task, "version": picked.number, "format": chosen, "path": str(output), **told}
+
+
+def _instruction(ws: Workspace, task: str) -> str:
+    """What a model is told before a row's input: the task's own, or for a kind that cannot be guessed from the input
+    alone (translate to what?) what the prompting candidates say."""
+    settings = ws.config.tasks[task]
+    if not isinstance(settings, TextTask) or settings.kind in ("converse", "instruct"):
+        return settings.instruction
+    from bucle.customise.prompt.instructions import system_for
+
+    schema = task_schema(ws, task)
+    given = settings.model_dump(include={"instruction", "source", "target", "voice"})
+    return system_for(settings.kind, given | {"language": ws.config.language, "schema": schema and schema.body})

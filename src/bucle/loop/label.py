@@ -23,6 +23,7 @@ PREDICTED = 400
 OVERLAP, PEOPLE, RANDOM = 0.1, 2, 0.2
 """Share of rows asked of several people, how many are asked, share of rows drawn by lot."""
 MAX_BATCH = 500
+MAX_ANSWER = 100_000
 
 
 class Labelling:
@@ -66,8 +67,20 @@ class Labelling:
             )
         return rows[found[0]]
 
+    def text(self, row: Example) -> str:
+        """A row's input as people read it."""
+        from bucle.data.kinds import plain
+
+        return plain(self.kind, row.input)
+
+    def given(self, row: Example) -> str | None:
+        """What the source says is right for a row: its label, answer, reference or documents."""
+        from bucle.data.kinds import said
+
+        return said(self.kind, row)
+
     def labels(self) -> list[str]:
-        """The labels that may be given: those of bucle.yaml, else those seen so far; empty for an answer task."""
+        """The labels that may be given: those of bucle.yaml, else those seen so far; empty where answers are texts."""
         if self.kind != "classify":
             return []
         declared = list(getattr(self.ws.config.tasks[self.task], "labels", ()))
@@ -134,7 +147,7 @@ class Labelling:
 
         room = {}
         for name, row in rows.items():
-            if (row.target is not None) is not review or by in said.get(name, {}):
+            if (self.given(row) is not None) is not review or by in said.get(name, {}):
                 continue
             if name in now and now[name].status == "adjudicated":
                 continue
@@ -186,7 +199,7 @@ class Labelling:
         """Row -> label, of every row whose label a person or the source settled."""
         from bucle.data.label import effective
 
-        given = {name: row.target for name, row in self.rows().items() if row.target}
+        given = {name: told for name, row in self.rows().items() if (told := self.given(row))}
         now = effective(self.store.annotations(self.task))
         given |= {name: one.label for name, one in now.items() if one.settled and one.label}
         return given
@@ -198,7 +211,7 @@ class Labelling:
         with self._lock:
             rows = self.rows()
             if self._ranker is None or self._ranker[0] is not rows:
-                texts = [row.input for row in rows.values()]
+                texts = [self.text(row) for row in rows.values()]
                 self._ranker = (rows, Ranker(list(rows), texts, self.ws.config.seed))
             return self._ranker[1]
 
@@ -246,8 +259,9 @@ class Labelling:
         return {
             "id": row.id,
             "input": row.input,
+            "text": self.text(row),
             "source": row.source,
-            "label": row.target,
+            "label": self.given(row),
             "why": why,
             "uncertainty": doubt,
             "proposal": proposal,
@@ -290,7 +304,12 @@ class Labelling:
     def _check_label(self, label: str, new: bool) -> str:
         label = label.strip()
         if self.kind != "classify":
-            return label
+            from bucle.data.kinds import accepted
+            from bucle.loop.row_step import task_schema
+
+            if len(label) > MAX_ANSWER:
+                raise BadInput(f"An answer may have {MAX_ANSWER:,} characters.", "Shorten it.")
+            return accepted(self.kind, label, task_schema(self.ws, self.task))
         if not label or len(label) > 200 or not label.isprintable():
             raise BadInput("A label is 1 to 200 printable characters.", "Give one.")
         known = self.labels()
@@ -313,7 +332,7 @@ class Labelling:
         rows, items = self.rows(), self.store.annotations(self.task)
         now, said = effective(items), answers(items)
         statuses = Counter(one.status for row, one in now.items() if row in rows)
-        open_ = [name for name, row in rows.items() if row.target is None]
+        open_ = [name for name, row in rows.items() if self.given(row) is None]
         settled = {name: now[name].label for name in open_ if name in now and now[name].settled}
         disputed = [name for name in open_ if name in now and now[name].status == "disputed"]
         drawn = random_sample(open_, {*settled, *disputed}, self.ws.config.seed)
@@ -325,8 +344,9 @@ class Labelling:
             "labelled_by_source": len(rows) - len(open_),
             "labelled_here": len(settled),
             "relabelled": sum(
-                row.target is not None and name in now and now[name].settled and now[name].label != row.target
+                given is not None and name in now and now[name].settled and now[name].label != given
                 for name, row in rows.items()
+                for given in [self.given(row)]
             ),
             "left": len(open_) - len(settled),
             "disputed": statuses["disputed"],
@@ -339,7 +359,7 @@ class Labelling:
                 "rows": len(sample),
                 "open": len(drawn) - len(sample),
                 "open_share": round(1 - len(sample) / len(drawn), 4) if drawn else 0.0,
-                "shares": _shares([settled[row] for row in sample]),
+                "shares": _shares([settled[row] for row in sample]) if self.kind in ("classify", "answer") else {},
             },
         }
 
@@ -349,7 +369,10 @@ class Labelling:
 
         said = answers(self.store.annotations(self.task))
         plain = {row: {by: a.label or "" for by, a in people.items()} for row, people in said.items()}
-        return {"task": self.task, **agreement(plain, seed=self.ws.config.seed)}
+        found = agreement(plain, seed=self.ws.config.seed)
+        if self.kind not in ("classify", "answer"):
+            found["verdict"] += " Here people write texts: only those that are the same, letter by letter, agree."
+        return {"task": self.task, **found}
 
     def disagreements(self, limit: int = 100) -> dict[str, Any]:
         """Rows on which people disagree and nobody has decided, with who says what."""
@@ -357,7 +380,7 @@ class Labelling:
 
         found, rows = disagreements(self.store.annotations(self.task)), self.rows()
         told = [
-            {"id": row, "input": rows[row].input if row in rows else "", "answers": said}
+            {"id": row, "input": self.text(rows[row]) if row in rows else "", "answers": said}
             for row, said in list(found.items())[:limit]
         ]
         return {"task": self.task, "disagreements": len(found), "rows": told}

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bucle.loop.label import Labelling
+from bucle.loop.row_step import task_schema
 
 __all__ = ["export_labels", "import_labels"]
 
@@ -39,6 +40,7 @@ def import_labels(labelling: Labelling, path: Path, *, control: str = "") -> dic
         labels=declared,
         known=labelling.labels(),
         at=now(),
+        schema=task_schema(labelling.ws, labelling.task),
     )
     with labelling.ws.ledger.transaction():
         added = labelling.store.add_rows(labelling.task, found.rows)

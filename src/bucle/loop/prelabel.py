@@ -35,7 +35,10 @@ def prelabel(
     from bucle.ledger import now
 
     if labelling.kind != "classify":
-        raise BadInput("Only labels can be proposed, not answers.", "bucle data bootstrap drafts questions and answers")
+        hint = "bucle data bootstrap drafts questions and answers" if labelling.kind == "answer" else (
+            "A row whose `status` is `draft` in its file proposes its reference"
+        )
+        raise BadInput("Only labels can be proposed, not answers and texts.", hint)
     ws, task = labelling.ws, labelling.task
     items, rows = labelling.store.annotations(task), labelling.rows()
     spoken = {row for row, one in effective(items).items() if one.status != "prelabel"}

@@ -16,7 +16,7 @@ from bucle.core.errors import BadInput
 from bucle.core.ids import file_sha256, sha256_hex
 from bucle.core.ports import Report
 from bucle.core.records import Example
-from bucle.core.tasks import AnswerTask, ClassifyTask
+from bucle.core.tasks import AnswerTask, ClassifyTask, RetrieveTask, TextTask
 from bucle.execute import Outcome, Runner, StepContext, StepRecord
 from bucle.ledger import AnnotationStore, Ledger
 from bucle.loop.document_step import name_finder
@@ -25,12 +25,16 @@ from bucle.loop.workspace import Workspace
 if TYPE_CHECKING:
     from bucle.data.clean_rows import RowCleaner
     from bucle.data.rows import RowProblem
+    from bucle.data.schema import Schema
 
-__all__ = ["examples_step", "labels_node", "put_dataset", "task_columns"]
+__all__ = ["examples_step", "labels_node", "put_dataset", "task_columns", "task_schema"]
 
 _BATCH = 1_000
 _CHECKPOINT = 20 * _BATCH
 _SHOWN = 200
+_MISSING = {"classify": "missing-label", "retrieve": "no-document"}
+_OPEN = ("draft", "missing-label", "no-reference", "no-document")
+"""Problems that a person's word mends."""
 
 
 def examples_step(ws: Workspace, runner: Runner, name: str) -> StepRecord:
@@ -44,20 +48,23 @@ def examples_step(ws: Workspace, runner: Runner, name: str) -> StepRecord:
     digest, key = file_sha256(path), os.environ.get("BUCLE_PERSONAL_KEY", "")
     store, back = AnnotationStore(ws.ledger), restored(ws.ledger)
     said = labels_digest(store, name)
+    schema_file = getattr(task, "json_schema", "")
+    languages = _languages(ws, name)
 
     def work(ctx: StepContext) -> Outcome:
         from bucle.data.clean_rows import RowCleaner
+        from bucle.data.kinds import OPTIONAL, saying
         from bucle.data.label import apply_labels, effective
         from bucle.data.rows import RowProblem, stream_rows
         from bucle.loop.draft_rows import draft_sources
 
-        columns = task_columns(task)
+        columns, schema = task_columns(task), task_schema(ws, name)
         drafts = draft_sources(path, task, columns)
         labels = effective(store.annotations(name)) if said else {}
         cleaner = RowCleaner(
             data.rows,
             kind=task.kind,
-            languages=data.languages,
+            languages=languages,
             personal={str(kind): action for kind, action in data.personal_data.items()},
             personal_key=key,
             near_duplicates=data.near_duplicates,
@@ -67,20 +74,21 @@ def examples_step(ws: Workspace, runner: Runner, name: str) -> StepRecord:
 
         def source() -> Iterator[Example | RowProblem]:
             known = getattr(task, "labels", ()) or None
-            file = stream_rows(path, task.kind, columns, known_labels=known, unlabelled=bool(said))
+            file = stream_rows(path, task.kind, columns, known_labels=known, unlabelled=bool(said), schema=schema)
             for row in _with_added(file, store.rows(name)):
                 if isinstance(row, Example) and row.source in drafts:
                     label = labels.get(row.id)
                     if label is None or not label.settled:
                         yield RowProblem(row.source, "draft", row.input[:80])
                     else:  # a person stands behind it now, whether or not they changed it
-                        yield row.model_copy(update={"target": label.label or None, "labelled_by": label.by})
+                        yield saying(task.kind, row, label.label, label.by)
                     continue
                 if not said or isinstance(row, RowProblem):
                     yield row
                     continue
-                found = next(apply_labels([row], labels, keep_unlabelled=task.kind == "answer"), None)
-                yield found or RowProblem(row.source, "missing-label", row.input[:80])
+                free = task.kind in OPTIONAL and (task.kind != "instruct" or bool(row.checks))
+                found = next(apply_labels([row], labels, kind=task.kind, keep_unlabelled=free), None)
+                yield found or RowProblem(row.source, _MISSING.get(task.kind, "no-reference"), row.input[:80])
 
         made = _through(name, ctx.work, source(), cleaner, path.stat().st_size, ctx.report)
         if not made.rows:
@@ -118,22 +126,27 @@ def examples_step(ws: Workspace, runner: Runner, name: str) -> StepRecord:
             "conflicts": made.conflicts,
             "labelled_by_people": made.labelled,
             "columns": columns,
-            "labels": dict(made.labels.most_common(_SHOWN)),
+            "labels": dict(made.labels.most_common(_SHOWN)) if task.kind in ("classify", "answer") else {},
+            "without_reference": made.unanswered if task.kind in ("generate", "instruct", "converse") else 0,
         }
         left_out = made.problems.total() + made.removed.total()
-        return Outcome({"dataset": node, "removed": gone.id}, figures, f"{made.rows} rows, {left_out} left out")
+        note = f"{made.rows} rows, {left_out} left out"
+        if figures["without_reference"]:
+            note += f", {made.unanswered} without a reference: only checks and judges can score those"
+        return Outcome({"dataset": node, "removed": gone.id}, figures, note)
 
     return runner.step(
         f"examples {name}",
         work,
         stage="data",
-        version=4,
+        version=5,
         params={
             "task": task.model_dump(mode="json", exclude={"gates", "instruction", "split", "data"}),
             "sha256": digest,
             "suffix": path.suffix,
             "rows": data.rows.model_dump(mode="json"),
-            "languages": data.languages,
+            "languages": languages,
+            "schema": file_sha256(ws.file(schema_file)) if schema_file else "",
             "near": data.near_duplicates if data.rows.duplicates == "near" else None,
             "personal": [{**data.personal_data}, sha256_hex(key)],
             "names": data.names.model_dump(mode="json") if data.names else None,
@@ -195,26 +208,39 @@ def labels_node(ledger: Ledger, task: str) -> str:
 
 
 def _what_to_do(name: str, made: _Made) -> str:
-    open_ = made.problems["draft"] + made.problems["missing-label"]
+    open_ = sum(made.problems[reason] for reason in _OPEN)
     if 2 * open_ > made.problems.total():
         return f"bucle label start {name} asks for the labels, one row after the other."
     return f"Correct the file, or the columns of `{name}` in bucle.yaml."
 
 
-def task_columns(task: ClassifyTask | AnswerTask) -> dict[str, str]:
-    if task.kind == "classify":
-        return {
-            k: v
-            for k, v in (
-                ("text", task.text),
-                ("label", task.label),
-                ("id", task.id),
-                ("group", task.group),
-                ("time", task.time),
-            )
-            if v
-        }
-    return {"question": task.question, "answer": task.answer, "document": task.document}
+def task_columns(task: ClassifyTask | AnswerTask | TextTask | RetrieveTask) -> dict[str, str]:
+    """Role -> column as bucle.yaml names them; what it leaves to be guessed is not there. Roles: classify `text`,
+    `label`; answer `question`, `answer`, `document`; retrieve `query`, `document`; the kinds of TextTask `input`,
+    `reference`, `checks`; but for answer also `id`, `group`, `time`."""
+    if isinstance(task, AnswerTask):
+        return {"question": task.question, "answer": task.answer, "document": task.document}
+    roles = {"classify": ("text", "label"), "retrieve": ("query", "document")}
+    wanted = roles.get(task.kind, ("input", "reference", "checks"))
+    given = {role: str(getattr(task, role)) for role in (*wanted, "id", "group", "time")}
+    return {role: column for role, column in given.items() if column and role in task.model_fields_set}
+
+
+def task_schema(ws: Workspace, name: str) -> Schema | None:
+    """The JSON Schema of an extract task, where it names one. Raises BadInput."""
+    from bucle.data.schema import load_schema
+
+    task = ws.config.tasks[name]
+    return load_schema(ws.file(task.json_schema)) if isinstance(task, TextTask) and task.json_schema else None
+
+
+def _languages(ws: Workspace, name: str) -> Sequence[str]:
+    """What the inputs of a task are written in: of a translation, what it is translated from."""
+    task = ws.config.tasks[name]
+    if task.kind != "translate":
+        return ws.config.data.languages
+    code = getattr(task, "source", "")
+    return (code,) if len(code) == 2 and code.islower() else ()
 
 
 @dataclass
@@ -225,6 +251,7 @@ class _Made:
     rows: int = 0
     sizes: tuple[int, int] = (0, 0)
     labelled: int = 0
+    unanswered: int = 0
     problems: Counter[str] = field(default_factory=Counter)
     removed: Counter[str] = field(default_factory=Counter)
     personal: Counter[str] = field(default_factory=Counter)
@@ -240,6 +267,7 @@ class _Made:
     def keep(self, row: Example) -> None:
         self.rows += 1
         self.labelled += bool(row.labelled_by)
+        self.unanswered += row.target is None
         if row.target is not None:
             self.labels[row.target[:200]] += 1
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from bucle.core.ports import ChatModel, Guard
-from bucle.core.records import Node
+from bucle.core.records import Node, TaskKind
 from bucle.loop.candidates import open_candidate
 from bucle.loop.model_steps import chat_model, model_folder
 from bucle.loop.workspace import Workspace
@@ -35,7 +35,7 @@ def app_for(
 
     routes = {}
     for task, candidate in release.attrs["tasks"].items():
-        kind = ws.config.tasks[task].kind if task in ws.config.tasks else ws.ledger.get(candidate).attrs["kind"]
+        kind: TaskKind = ws.ledger.get(candidate).attrs["kind"]  # what it was fitted as, whatever bucle.yaml says now
         routes[task] = Route(
             task, kind, candidate=candidate, predictor=open_candidate(ws, candidate), places=_places(ws, candidate)
         )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 from bucle.core.errors import BadInput
-from bucle.core.records import Example
+from bucle.core.records import Example, TaskKind
 from bucle.loop.versions import DOCUMENTS, Version, documents_of, rows, used, version_called, versions
 from bucle.loop.workspace import Workspace
 
@@ -52,21 +52,27 @@ class _Rows:
 
 def _rows_diff(ws: Workspace, a: Version, b: Version) -> dict[str, Any]:
     from bucle.data.diff import diff_rows, diff_splits
+    from bucle.data.kinds import said
 
+    kind = str(ws.ledger.get(b.node).attrs.get("kind", "classify"))
     diff = diff_rows(_Rows(ws, a.node), _Rows(ws, b.node))
     splits = [newest_split(ws, v.node) for v in (a, b)]
     moved = diff_splits(ws.sides(splits[0]), ws.sides(splits[1]), diff.pairs).moved if all(splits) else None
 
+    def given(e: Example) -> str | None:
+        return said(cast(TaskKind, kind), e)
+
     def row(e: Example) -> dict[str, Any]:
-        return {"id": e.id, "input": e.input, "target": e.target, "source": e.source, "labelled_by": e.labelled_by}
+        return {"id": e.id, "input": e.input, "target": given(e), "source": e.source, "labelled_by": e.labelled_by}
 
     def pair(was: Example, now: Example) -> dict[str, Any]:
         return {"before": row(was), "after": row(now)}
 
+    few = kind in ("classify", "answer")  # elsewhere each text would be a label of its own
     labels: dict[str, dict[str, int]] = {}
     for kind, some in (("added", diff.added), ("removed", diff.removed)):
         for e in some:
-            cell = labels.setdefault(_label(e.target), dict.fromkeys(("added", "removed", "to", "from"), 0))
+            cell = labels.setdefault(_label(given(e)), dict.fromkeys(("added", "removed", "to", "from"), 0))
             cell[kind] += 1
     for (was, now), n in diff.labels.items():
         for label, kind in ((was, "from"), (now, "to")):
@@ -74,8 +80,8 @@ def _rows_diff(ws: Workspace, a: Version, b: Version) -> dict[str, Any]:
     counts = {k: len(getattr(diff, k)) for k in ("added", "removed", "relabelled", "edited")}
     return {
         "counts": counts | {"unchanged": diff.unchanged, "changed_side": None if moved is None else len(moved)},
-        "labels": labels,
-        "confusion": [{"before": b, "after": n, "n": c} for (b, n), c in diff.labels.items()],
+        "labels": labels if few else {},
+        "confusion": [{"before": b, "after": n, "n": c} for (b, n), c in diff.labels.items()] if few else [],
         "added": [row(e) for e in diff.added],
         "removed": [row(e) for e in diff.removed],
         "relabelled": [pair(*p) for p in diff.relabelled],

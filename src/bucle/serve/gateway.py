@@ -103,8 +103,11 @@ class Gateway:
         call.first()
         await self._guard(call, call.output, call.after)
         call.finish()
-        places = tuple(dict.fromkeys(route.places.get(c, c) for c in found.citations))
-        content, head = replies.content_of(found.model_copy(update={"citations": places})), call.head()
+        listed = route.kind == "retrieve"  # what is found is the answer itself: the output names it already
+        cited = found.citations or (found.chunks if listed else ())
+        places = tuple(dict.fromkeys(route.places.get(c, c) for c in cited))
+        content = replies.content_of(found.model_copy(update={"citations": () if listed else places}))
+        head = call.head()
         extra = {**call.extra(), "score": call.score, "abstained": found.abstained,
                  "chunks": list(found.chunks), "citations": list(places)}
         if not asked.stream:

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from bucle.core.errors import ConfigError
 from bucle.core.ports import ChatModel, Embedder, Predictor
+from bucle.core.records import TaskKind
 
 __all__ = ["Limits", "Route", "RouteKind"]
 
-RouteKind = Literal["classify", "answer", "chat", "embed"]
+RouteKind = TaskKind | Literal["chat", "embed"]
+_KINDS = frozenset({*get_args(TaskKind), "chat", "embed"})
 
 
 @dataclass(frozen=True)
 class Route:
     """One name in `/v1/models` and the engine behind it.
 
-    `classify` and `answer` have a `predictor`, `chat` a `chat` model, `embed` an `embedder`. `candidate` is
+    A task of any kind has a `predictor`, `chat` a `chat` model, `embed` an `embedder`. `candidate` is
     the id that traces carry. `places` says where each passage that may be cited stands (its id -> document and place):
     a reply cites that, its `chunks` stay ids. `release` overrides the gateway's own, for a route that was released
     by itself.
@@ -36,12 +38,11 @@ class Route:
     places: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        engines = {"classify": self.predictor, "answer": self.predictor, "chat": self.chat,
-                   "embed": self.embedder}
+        own = {"chat": self.chat, "embed": self.embedder}.get(self.kind, self.predictor)
         given = [e for e in (self.predictor, self.chat, self.embedder) if e is not None]
-        if engines.get(self.kind) is None or len(given) != 1:
+        if self.kind not in _KINDS or own is None or len(given) != 1:
             raise ConfigError(f"route {self.name!r} of kind {self.kind!r} needs exactly its own engine",
-                              "give predictor= (classify, answer), chat= or embedder=")
+                              "give predictor= (a task), chat= or embedder=")
         if not self.name or len(self.name) > 200 or not self.name.isprintable():
             raise ConfigError("a route's name is 1 to 200 printable characters", "rename the route")
 

@@ -32,7 +32,8 @@ _CHAT_FIELDS = frozenset({"model", "messages", "stream", "stream_options", "temp
 
 @dataclass(frozen=True)
 class ChatRequest:
-    """A checked chat request. `text` is the last user message: the input of a classify or answer route."""
+    """A checked chat request. `text` is the input of a task's route: the last user message, or of a converse task the
+    whole conversation as a JSON list of messages, as its rows hold it."""
 
     messages: tuple[Message, ...]
     text: str
@@ -117,7 +118,12 @@ def parse_chat(body: Mapping[str, Any], route: Route, limits: Limits) -> ChatReq
                            code="unsupported_parameter", param="stream_options")
         include_usage = _boolean(options, "include_usage")
     seed = 0 if body.get("seed") is None else _integer(body, "seed", -2**63, 2**63 - 1)
-    return ChatRequest(messages, users[-1], stream, include_usage, temperature, max_tokens, stop, seed,
+    text = users[-1]
+    if route.kind == "converse":
+        if messages[-1]["role"] != "user":
+            raise ApiError(400, "the last message must be the user's", code="invalid_value", param="messages")
+        text = json.dumps([dict(message) for message in messages], ensure_ascii=False)
+    return ChatRequest(messages, text, stream, include_usage, temperature, max_tokens, stop, seed,
                        _text(body, "safety_identifier", 512) or _text(body, "user", 512))
 
 

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bucle.core.ports import Report
-from bucle.core.records import Example
+from bucle.core.records import Example, TaskKind
 from bucle.data.explore.figures import SAMPLE, histogram, mark, quantiles, ranked, sample_by_hash, shown
+from bucle.data.kinds import TEXTS, language_of, plain, said
 from bucle.data.language import detect_all
 from bucle.data.personal import find
 from bucle.data.similar import exact_duplicates, near_duplicates, normal_form
@@ -32,6 +33,7 @@ def explore_examples(
     examples: Iterable[Example],
     split: Split | Mapping[str, str] | None = None,
     *,
+    kind: TaskKind | None = None,
     near_duplicate_threshold: float = 0.85,
     sample: int = SAMPLE,
     report: Report | None = None,
@@ -40,29 +42,32 @@ def explore_examples(
 
     Of every row: `rows`, `words` and `characters` (quantiles of the input's length, with `words_histogram`), `labels`
     (count and share, most frequent first; empty where nearly each target is its own), `rare` (labels under ten rows),
-    `unanswerable`, exact duplicates and conflicts (the same text under two labels) and, given `split` (or a mapping
-    id -> side), `sides` and leakage across exact copies.
+    `unanswerable`, `without_reference`, `documents_named` (retrieve: how many a row names, as quantiles), exact
+    duplicates and conflicts (the same text under two labels) and, given `split` (or a mapping id -> side), `sides` and
+    leakage across exact copies.
     Of a sample of at most `sample` rows by hash (`sampled` says how many): `languages` (of at most 10,000), near
     duplicates, `suspects` (see suspect_labels), `personal` (rows by kind, with `personal_shown`), and what is shown of
-    each. Texts are shown with personal data masked, each with its `source`.
+    each. Texts are shown with personal data masked, each with its `source`. `kind` is the task's: but for classify no
+    target is a label, and a conversation is looked at without its JSON.
     """
     sides = split.sides if isinstance(split, Split) else split
-    counts = _Counts(sides)
+    counts = _Counts(sides, kind)
     rows = sample_by_hash(counts.reading(examples), sample, lambda row: row.id)
     few = counts.few
     say = report or _nobody
     say(1, 5, "languages")
     spoken = sample_by_hash(rows, LANGUAGE_SAMPLE, lambda row: row.id)
-    found = detect_all([row.input for row in spoken])
+    prose = [language_of(kind or "classify", row.input) for row in spoken]
+    found = detect_all([text or "" for text in prose]) if kind != "code" else []
     say(2, 5, "duplicates")
-    inputs = [row.input for row in rows]
+    inputs = [counts.text(row) for row in rows]
     near = near_duplicates(inputs, near_duplicate_threshold)
     exact = exact_duplicates(inputs)
     say(3, 5, "labels in doubt")
     suspects = suspect_labels(rows, near) if few else []
     say(4, 5, "personal data")
-    personal, personal_shown = _personal(rows)
-    conflicts = [group for group in exact if len({rows[index].target for index in group}) > 1]
+    personal, personal_shown = _personal(rows, inputs)
+    conflicts = [group for group in exact if len({counts.said(rows[index]) for index in group}) > 1]
     in_exact = {index for group in exact for index in group}
     nearly = [group for group in near if not set(group) <= in_exact or len({normal_form(inputs[i]) for i in group}) > 1]
     of_id = {row.id: row for row in rows}
@@ -70,7 +75,9 @@ def explore_examples(
     def show(index: int) -> dict[str, Any]:
         row = rows[index]
         side = sides.get(row.id, "excluded") if sides is not None else ""
-        return {"id": row.id, "input": shown(row.input), "label": row.target, "source": row.source, "side": side}
+        told = counts.said(row)
+        label = told if few or told is None else shown(told, 80)
+        return {"id": row.id, "input": shown(inputs[index]), "label": label, "source": row.source, "side": side}
 
     figures: dict[str, Any] = {
         "rows": counts.rows,
@@ -78,8 +85,8 @@ def explore_examples(
         "words": quantiles(counts.words),
         "words_histogram": histogram(counts.words),
         "characters": quantiles(counts.characters),
-        "languages": ranked(Counter(row.language or its for row, its in zip(spoken, found, strict=True))),
-        "languages_sampled": len(spoken),
+        "languages": ranked(Counter(row.language or its for row, its in zip(spoken, found, strict=kind != "code"))),
+        "languages_sampled": len(found),
         "labels": {
             label: {"count": count, "share": round(count / counts.rows, 4)}
             for label, count in counts.labels.most_common()
@@ -94,7 +101,9 @@ def explore_examples(
         ][: 5 * SHOWN]
         if few
         else [],
-        "unanswerable": counts.unanswerable,
+        "unanswerable": counts.unanswerable if kind in (None, "classify", "answer") else 0,
+        "without_reference": counts.unanswerable if kind in TEXTS else 0,
+        "documents_named": quantiles(counts.named) if kind == "retrieve" else {},
         "duplicates": {
             **counts.exact(),
             "near_groups": len(near),
@@ -107,7 +116,9 @@ def explore_examples(
             "shown": [
                 {
                     "input": shown(inputs[group[0]]),
-                    "labels": ranked(Counter(str(rows[index].target) for index in group)),
+                    "labels": ranked(
+                        Counter(shown(str(counts.said(rows[index])), 160 if few else 80) for index in group)
+                    ),
                     "sources": [rows[index].source for index in group[:10]],
                 }
                 for group in conflicts[:SHOWN]
@@ -141,8 +152,9 @@ class _Counts:
     """What one pass over all rows counts; of each text it keeps one number: how often it stands on each side, and its
     first label."""
 
-    def __init__(self, sides: Mapping[str, str] | None) -> None:
-        self._sides = sides
+    def __init__(self, sides: Mapping[str, str] | None, kind: TaskKind | None = None) -> None:
+        self._sides, self._kind = sides, kind
+        self.named: Counter[int] = Counter()
         self.rows = self.unanswerable = self.conflicting = 0
         self.words: Counter[int] = Counter()
         self.characters: Counter[int] = Counter()
@@ -155,7 +167,21 @@ class _Counts:
     @property
     def few(self) -> bool:
         """Whether targets are labels, not answers of their own."""
-        return len(self.labels) <= min(MAX_LABELS, max(2, self.rows // 2))
+        if self._kind is not None and self._kind != "classify":
+            return self._kind == "answer" and bool(self.labels) and len(self.labels) <= self._few
+        return len(self.labels) <= self._few
+
+    @property
+    def _few(self) -> int:
+        return min(MAX_LABELS, max(2, self.rows // 2))
+
+    def text(self, row: Example) -> str:
+        """A row's input as people read it."""
+        return plain(self._kind, row.input) if self._kind else row.input
+
+    def said(self, row: Example) -> str | None:
+        """What is right for it."""
+        return said(self._kind, row) if self._kind else row.target
 
     def reading(self, examples: Iterable[Example]) -> Iterable[Example]:
         for row in examples:
@@ -165,18 +191,23 @@ class _Counts:
 
     def _count(self, row: Example) -> None:
         self.rows += 1
-        self.words[len(row.input.split())] += 1
-        self.characters[len(row.input)] += 1
+        text, told = self.text(row), self.said(row)
+        self.words[len(text.split())] += 1
+        self.characters[len(text)] += 1
+        if self._kind == "retrieve":
+            self.named[len(row.document.split(";"))] += 1
         side = self._sides.get(row.id, "excluded") if self._sides is not None else "train"
         self.placed[side] += 1
-        if row.target is None:
+        if told is None:
             self.unanswerable += 1
-        elif row.target in self.labels or len(self.labels) <= MAX_LABELS:
-            self.labels[row.target] += 1
-            self.by_side[row.target][side] += 1
-        if form := normal_form(row.input):
+        elif self._kind not in (None, "classify", "answer"):
+            pass
+        elif told in self.labels or len(self.labels) <= MAX_LABELS:
+            self.labels[told] += 1
+            self.by_side[told][side] += 1
+        if form := normal_form(text):
             key = mark(form)
-            label = mark("" if row.target is None else "=" + row.target) >> 24
+            label = mark("" if told is None else "=" + told) >> 24
             known = self._texts.get(key)
             if known is None:
                 known = label << (_BITS * len(SIDES))
@@ -201,17 +232,17 @@ class _Counts:
         return sum(sum(on[place] for place in _HELD_OUT) for on in self._groups() if sum(n > 0 for n in on[:3]) > 1)
 
 
-def _personal(rows: Sequence[Example]) -> tuple[dict[str, int], list[dict[str, Any]]]:
+def _personal(rows: Sequence[Example], inputs: Sequence[str]) -> tuple[dict[str, int], list[dict[str, Any]]]:
     """Rows by kind of personal data, and some of them, masked."""
     counts: Counter[str] = Counter()
     some: list[dict[str, Any]] = []
     per_kind: Counter[str] = Counter()
-    for row in rows:
-        kinds = sorted({finding.kind for finding in find(row.input)})
+    for row, text in zip(rows, inputs, strict=True):
+        kinds = sorted({finding.kind for finding in find(text)})
         counts.update(kinds)
         if any(per_kind[kind] < 3 for kind in kinds):
             per_kind.update(kinds)
-            some.append({"kinds": kinds, "input": shown(row.input), "source": row.source})
+            some.append({"kinds": kinds, "input": shown(text), "source": row.source})
     return ranked(counts), some[:SHOWN]
 
 

@@ -19,7 +19,6 @@ from bucle.data.label.exchange import Asked, Remark, mended
 
 __all__ = ["read_argilla", "user_id", "write_argilla"]
 
-QUESTION = {"classify": "label", "answer": "answer"}
 
 
 def user_id(name: str) -> str:
@@ -29,8 +28,9 @@ def user_id(name: str) -> str:
 
 def write_argilla(rows: Sequence[Example], said: Mapping[str, Sequence[Annotation]], *, kind: str) -> str:
     """Records for `Dataset.records.from_json`; the dataset's settings have a field `text` and a question `label`
-    (LabelQuestion) or `answer` (TextQuestion), and allow extra metadata."""
-    question, records = QUESTION[kind], []
+    (LabelQuestion) or `answer` (TextQuestion), and allow extra metadata. A conversation stands in a field `chat` too
+    (ChatField)."""
+    question, records = "label" if kind == "classify" else "answer", []
     for row in rows:
         people = [a for a in said.get(row.id, ()) if a.kind != "prelabel"]
         machines = [a for a in said.get(row.id, ()) if a.kind == "prelabel"][-1:]
@@ -42,7 +42,7 @@ def write_argilla(rows: Sequence[Example], said: Mapping[str, Sequence[Annotatio
         records.append(
             {
                 "id": row.id,
-                "fields": {"text": row.input},
+                "fields": {"text": row.input} | ({"chat": json.loads(row.input)} if kind == "converse" else {}),
                 "metadata": {"source": row.source, "bucle": json.dumps(told, ensure_ascii=False)},
                 "suggestions": {question: {"value": machines[0].label, "score": None, "agent": machines[0].by}}
                 if machines
@@ -160,7 +160,7 @@ def _one_question(records: Sequence[Any]) -> str:
                     values = one.get("values")
                     names = [one["question_name"]] if "question_name" in one else values
                     seen.update(str(name) for name in (names if isinstance(names, dict | list) else []))
-    for name in QUESTION.values():
+    for name in ("label", "answer"):
         if name in seen:
             return name
     if len(seen) > 1:

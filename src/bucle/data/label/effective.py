@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bucle.core.ids import canonical_json, sha256_hex
-from bucle.core.records import Annotation, Example
+from bucle.core.records import Annotation, Example, TaskKind
+from bucle.data.kinds import said, saying
 from bucle.ledger import AnnotationStore
 
 __all__ = ["Label", "Status", "answers", "apply_labels", "disagreements", "effective", "labels_digest"]
@@ -87,19 +88,25 @@ def disagreements(annotations: Sequence[Annotation], *, majority: bool = False) 
 
 
 def apply_labels(
-    rows: Iterable[Example], labels: Mapping[str, Label], *, keep_unlabelled: bool = False
+    rows: Iterable[Example],
+    labels: Mapping[str, Label],
+    *,
+    kind: TaskKind = "classify",
+    keep_unlabelled: bool = False,
 ) -> Iterator[Example]:
     """`rows` with the labels that people settled on, ids unchanged; one at a time.
 
     A row whose label changes (or comes) carries in `labelled_by` who gave it. Proposals and disputes change nothing.
     A row without any label is left out unless `keep_unlabelled` (for answer tasks, where no target means that the
-    question has no answer).
+    question has no answer, and for kinds that checks and judges measure). Of a retrieve task the label is the
+    documents.
     """
     for row in rows:
         label = labels.get(row.id)
-        if label is not None and label.settled and (label.label or None) != row.target:
-            yield row.model_copy(update={"target": label.label or None, "labelled_by": label.by})
-        elif row.target is not None or keep_unlabelled:
+        given = said(kind, row)
+        if label is not None and label.settled and (label.label or None) != given:
+            yield saying(kind, row, label.label, label.by)
+        elif given is not None or keep_unlabelled:
             yield row
 
 

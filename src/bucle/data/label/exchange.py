@@ -15,8 +15,10 @@ from typing import Any, Literal
 
 from bucle.core.errors import BadInput, NotFound
 from bucle.core.ids import content_id
-from bucle.core.records import Annotation, Example
+from bucle.core.records import Annotation, Example, TaskKind
+from bucle.data.kinds import Fault, accepted, parts, said
 from bucle.data.label.effective import Label
+from bucle.data.schema import Schema
 
 __all__ = ["FORMATS", "Asked", "Imported", "Remark", "export", "match", "mended", "neutral", "read_file"]
 
@@ -24,7 +26,7 @@ FORMATS = ("label-studio", "argilla", "csv", "jsonl")
 MAX_BYTES = 256 * 2**20
 MAX_ROWS = 1_000_000
 MAX_TEXT = 100_000
-MAX_LABEL = {"classify": 200, "answer": 20_000}
+MAX_LABEL, MAX_ANSWER = 200, 100_000
 MAX_NAME = 200
 
 
@@ -146,15 +148,17 @@ def match(
     rows: Mapping[str, str],
     *,
     task: str,
-    kind: Literal["classify", "answer"],
+    kind: TaskKind,
     origin: str,
     labels: Collection[str] = (),
     known: Collection[str] = (),
     at: str,
+    schema: Schema | None = None,
 ) -> Imported:
     """Annotations of a task from a file's rows. `rows` is id -> text of the task's rows: a foreign row is found by its
     id, then by its text, else it becomes a new row. `labels` are all that are allowed (none: any), `known` those seen
-    before; `origin` names the file; `at` stands in where the file does not say when."""
+    before; `origin` names the file; `at` stands in where the file does not say when. An answer that cannot be one of
+    its kind (kinds.accepted, with `schema`) is left out, and so is a new row of a conversation that is none."""
     found, by_text = Imported(), dict[str, str]()
     for row, text in rows.items():
         by_text.setdefault(text.strip(), row)
@@ -168,12 +172,13 @@ def match(
         elif not text:
             found.left_out["no-text"] += 1
             continue
-        elif len(text) > MAX_TEXT:
+        elif len(text) > MAX_TEXT or not _can_be(kind, text):
             found.left_out["text-too-long"] += 1
             continue
         else:
             row, where = content_id("example", {"input": text, "n": 0}), "new"
-        made = [a for remark in one.remarks if (a := _annotation(remark, row, task, kind, labels, at, found.left_out))]
+        read = (_annotation(remark, row, task, kind, labels, at, schema, found.left_out) for remark in one.remarks)
+        made = [a for a in read if a]
         if where == "id":
             found.by_id += 1
         elif where == "text":
@@ -188,12 +193,25 @@ def match(
 
 
 def _annotation(
-    remark: Remark, row: str, task: str, kind: str, labels: Collection[str], at: str, left: Counter[str]
+    remark: Remark,
+    row: str,
+    task: str,
+    kind: TaskKind,
+    labels: Collection[str],
+    at: str,
+    schema: Schema | None,
+    left: Counter[str],
 ) -> Annotation | None:
     label, by = remark.label.strip(), remark.by.strip()
+    if kind != "classify":
+        try:
+            label = accepted(kind, label[: MAX_ANSWER + 1], schema)
+        except BadInput:
+            left["label-unusable"] += 1
+            return None
     if not label and kind == "classify":
         left["no-label"] += 1
-    elif len(label) > MAX_LABEL[kind] or (kind == "classify" and not label.isprintable()):
+    elif len(label) > MAX_ANSWER or (kind == "classify" and (len(label) > MAX_LABEL or not label.isprintable())):
         left["label-unusable"] += 1
     elif labels and kind == "classify" and label not in labels:
         left["unknown-label"] += 1
@@ -217,6 +235,14 @@ def _annotation(
     return None
 
 
+def _can_be(kind: TaskKind, text: str) -> bool:
+    """Whether a text may be the input of a new row."""
+    try:
+        return bool(parts(kind, text, "", open_=True).input)
+    except Fault:
+        return False
+
+
 def _time(text: str) -> str | None:
     from datetime import UTC, datetime
 
@@ -233,7 +259,7 @@ def export(
     annotations: Sequence[Annotation],
     labels: Mapping[str, Label],
     *,
-    kind: Literal["classify", "answer"],
+    kind: TaskKind,
 ) -> str:
     """A file's text: `label-studio` and `argilla` JSON and our `jsonl` hold everything ever said about `rows` that was
     not taken back; `csv` a line a row with the label that counts."""
@@ -248,7 +274,7 @@ def export(
         kept = [a for a in annotations if a.row in texts]
         return "".join(json.dumps(a.model_dump() | {"text": texts[a.row]}, ensure_ascii=False) + "\n" for a in kept)
     if format_ == "csv":
-        return _csv(rows, labels)
+        return _csv(rows, labels, kind)
     raise BadInput(f"There is no format `{format_}`.", f"Formats: {', '.join(FORMATS)}.")
 
 
@@ -264,13 +290,13 @@ def latest(annotations: Iterable[Annotation]) -> dict[str, list[Annotation]]:
     return found
 
 
-def _csv(rows: Sequence[Example], labels: Mapping[str, Label]) -> str:
+def _csv(rows: Sequence[Example], labels: Mapping[str, Label], kind: TaskKind) -> str:
     out = io.StringIO()
     writer = csv.writer(out)
     writer.writerow(["id", "text", "label", "status", "by", "at", "source"])
     for row in rows:
         label = labels.get(row.id)
-        given = row.target or ""
+        given = said(kind, row) or ""
         told = [label.label, label.status, label.by, label.at] if label else [given, "source" if given else "", "", ""]
         writer.writerow([neutral(cell) for cell in (row.id, row.input, *told, row.source)])
     return out.getvalue()

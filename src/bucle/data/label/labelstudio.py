@@ -17,17 +17,21 @@ from bucle.data.label.exchange import Asked, Remark
 
 __all__ = ["read_label_studio", "write_label_studio"]
 
-CONTROL = {"classify": "label", "answer": "answer"}
+CONTROLS = ("label", "answer")
 
 
 def write_label_studio(rows: Sequence[Example], said: Mapping[str, Sequence[Annotation]], *, kind: str) -> str:
     """Tasks for `Import` in Label Studio. Its labelling configuration reads `$text` and has a control `label`
-    (Choices) or `answer` (TextArea); `docs/label.md` shows both."""
+    (Choices) or `answer` (TextArea); `docs/label.md` shows both. A conversation stands in `$dialogue` too (for a
+    Paragraphs tag)."""
     tasks = []
     for number, row in enumerate(rows, 1):
         people = [a for a in said.get(row.id, ()) if a.kind != "prelabel"]
         machines = [a for a in said.get(row.id, ()) if a.kind == "prelabel"]
         task: dict[str, Any] = {"id": number, "data": {"text": row.input, "bucle_id": row.id, "source": row.source}}
+        if kind == "converse":
+            said_so_far = [{"author": one["role"], "text": one["content"]} for one in json.loads(row.input)]
+            task["data"]["dialogue"] = said_so_far
         task["annotations"] = [
             {
                 "result": _result(a, kind),
@@ -47,7 +51,7 @@ def write_label_studio(rows: Sequence[Example], said: Mapping[str, Sequence[Anno
 
 
 def _result(item: Annotation, kind: str) -> list[dict[str, Any]]:
-    control = CONTROL[kind]
+    control = "label" if kind == "classify" else "answer"
     value = {"choices": [item.label]} if kind == "classify" else {"text": [item.label]}
     meta = item.model_dump(include={"id", "by", "at", "kind", "label", "note"})
     return [
@@ -146,7 +150,7 @@ def _one_control(records: Sequence[Any]) -> str:
                 for item in results if isinstance(results, list) else []:
                     if isinstance(item, dict) and item.get("type") in ("choices", "textarea"):
                         seen[str(item.get("from_name"))] += 1
-    for name in CONTROL.values():
+    for name in CONTROLS:
         if name in seen:
             return name
     if len(seen) > 1:

@@ -15,7 +15,7 @@ from bucle.core.records import Block
 from bucle.data.parse.safety import open_zip
 from bucle.data.parse.source import Raw, markdown_table, tidy
 
-__all__ = ["read"]
+__all__ = ["first_sheet", "read"]
 
 MAX_ROWS, MAX_COLUMNS = 50_000, 256
 MAX_MERGED, MAX_REPEATED = 20_000, 200
@@ -81,6 +81,22 @@ def read(raw: Raw) -> tuple[str, list[Block]]:
     title = tidy(book.properties.title or "")
     book.close()
     return title, blocks
+
+
+def first_sheet(data: bytes) -> list[tuple[int, list[str]]]:
+    """The filled rows of the first sheet that has any, each with its number in it: for a workbook that is a table of
+    examples. Raises Quarantined for what is no workbook, encrypted, or made to exhaust the machine."""
+    try:
+        open_zip(data)
+        book = _openpyxl().load_workbook(io.BytesIO(data), read_only=True, data_only=True, keep_links=False)
+        for sheet in book.worksheets:
+            if sheet.sheet_state == "visible" and (found := [row for row in _rows(sheet) if any(row[1])]):
+                return found
+    except Quarantined:
+        raise
+    except Exception as error:  # openpyxl raises whatever a damaged part makes it stumble over
+        raise Quarantined("corrupt", f"The workbook cannot be read ({type(error).__name__}).") from error
+    return []
 
 
 def _rows(sheet: Any) -> Iterator[tuple[int, list[str]]]:
