@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -15,6 +14,7 @@ import bucle
 from bucle.core.errors import BadInput
 from bucle.loop.report.formats import LANGUAGES, LOCALES, Both, figure, number
 from bucle.loop.report.render import environment, inlined
+from bucle.loop.report.side_by_side import inert_json
 
 __all__ = ["Finding", "findings", "render_explore"]
 
@@ -140,10 +140,7 @@ def points_json(topics: Mapping[str, Any], t: Any, formats: bool = False) -> Mar
             [p["x"], p["y"], p["topic"], labels[p["label"]], sides[p["side"]], p["text"], p["source"]] for p in points
         ],
     }
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
-    for char in "<>&\u2028\u2029":
-        text = text.replace(char, f"\\u{ord(char):04x}")
-    return Markup(text)  # noqa: S704  (nothing in it can end the element or open one)
+    return inert_json(data)
 
 
 def _by_frequency(names: Sequence[str]) -> dict[str, int]:

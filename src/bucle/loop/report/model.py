@@ -11,11 +11,27 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError
 
 from bucle.core.errors import BadInput
+from bucle.loop.report.parts import (
+    Canary,
+    Costs,
+    Estimate,
+    JudgeAgreement,
+    Message,
+    NotClimbed,
+    Outputs,
+    Part,
+    RedTeam,
+    RuledOut,
+    Said,
+    Screened,
+    Slices,
+    SuiteResult,
+)
 
-__all__ = ["STAGES", "Alert", "Candidate", "Comparison", "Estimate", "Story", "read_story"]
+__all__ = ["STAGES", "Alert", "Candidate", "Comparison", "Estimate", "Part", "Said", "Story", "read_story"]
 
 STAGES = ("data", "models", "choose", "customise", "evaluate", "release", "serve", "monitor", "feedback")
 """The loop, in order; the last feeds the first."""
@@ -23,24 +39,6 @@ STAGES = ("data", "models", "choose", "customise", "evaluate", "release", "serve
 MAX_TEXT = 4_000
 MAX_ITEMS = 2_000
 MAX_DEPTH = 12
-
-
-class Part(BaseModel):
-    """A part of the story. None stands for "not given"; keys it does not know are left out of the page."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", coerce_numbers_to_str=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_none(cls, value: Any) -> Any:
-        return {k: v for k, v in value.items() if v is not None} if isinstance(value, Mapping) else value
-
-
-class Said(Part):
-    """A sentence that the loop made, in both languages; empty where it was stored in one only."""
-
-    es: str = ""
-    en: str = ""
 
 
 class Project(Part):
@@ -128,14 +126,6 @@ class ModelCard(Part):
     tokens_per_s: float | None = None
 
 
-class Estimate(Part):
-    """A measured value with its 95% confidence interval."""
-
-    value: float | None = None
-    low: float | None = None
-    high: float | None = None
-
-
 class Candidate(Estimate):
     """One candidate on the held-out examples; `diff` is against the best baseline, paired, with its interval.
 
@@ -153,6 +143,7 @@ class Candidate(Estimate):
     verdict: str = ""
     reason: str = ""
     usd_per_1k: float | None = None
+    usd_per_month: float | None = None
     ms_p50: float | None = None
     ms_p95: float | None = None
     fit_seconds: float | None = None
@@ -173,6 +164,9 @@ class Sample(Part):
 
 
 class Comparison(Part):
+    """The answer for one task, and all that it rests on. `flips` are what would change it, `detectable` the difference
+    that its rows can show; `outputs` is filled when a report is written, not before."""
+
     task: str = ""
     kind: str = ""
     metric: str = ""
@@ -187,6 +181,14 @@ class Comparison(Part):
     pareto: list[str] = []
     confusion: Confusion | None = None
     samples: list[Sample] = []
+    screened: list[Screened] = []
+    ruled_out: list[RuledOut] = []
+    not_climbed: list[NotClimbed] = []
+    flips: list[Message] = []
+    detectable: Message = Message()
+    slices: Slices | None = None
+    costs: Costs | None = None
+    outputs: Outputs | None = None
 
     @property
     def reference(self) -> Candidate | None:
@@ -388,6 +390,10 @@ class Story(Part):
     models: list[ModelCard] = []
     comparisons: list[Comparison] = []
     forgetting: list[Forgetting] = []
+    forgetting_suite: list[SuiteResult] = []
+    redteam: list[RedTeam] = []
+    judges: list[JudgeAgreement] = []
+    canaries: list[Canary] = []
     gates: list[Gate] = []
     releases: list[Release] = []
     alias_history: list[AliasMove] = []
@@ -404,7 +410,7 @@ def clean(value: Any, depth: int = 0) -> Any:
     control characters become spaces, and nesting past MAX_DEPTH is dropped."""
     if isinstance(value, str):
         text = value if len(value) <= MAX_TEXT else value[:MAX_TEXT] + "…"
-        return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
+        return text if text.isprintable() else "".join(c if c.isprintable() or c == "\n" else " " for c in text)
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if depth > MAX_DEPTH:
