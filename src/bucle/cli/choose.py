@@ -1,75 +1,50 @@
-"""`bucle choose`: every candidate on the same held-out rows, and the one to take."""
+"""`bucle choose`: the comparison, and what is known of models and costs. Each verb is a file `choose_NAME.py`."""
 
 from __future__ import annotations
 
-from typing import Any
+import importlib
 
 import click
 
-from bucle.cli.shared import as_json, emit, on_project, table
+VERBS = {
+    "models": ("models", "The catalogue: prices, licences, places, languages; what fits, and why the rest does not."),
+    "tokens": ("tokens", "Tokens of a text under a model's tokenizer, prompt and completion apart."),
+    "cost": ("cost", "Each candidate a request, a thousand, a month; hosting beside the API, and the break-even."),
+}
 
 
-@click.command("choose")
-@on_project
-@click.option("--list", "list_", is_flag=True, help="Only list the candidates that would be compared.")
-@as_json
-def command(folder: str, list_: bool, json_: bool) -> None:
-    """Compare the candidates of every task with paired confidence intervals, cost and latency; recommend one."""
-    from bucle.execute import make_display
-    from bucle.loop.api import Project
+class ChooseVerbs(click.Group):
+    """Loads a verb's module only when that verb is used; without one, the candidates are compared."""
 
-    project = Project(folder)
-    if list_:
-        listed = project.ladder()
-        emit(
-            listed,
-            json_,
-            lambda: table(
-                ["task", "candidate", "", "when"],
-                [
-                    [r["task"], r["candidate"], "baseline" if r["baseline"] else "", r["when"]]
-                    for r in listed["candidates"]
-                ],
-            ),
-        )
-        return
-    story = project.run(until="choose", display=make_display(quiet=json_)).story
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
 
-    def human() -> None:
-        for comparison in story["comparisons"]:
-            show(comparison)
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        file = "compare" if cmd_name == "compare" else VERBS.get(cmd_name, ("",))[0]
+        if not file:
+            return None
+        made: click.Command = importlib.import_module(f"bucle.cli.choose_{file}").commands[cmd_name]
+        return made
 
-    emit({"comparisons": story["comparisons"]}, json_, human)
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        formatter.write_usage(ctx.command_path, "[OPTIONS] | VERB …")
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        compare = self.get_command(ctx, "compare")
+        if compare is not None:
+            options = [one for one in compare.params if isinstance(one, click.Option)]
+            with formatter.section("Options without a verb"):
+                formatter.write_dl([record for one in options if (record := one.get_help_record(ctx)) is not None])
+        with formatter.section("Verbs"):
+            formatter.write_dl([(name, told) for name, (_, told) in VERBS.items()])
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not {"-h", "--help"} & set(args[:1]) and (not args or args[0].startswith("-")):
+            args = ["compare", *args]
+        return super().parse_args(ctx, args)
 
 
-def show(comparison: dict[str, Any]) -> None:
-    """One comparison as a table, best first, and its recommendation."""
-    click.echo(f"\n{comparison['task']}: {comparison['metric']} on {comparison['n_test']} held-out rows")
-    rows = sorted(comparison["candidates"], key=lambda c: -c["value"])
-    table(
-        ["candidate", comparison["metric"], "95%", "against baseline", "verdict", "p95 ms", "$/1k"],
-        [
-            [
-                c["name"] + (" *" if c["name"] == comparison["recommended"] else ""),
-                f"{c['value']:.3f}",
-                f"{c['low']:.3f} to {c['high']:.3f}",
-                "" if c["diff"] is None else f"{c['diff']:+.3f} [{c['diff_low']:+.3f}, {c['diff_high']:+.3f}]",
-                _verdict(c),
-                f"{c['ms_p95']:.1f}",
-                f"{c['usd_per_1k']:.2f}",
-            ]
-            for c in rows
-        ],
-    )
-    click.echo(comparison["why"])
-
-
-def _verdict(c: dict[str, Any]) -> str:
-    words = {
-        "beats": "beats the baseline",
-        "ties": "does not beat the baseline",
-        "loses": "worse than the baseline",
-        "ruled_out": f"ruled out: {c['reason']}",
-        "": "the baseline",
-    }
-    return words[c["verdict"]]
+@click.group("choose", cls=ChooseVerbs)
+def command() -> None:
+    """Compare the candidates of every task with paired confidence intervals, cost and latency; recommend one. Or look
+    at models and costs before anything is asked, with one of the verbs below."""

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bucle.choose import ladder
 from bucle.core.errors import BadInput
 from bucle.core.records import Alert, Feedback, Node, Prediction, Trace
 from bucle.execute import Display, QuietDisplay, StepRecord
@@ -64,15 +63,24 @@ class Project:
         return forecast.forecast(self.workspace, display or QuietDisplay())
 
     def ladder(self) -> dict[str, Any]:
-        """The candidates that `choose` would compare, cheapest first."""
-        rows = [
-            {"task": name, "candidate": r.name, "baseline": r.technique.baseline, "when": r.technique.when}
-            for name, task in self.config.tasks.items()
-            for r in ladder(
-                task.kind, self.config.models, self.config.choose, has_index=self.config.data.documents is not None
-            )
-        ]
-        return {"candidates": rows}
+        """The candidates that `choose` would compare, cheapest first, and why some are ruled out before a token is
+        spent; see `bucle.loop.catalogue.candidates`."""
+        from bucle.loop.catalogue import candidates
+
+        return candidates(self.workspace)
+
+    def costs(self, **settings: Any) -> dict[str, Any]:
+        """What each candidate costs a request, a thousand and a month, and where hosting breaks even with an API; see
+        `bucle.loop.catalogue.costs` for the settings."""
+        from bucle.loop.catalogue import costs
+
+        return costs(self.workspace, **settings)
+
+    def count_tokens(self, text: str, model: str, *, completion: str = "") -> dict[str, Any]:
+        """Tokens of a prompt and a completion under a model, apart; see `bucle.loop.catalogue.count`."""
+        from bucle.loop.catalogue import count
+
+        return count(text, model, completion=completion, ws=self.workspace)
 
     def tune(self, task: str, name: str, *, display: Display | None = None) -> dict[str, Any]:
         """Fit one candidate (`lora`, `lora/nano`) on the training rows and measure it on the held-out ones."""

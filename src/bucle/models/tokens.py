@@ -30,7 +30,8 @@ _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cl
 
 @dataclass(frozen=True)
 class Count:
-    """A number of tokens. Of an estimate, `low` and `high` hold 19 in 20 texts of the kind measured; else they are it."""
+    """A number of tokens. Of an estimate, `low` and `high` hold 19 in 20 texts of the kind measured; else they are
+    the number."""
 
     tokens: int
     low: int

@@ -1,0 +1,91 @@
+"""`bucle choose` without a verb: every candidate on the same held-out rows, and the one to take."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from bucle.cli.shared import as_json, emit, on_project, table
+
+
+@click.command("compare")
+@on_project
+@click.option("--list", "list_", is_flag=True, help="Only list the candidates, and why some would not be asked.")
+@as_json
+def command(folder: str, list_: bool, json_: bool) -> None:
+    """Compare the candidates of every task with paired confidence intervals, cost and latency; recommend one."""
+    from bucle.execute import make_display
+    from bucle.loop.api import Project
+
+    project = Project(folder)
+    if list_:
+        listed = project.ladder()
+        emit(listed, json_, lambda: _list(listed))
+        return
+    story = project.run(until="choose", display=make_display(quiet=json_)).story
+
+    def human() -> None:
+        for comparison in story["comparisons"]:
+            show(comparison)
+
+    emit({"comparisons": story["comparisons"]}, json_, human)
+
+
+commands = {"compare": command}
+
+
+def _list(listed: dict[str, Any]) -> None:
+    allowed = [r for r in listed["candidates"] if not r["ruled_out"]]
+    out = [r for r in listed["candidates"] if r["ruled_out"]]
+    table(
+        ["task", "candidate", "", "$/1k", "when"],
+        [
+            [r["task"], r["candidate"], "baseline" if r["baseline"] else "", _range(r["usd_per_1k"]), r["when"]]
+            for r in allowed
+        ],
+    )
+    if out:
+        click.echo("\nruled out before a token is spent:")
+        table(["task", "candidate", "why"], [[r["task"], r["candidate"], "\n".join(r["ruled_out"])] for r in out])
+    if any(r["usd_per_1k"] for r in listed["candidates"]):
+        click.echo(f"\n$/1k: forecast for a thousand requests by {listed['prices_as_of']}, or prices in bucle.yaml")
+    if not listed["rows_read"]:
+        click.echo("\nThe rows have not been read yet, so neither their length nor their price is checked: bucle data")
+
+
+def _range(ends: list[float] | None) -> str:
+    return "" if ends is None else f"{ends[0]:.3g} to {ends[1]:.3g}"
+
+
+def show(comparison: dict[str, Any]) -> None:
+    """One comparison as a table, best first, and its recommendation."""
+    click.echo(f"\n{comparison['task']}: {comparison['metric']} on {comparison['n_test']} held-out rows")
+    rows = sorted(comparison["candidates"], key=lambda c: -c["value"])
+    table(
+        ["candidate", comparison["metric"], "95%", "against baseline", "verdict", "p95 ms", "$/1k"],
+        [
+            [
+                c["name"] + (" *" if c["name"] == comparison["recommended"] else ""),
+                f"{c['value']:.3f}",
+                f"{c['low']:.3f} to {c['high']:.3f}",
+                "" if c["diff"] is None else f"{c['diff']:+.3f} [{c['diff_low']:+.3f}, {c['diff_high']:+.3f}]",
+                _verdict(c),
+                f"{c['ms_p95']:.1f}",
+                f"{c['usd_per_1k']:.2f}",
+            ]
+            for c in rows
+        ],
+    )
+    click.echo(comparison["why"])
+
+
+def _verdict(c: dict[str, Any]) -> str:
+    words = {
+        "beats": "beats the baseline",
+        "ties": "does not beat the baseline",
+        "loses": "worse than the baseline",
+        "ruled_out": f"ruled out: {c['reason']}",
+        "": "the baseline",
+    }
+    return words[c["verdict"]]
