@@ -74,7 +74,8 @@ def _is_python(text: str) -> bool:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            ast.parse(text)
+            tree = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
-    return True
+    # `No` is an expression of Python too, and no program
+    return any(not isinstance(part, ast.Expr) or isinstance(part.value, ast.Call) for part in tree.body)

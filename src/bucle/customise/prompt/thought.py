@@ -9,6 +9,7 @@ small to keep to a form still answers.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -160,10 +161,12 @@ class LabelScorer(ScoringPredictor):
         labels, samples = self.prompt["labels"], self.prompt["samples"]
         predictions = []
         for text in inputs:
+            began = time.perf_counter()
             prompt = self._prompt(text)
             replies = self._reason(text, prompt)
             thoughts = [reply.text.strip() for reply in replies]
-            scores = self._scores([prompt + thought + self.marker for thought in thoughts]) - self.prior
+            whole = [prompt + thought + self.marker for thought in thoughts]
+            scores = self._scores(whole) - self.prior
             shares = softmax(scores, axis=1)
             votes = Counter(int(row.argmax()) for row in shares)
             best = max(votes, key=lambda label: (votes[label], shares[:, label].sum()))
@@ -172,10 +175,13 @@ class LabelScorer(ScoringPredictor):
                 output=labels[best],
                 score=votes[best] / samples if samples > 1 else float(np.max(shares)),
                 reasoning=thoughts[first],
-                usage=add_usage(*(reply.usage for reply in replies)),
-                ms=sum(reply.ms for reply in replies),
+                usage=add_usage(*(reply.usage for reply in replies), Usage(tokens_in=self._tokens(whole))),
+                ms=(time.perf_counter() - began) * 1000,
             ))
         return predictions
+
+    def _tokens(self, prompts: Sequence[str]) -> int:
+        return sum(self.model.count_tokens(prompts))
 
     def _prompt(self, text: str) -> str:
         return str(self.model.render(_with_thinking(messages_for(self.prompt, text, []), self.prompt)))
@@ -183,7 +189,7 @@ class LabelScorer(ScoringPredictor):
     def _reason(self, text: str, prompt: str) -> list[ChatReply]:
         """The reasoning of every sample: at most a quarter of the context, and what the prompt, the marker and a label
         leave of it; none where they leave nothing."""
-        taken = sum(self.model.count_tokens([prompt, self.marker]))
+        taken = self._tokens([prompt, self.marker])
         room = min(self.prompt["max_tokens"], self.model.context // 4, self.room - taken)
         samples = self.prompt["samples"]
         if room < 1:
