@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from bucle.choose import Rung
@@ -26,6 +27,7 @@ __all__ = [
     "TaskData",
     "documents_of_chunks",
     "fit_step",
+    "load_candidate",
     "open_candidate",
     "predict_kept",
     "predictions",
@@ -190,12 +192,16 @@ def open_candidate(ws: Workspace, candidate_id: str) -> Predictor:
 
 @lru_cache(maxsize=16)
 def _open(ws: Workspace, candidate_id: str) -> Predictor:
-    node = ws.ledger.get(candidate_id)
-    candidate = Candidate.model_validate(node.attrs)
+    return load_candidate(ws, candidate_id, ws.ledger.materialise(ws.ledger.get(candidate_id)))
+
+
+def load_candidate(ws: Workspace, candidate_id: str, folder: Path) -> Predictor:
+    """A candidate from `folder`: its own files, or a copy of them that was changed (a planted instruction)."""
+    candidate = Candidate.model_validate(ws.ledger.get(candidate_id).attrs)
     t = technique(candidate.technique)
     roles = {e.role: e.parent for e in ws.ledger.parents(candidate_id)}
     return t.load(
-        ws.ledger.materialise(node),
+        folder,
         LoadContext(
             labels=candidate.labels,
             params=candidate.params,
