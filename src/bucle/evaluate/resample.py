@@ -17,10 +17,12 @@ if TYPE_CHECKING:
 
 __all__ = ["bootstrap", "score_differences", "score_intervals"]
 
-Table = tuple[Any, Callable[[Any], Any]]
-"""Statistics `[rows, k]` and what makes a score of their sums, as in `metrics.Statistics`."""
+Combine = Callable[[Any], Any]
+Table = tuple[Any, Combine] | tuple[Any, Combine, Combine | None]
+"""Statistics `[rows, k]`, what makes a score of their sums and, where known, its gradient: as in `metrics.Statistics`."""
 
 _CELLS = 2_000_000  # numbers drawn at once: bounds the memory of a bootstrap to some 100 MB
+_WIDE = 40  # statistics a row from which their products, one for every two, are no longer the cheaper way
 _STEP = 1e-4  # of a sum: how far it is moved to see what the score does
 _ROUNDING = 1e-12  # of the squares that cancel: what is left below that is no variance
 
@@ -28,8 +30,9 @@ _ROUNDING = 1e-12  # of the squares that cancel: what is left below that is no v
 def score_intervals(measured: Mapping[str, Measured], *, clusters: Sequence[str] | None = None, seed: int = 0,
                     draws: int = 10_000, level: float = 0.95) -> dict[str, Interval]:
     """Each score of the same rows with its interval, all from the same resamples. Raises BadInput."""
-    found = bootstrap({name: (one.statistics.table, one.statistics.combine) for name, one in measured.items()},
-                      clusters=clusters, seed=seed, draws=draws, level=level)
+    tables: dict[str, Table] = {
+        name: (one.statistics.table, one.statistics.combine, one.statistics.gradient) for name, one in measured.items()}
+    found = bootstrap(tables, clusters=clusters, seed=seed, draws=draws, level=level)
     return {name: _within(one, 0.0, measured[name].metric.top, clusters) for name, one in found.items()}
 
 
@@ -46,8 +49,9 @@ def score_differences(a: Mapping[str, Measured], b: Mapping[str, Measured], *, c
         one, other = a[name].statistics, b[name].statistics
         if len(one.table) != len(other.table):
             raise BadInput(f"a paired comparison needs the same rows, not {len(one.table)} and {len(other.table)}")
-        tables[name] = (np.hstack([one.table, other.table]),
-                        _minus(one.combine, other.combine, one.table.shape[1]))
+        width = one.table.shape[1]
+        tables[name] = (np.hstack([one.table, other.table]), _minus(one.combine, other.combine, width),
+                        _beside(one.gradient, other.gradient, width))
     found = bootstrap(tables, clusters=clusters, seed=seed, draws=draws, level=level)
     tops = {name: a[name].metric.top for name in found}
     return {name: _within(one, None if top is None else -top, top, clusters)
@@ -68,18 +72,26 @@ def bootstrap(tables: Mapping[str, Table], *, clusters: Sequence[str] | None = N
 
     if not tables:
         return {}
-    sums, rows = _sums({name: table for name, (table, _) in tables.items()}, clusters)
+    sums, rows = _sums({name: table[0] for name, table in tables.items()}, clusters)
     many = len(next(iter(sums.values())))
     if many < 2:
         raise BadInput("an interval needs rows from at least two sources", "evaluate on more documents or rows")
-    moments = {name: _with_products(table) for name, table in sums.items()}
+    moments = {name: _with_products(table) if table.shape[1] <= _WIDE else table for name, table in sums.items()}
     edges = np.cumsum([0, *(table.shape[1] for table in moments.values())])
     joined = np.hstack(list(moments.values()))
 
     def studied(counts: NDArray[Any]) -> dict[str, tuple[Any, Any]]:
         totals = counts @ joined
-        return {name: _studied(totals[:, edges[i]:edges[i + 1]], sums[name].shape[1], many, tables[name][1])
-                for i, name in enumerate(tables)}
+        found = {}
+        for i, (name, table) in enumerate(tables.items()):
+            width, part = sums[name].shape[1], totals[:, edges[i]:edges[i + 1]]
+            gradient = _gradient(part[:, :width], table)
+            squares = (_by_products(gradient, part[:, width:]) if width <= _WIDE
+                       else (counts * (gradient @ sums[name].T) ** 2).sum(axis=1))
+            floor = _ROUNDING * np.abs(gradient * part[:, :width]).max(axis=1) ** 2 / many
+            error = np.sqrt(np.where(squares > floor, squares, 0.0) * many / (many - 1))
+            found[name] = (table[1](part[:, :width]), error)
+        return found
 
     points = studied(np.ones((1, many)))
     far: dict[str, list[NDArray[Any]]] = {name: [] for name in tables}
@@ -117,14 +129,14 @@ def _with_products(sums: NDArray[Any]) -> NDArray[Any]:
     return np.hstack([sums, sums[:, left] * sums[:, right]])
 
 
-def _studied(totals: NDArray[Any], width: int, many: int, combine: Callable[[Any], Any]) -> tuple[Any, Any]:
-    """Score and standard error of each resample, both `[draws]`, from its sums of statistics and of their products:
-    the square of gradient times statistics, summed over the clusters drawn."""
+def _gradient(sums: NDArray[Any], table: Table) -> NDArray[Any]:
+    """Of the score by each statistic, `[draws, k]`; by differences where it is not known."""
     import numpy as np
 
-    sums, products = totals[:, :width], totals[:, width:]
-    score, gradient = combine(sums), np.zeros_like(sums)
-    for column in range(width):
+    if len(table) == 3 and table[2] is not None:
+        return np.asarray(table[2](sums))
+    combine, gradient = table[1], np.zeros_like(sums)
+    for column in range(sums.shape[1]):
         step = _STEP * np.abs(sums[:, column])
         moved = sums.copy()
         moved[:, column] += step
@@ -132,10 +144,18 @@ def _studied(totals: NDArray[Any], width: int, many: int, combine: Callable[[Any
         moved[:, column] -= 2 * step
         # a statistic that is 0 throughout a resample cannot spread it
         gradient[:, column] = np.divide(above - combine(moved), 2 * step, out=np.zeros_like(step), where=step > 0)
-    left, right = np.triu_indices(width)
-    squares = (gradient[:, left] * gradient[:, right] * products * np.where(left == right, 1.0, 2.0)).sum(axis=1)
-    floor = _ROUNDING * np.abs(gradient * sums).max(axis=1) ** 2 / many
-    return score, np.sqrt(np.where(squares > floor, squares, 0.0) * many / (many - 1))
+    return gradient
+
+
+def _by_products(gradient: NDArray[Any], products: NDArray[Any]) -> NDArray[Any]:
+    """The square of gradient times statistics, summed over the clusters drawn, from the sums of the statistics'
+    products."""
+    import numpy as np
+
+    left, right = np.triu_indices(gradient.shape[1])
+    found: NDArray[Any] = (gradient[:, left] * gradient[:, right] * products * np.where(left == right, 1.0, 2.0)).sum(
+        axis=1)
+    return found
 
 
 def _jackknife(sums: NDArray[Any], combine: Callable[[Any], Any]) -> float:
@@ -166,6 +186,15 @@ def _sums(tables: Mapping[str, Any], clusters: Sequence[str] | None) -> tuple[di
 
 def _minus(one: Callable[[Any], Any], other: Callable[[Any], Any], width: int) -> Callable[[Any], Any]:
     return lambda sums: one(sums[..., :width]) - other(sums[..., width:])
+
+
+def _beside(one: Combine | None, other: Combine | None, width: int) -> Combine | None:
+    """The gradient of a difference, from those of its sides."""
+    import numpy as np
+
+    if one is None or other is None:
+        return None
+    return lambda sums: np.concatenate([one(sums[..., :width]), -other(sums[..., width:])], axis=-1)
 
 
 def _within(one: Interval, low: float | None, high: float | None, clusters: Sequence[str] | None) -> Interval:

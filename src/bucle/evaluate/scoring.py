@@ -20,12 +20,13 @@ __all__ = ["DEFAULTS", "Scored", "Scoring", "check_metrics", "score"]
 
 DEFAULTS: Mapping[TaskKind, tuple[str, ...]] = {
     "classify": ("accuracy", "macro_f1", "ece"),
-    "answer": ("token_f1", "exact_match", "abstention", "citation_hit", "citation_precision", "citation_recall"),
-    "summarise": ("rougeL_words", "rouge1_words", "rouge2_words", "chrf"),
+    "answer": ("token_f1", "exact_match", "abstention", "citation_hit", "citation_precision", "citation_recall",
+               "groundedness"),
+    "summarise": ("rougeL_words", "rouge1_words", "rouge2_words", "chrf", "groundedness"),
     "translate": ("chrf", "bleu"),
-    "extract": ("token_f1", "exact_match"),
+    "extract": ("field_f1", "schema_valid", "json_match"),
     "generate": ("chrf", "token_f1"),
-    "instruct": ("token_f1",),
+    "instruct": ("followed", "checks_passed", "all_checks_passed", "token_f1"),
     "converse": ("token_f1", "chrf"),
     "code": ("pass@1",),
     "retrieve": ("ndcg@10", "recall@10", "mrr"),
@@ -110,18 +111,30 @@ def score(scoring: Scoring, examples: Sequence[Example], predictions: Sequence[P
     """
     if len(examples) != len(predictions):
         raise BadInput(f"{len(predictions)} predictions for {len(examples)} examples")
-    _labelled(scoring.kind, examples)
+    unlabelled = next((row.id for row in examples if scoring.kind == "classify" and row.target is None), None)
+    if unlabelled is not None:
+        raise BadInput(f"example {unlabelled} has no label to compare with", "remove it or label it")
+    untested = next((row.id for row in examples if scoring.kind == "code" and not (row.target or "").strip()), None)
+    if untested is not None:
+        raise BadInput(f"example {untested} has no tests, which any code would pass", "remove it or write some")
     check_metrics(scoring.kind, scoring.metrics, tuple(scoring.judges))
     if not examples:
         return Scored({scoring.primary: []}, {"rows": 0}, {}, {})
     asked = [settled(scoring.kind, row, said) is None for row, said in zip(examples, predictions, strict=True)]
     rows = [row for row, kept in zip(examples, asked, strict=True) if kept]
     said = [one for one, kept in zip(predictions, asked, strict=True) if kept]
-    names = scoring.metrics or DEFAULTS[scoring.kind]
+    names = scoring.metrics or _defaults(scoring.kind, said)
     wanted = {name: _metric(scoring, name, first=name == names[0]) for name in names if not name.startswith(JUDGE)}
-    samples = samples_of(scoring, rows, said, wanted.values(), report)
-    if not scoring.metrics:
-        wanted = {name: one for name, one in wanted.items() if name == names[0] or not lacking(one, samples)}
+    samples = samples_of(scoring, rows, said, run_code=any("passed" in one.needs for one in wanted.values()),
+                         report=report)
+    for name, one in list(wanted.items()):
+        if (lack := lacking(one, samples)) is None and (scoring.metrics or "sources" not in one.needs or any(
+                sample.sources for sample in samples)):
+            continue
+        if lack is not None and (scoring.metrics or name == names[0]):
+            raise BadInput(f"example {rows[lack[0]].id} has no {given(lack[1])}, which {name} needs",
+                           "write it, leave the row out, or name other metrics")
+        del wanted[name]
     measured = _measured(wanted, samples, [not void(one) for one in said])
     settled_as = [settled(scoring.kind, row, one) for row, one in zip(examples, predictions, strict=True)]
     per_row: dict[str, list[float]] = {}
@@ -159,29 +172,22 @@ def _check(kind: TaskKind, one: Metric, *, first: bool) -> None:
                           f"name it after one that can, such as {DEFAULTS[kind][0]}; a gate can ask for it")
 
 
+def _defaults(kind: TaskKind, said: Sequence[Prediction]) -> tuple[str, ...]:
+    """The kind's own metrics; of code written several times also pass@k, of as many times as every row has."""
+    tries = min((1 + len(one.others) for one in said if not void(one)), default=1)
+    return (*DEFAULTS[kind], f"pass@{tries}") if kind == "code" and tries > 1 else DEFAULTS[kind]
+
+
 def _metric(scoring: Scoring, name: str, *, first: bool) -> Metric:
     from bucle.evaluate.metrics.registry import is_own, metric, own_metric
 
     if not is_own(name):
-        return metric(name)
+        return metric(name, encoder=scoring.encoder, folder=scoring.folder)
     if scoring.folder is None:
         raise ConfigError(f"the metric {name} needs the project's folder")
     found = own_metric(name, scoring.folder, trusted=scoring.trusted)
     _check(scoring.kind, found, first=first)
     return found
-
-
-def _labelled(kind: TaskKind, examples: Sequence[Example]) -> None:
-    """Every row has something to compare with, by its kind."""
-    if kind == "answer":
-        return
-    for row in examples:
-        if kind == "retrieve" and not row.document:
-            raise BadInput(f"example {row.id} names no document to be found", "remove it or name one")
-        if kind == "classify" and row.target is None:
-            raise BadInput(f"example {row.id} has no label to compare with", "remove it or label it")
-        if kind not in ("retrieve", "classify", "instruct") and row.target is None:
-            raise BadInput(f"example {row.id} has no reference to compare with", "remove it or write one")
 
 
 def _measured(wanted: Mapping[str, Metric], samples: Sequence[Sample], live: Sequence[bool]

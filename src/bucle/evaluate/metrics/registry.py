@@ -18,15 +18,18 @@ from pathlib import Path
 from typing import Any
 
 from bucle.core.errors import BadInput, ConfigError
-from bucle.evaluate.metrics import labels, numbers, overlap, retrieval
+from bucle.evaluate.metrics import checks, labels, meaning, numbers, overlap, retrieval, structured, toxic
+from bucle.evaluate.metrics.grounded import SUPPORT, groundedness
 from bucle.evaluate.metrics.overlap import ratio
 from bucle.evaluate.metrics.samples import Measured, Metric, Sample, Statistics
 from bucle.evaluate.metrics.words import exact_match, token_f1
 
-__all__ = ["is_own", "measure", "metric", "metrics", "own_metric"]
+__all__ = ["is_own", "lacks", "measure", "metric", "metrics", "own_metric"]
 
 _AT = re.compile(r"(recall|ndcg|pass)@([1-9]\d{0,3})")
 _OWN = re.compile(r"[A-Za-z_]\w*(?:[./][A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
+
+TOXICITY = "toxicity:"
 
 
 @cache
@@ -55,6 +58,16 @@ def metrics() -> dict[str, Metric]:
         _mean("citation_precision", "share of citations that are relevant", ("relevant",),
               retrieval.citation_precision),
         _mean("citation_recall", "share of the relevant that is cited", ("relevant",), retrieval.citation_recall),
+        _best("field_f1", "F1 of the fields of a JSON object", structured.field_f1),
+        _best("json_match", "the same JSON value", structured.json_match),
+        _mean("schema_valid", "JSON that keeps the schema", ("schema",), structured.schema_valid),
+        _mean("followed", "share of its checks passed; token F1 where a row has none", (), checks.followed),
+        _mean("checks_passed", "share of its checks that an answer passes", ("checks",), checks.checks_passed),
+        _mean("all_checks_passed", "all of its checks are passed", ("checks",), checks.all_checks_passed),
+        _grounded(None),
+        _bertscore(None),
+        _mean("toxicity_lexicon", "holds a word of the packaged list of insults and slurs", (),
+              lambda one: toxic.lexicon(one.output), better="<="),
     ]
     found = {one.name: one for one in own}
     for point in metadata.entry_points(group="bucle.metrics"):
@@ -64,9 +77,16 @@ def metrics() -> dict[str, Metric]:
     return found
 
 
-def metric(name: str) -> Metric:
-    """The metric called `name`. Raises ConfigError naming the nearest."""
+def metric(name: str, *, encoder: Path | None = None, folder: Path | None = None) -> Metric:
+    """The metric called `name`; those of meaning by the model in the folder `encoder`, where one is given.
+    `toxicity:MODEL` is a text-classification model, by Hub name or folder (as seen from `folder`). Raises ConfigError
+    naming the nearest."""
+    if name.startswith(TOXICITY):
+        score = partial(toxic.scores, name.removeprefix(TOXICITY), folder)
+        return Metric(name, "chance that a model calls it toxic", (), lambda rows: _means(score(rows), name), "<=")
     known = metrics()
+    if encoder is not None and name in ("groundedness", "bertscore"):
+        return _grounded(encoder) if name == "groundedness" else _bertscore(encoder)
     if name in known:
         return known[name]
     if _AT.fullmatch(name):
@@ -78,7 +98,7 @@ def metric(name: str) -> Metric:
 
 def is_own(name: str) -> bool:
     """Whether `name` is that of a function in the project's folder, `module:function`."""
-    return _OWN.fullmatch(name) is not None
+    return _OWN.fullmatch(name) is not None and not name.startswith(TOXICITY)
 
 
 def own_metric(name: str, folder: Path, *, trusted: bool) -> Metric:
@@ -132,11 +152,16 @@ def measure(names: Sequence[str | Metric], samples: Sequence[Sample]) -> dict[st
     return found
 
 
+def lacks(sample: Sample, need: str) -> bool:
+    """Whether `sample` lacks a field that a metric reads. An answer may be shown nothing to stand on."""
+    value = getattr(sample, need)
+    return need != "sources" and (value is None or (not isinstance(value, int | float) and not len(value)))
+
+
 def _check(one: Metric, samples: Sequence[Sample]) -> None:
     for need in one.needs:
         for place, sample in enumerate(samples, 1):
-            value = getattr(sample, need)
-            if value is None or (not isinstance(value, (int, float)) and not len(value)):
+            if lacks(sample, need):
                 raise BadInput(f"row {place} has no {need}, which {one.name} needs", "leave the row or the metric out")
     if "references" in one.needs:
         for place, sample in enumerate(samples, 1):
@@ -172,6 +197,17 @@ def _mean(name: str, says: str, needs: tuple[str, ...], score: Callable[[Sample]
 
 def _best(name: str, says: str, score: Callable[[str, str], float]) -> Metric:
     return _mean(name, says, ("references",), lambda one: max(score(one.output, gold) for gold in one.references))
+
+
+def _grounded(encoder: Path | None) -> Metric:
+    signature = f"groundedness|support:{SUPPORT}|encoder:{encoder.name if encoder else 'no'}"
+    return Metric("groundedness", "share of its sentences that a text shown bears out", ("sources",),
+                  lambda samples: _means(groundedness(samples, encoder), signature))
+
+
+def _bertscore(encoder: Path | None) -> Metric:
+    return Metric("bertscore", "F1 of matched token meanings (BERTScore)", ("references",),
+                  lambda samples: _means(*meaning.bertscore(samples, encoder)))
 
 
 def _rouge(kind: str, words: bool) -> Metric:

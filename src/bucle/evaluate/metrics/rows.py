@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from bucle.core.ports import Report
 from bucle.core.records import Example, Prediction, TaskKind
+from bucle.evaluate.metrics.registry import lacks
 from bucle.evaluate.metrics.samples import Metric, Sample
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ _GIVES = {
 _TEXT = frozenset({"references", "checks"})
 _KINDS: Mapping[TaskKind, frozenset[str]] = {
     "classify": frozenset({"references", "correct", "wanted", "confidence"}),
-    "answer": frozenset({"references", "relevant", "citations", "ranking", "sources", "decided"}),
+    "answer": frozenset({"references", "relevant", "sources", "decided"}),
     "summarise": _TEXT | {"sources"},
     "translate": _TEXT,
     "extract": _TEXT | {"schema"},
@@ -33,7 +35,7 @@ _KINDS: Mapping[TaskKind, frozenset[str]] = {
     "instruct": _TEXT,
     "converse": _TEXT,
     "code": frozenset({"passed"}),
-    "retrieve": frozenset({"relevant", "ranking"}),
+    "retrieve": frozenset({"relevant"}),
 }
 
 
@@ -59,18 +61,25 @@ def void(said: Prediction) -> bool:
     return bool(said.error) or said.abstained
 
 
-def lacking(one: Metric, samples: Sequence[Sample]) -> bool:
-    """Whether some row lacks what the metric reads."""
-    def lacks(value: Any) -> bool:
-        return value is None or (not isinstance(value, (int, float)) and not len(value))
-
-    return any(lacks(getattr(sample, need)) for sample in samples for need in one.needs)
+def lacking(one: Metric, samples: Sequence[Sample]) -> tuple[int, str] | None:
+    """The first row, and what it lacks, where some row lacks what the metric reads."""
+    found = ((place, need) for need in one.needs for place, sample in enumerate(samples) if lacks(sample, need))
+    return next(found, None)
 
 
-def samples_of(scoring: Scoring, rows: Sequence[Example], said: Sequence[Prediction], wanted: Iterable[Metric],
+def samples_of(scoring: Scoring, rows: Sequence[Example], said: Sequence[Prediction], *, run_code: bool,
                report: Report | None) -> list[Sample]:
-    """One sample a row; of a row without an answer the output is empty."""
-    return [_sample(scoring, row, one) for row, one in zip(rows, said, strict=True)]
+    """One sample a row; of a row without an answer the output is empty. `run_code`: tests are run, in the sandbox."""
+    samples = [_sample(scoring, row, one) for row, one in zip(rows, said, strict=True)]
+    if not run_code:
+        return samples
+    from bucle.evaluate.sandbox import python_of, tried
+
+    tries = [() if void(one) else (one.output, *one.others) for one in said]
+    jobs = [(python_of(text), row.target or "") for row, texts in zip(rows, tries, strict=True) for text in texts]
+    outcomes = iter(tried(jobs, report=report))
+    return [replace(sample, passed=tuple(next(outcomes).passed for _ in texts) or (False,))
+            for sample, texts in zip(samples, tries, strict=True)]
 
 
 def _sample(scoring: Scoring, row: Example, said: Prediction) -> Sample:
@@ -79,15 +88,18 @@ def _sample(scoring: Scoring, row: Example, said: Prediction) -> Sample:
         right = float(not void(said) and said.output == row.target)
         return Sample(output, (row.target or "",), correct=right, confidence=said.score, wanted=row.target)
     relevant = {name.strip(): 1.0 for name in row.document.split(";") if name.strip()}
-    shown = () if void(said) else tuple(scoring.documents.get(name, name) for name in said.chunks)
+    chunks = () if void(said) else said.chunks
+    shown = tuple(scoring.documents.get(name, name) for name in chunks)
     if kind == "retrieve":
         return Sample(output, relevant=relevant, ranking=shown)
     references = () if row.target is None else (row.target,)
     if kind == "answer":
         cited = () if void(said) else tuple(scoring.documents.get(name, name) for name in said.citations)
         return Sample(output, references, relevant=relevant, ranking=shown, citations=cited,
+                      sources=tuple(scoring.passages[name] for name in chunks if name in scoring.passages),
                       decided=float(not void(said)))
-    return Sample(output, references, checks=row.checks, schema=scoring.schema)
+    return Sample(output, references, checks=row.checks, schema=scoring.schema,
+                  sources=(row.input,) if kind == "summarise" else ())
 
 
 def score_rows(kind: TaskKind, examples: Sequence[Example], predictions: Sequence[Prediction],

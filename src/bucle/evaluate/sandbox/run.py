@@ -123,7 +123,8 @@ def tried(jobs: Sequence[tuple[str, str]], limits: Limits = LIMITS, *, report: R
 def _jailed(code: str, tests: str, limits: Limits) -> dict[str, str]:
     with TemporaryDirectory(prefix="bucle-box-") as root:
         libraries = sysconfig.get_paths()["stdlib"]
-        shown = [libraries, str(Path(sys.base_prefix) / "lib"), "/usr/lib", "/usr/lib64", "/lib", "/lib64", "/etc/ld.so.cache"]
+        shown = [libraries, str(Path(sys.base_prefix) / "lib"), "/usr/lib", "/usr/lib64", "/lib",
+                 "/lib64", "/etc/ld.so.cache"]
         job = {"code": code, "tests": tests, "limits": asdict(limits), "root": root,
                "shown": list(dict.fromkeys(shown)), "hidden": [f"{libraries}/site-packages", "/usr/lib/python3"]}
         try:
