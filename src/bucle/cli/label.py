@@ -169,9 +169,11 @@ def status(task: str, folder: str, json_: bool) -> None:
             told = "shares of the unlabelled rows, but for the disputed ones" if sample["open"] else (
                 "unbiased shares of the unlabelled rows"
             )
-            click.echo(f"drawn by lot and labelled: {sample['rows']} row{'s'[: sample['rows'] != 1]}; {told}:")
+            rows = f"{sample['rows']} row{'s'[: sample['rows'] != 1]}"
+            click.echo(f"drawn by lot and labelled: {rows}" + (f"; {told}:" if sample["shares"] else ""))
             shares = [[k, v["value"], f"{v['low']:.3f}-{v['high']:.3f}"] for k, v in sample["shares"].items()]
-            table(["label", "share", "95%"], shares)
+            if shares:
+                table(["label", "share", "95%"], shares)
         ready = (
             "bucle run -p " + folder if found["labelled_here"] or found["relabelled"] else f"bucle label start {task}"
         )

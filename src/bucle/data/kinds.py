@@ -24,6 +24,7 @@ __all__ = [
     "language_of",
     "parts",
     "plain",
+    "readable",
     "said",
     "saying",
 ]
@@ -127,11 +128,15 @@ def saying(kind: TaskKind, row: Example, answer: str | None, by: str = "") -> Ex
 
 
 def plain(kind: TaskKind, text: str) -> str:
-    """An input as people read it: of a conversation its messages, one after the other, without their JSON."""
+    """The words of an input: of a conversation what was said, one message after the other, without its JSON."""
+    return "\n".join(one["content"] for one in _told(text)) if kind == "converse" else text
+
+
+def readable(kind: TaskKind, text: str) -> str:
+    """An input as people read it: of a conversation who said what."""
     if kind != "converse":
         return text
-    told = _told(text)
-    return text if told[0]["content"] == text else "\n".join(f"{one['role']}: {one['content']}" for one in told)
+    return "\n".join(f"{one['role']}: {one['content']}" for one in _told(text))
 
 
 def language_of(kind: TaskKind, text: str) -> str | None:

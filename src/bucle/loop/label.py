@@ -69,9 +69,9 @@ class Labelling:
 
     def text(self, row: Example) -> str:
         """A row's input as people read it."""
-        from bucle.data.kinds import plain
+        from bucle.data.kinds import readable
 
-        return plain(self.kind, row.input)
+        return readable(self.kind, row.input)
 
     def given(self, row: Example) -> str | None:
         """What the source says is right for a row: its label, answer, reference or documents."""
@@ -206,12 +206,13 @@ class Labelling:
 
     def ranker(self) -> Any:
         """The pool's vectors; made once for the same rows."""
+        from bucle.data.kinds import plain
         from bucle.data.label import Ranker
 
         with self._lock:
             rows = self.rows()
             if self._ranker is None or self._ranker[0] is not rows:
-                texts = [self.text(row) for row in rows.values()]
+                texts = [plain(self.kind, row.input) for row in rows.values()]
                 self._ranker = (rows, Ranker(list(rows), texts, self.ws.config.seed))
             return self._ranker[1]
 

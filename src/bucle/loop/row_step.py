@@ -49,7 +49,7 @@ def examples_step(ws: Workspace, runner: Runner, name: str) -> StepRecord:
     store, back = AnnotationStore(ws.ledger), restored(ws.ledger)
     said = labels_digest(store, name)
     schema_file = getattr(task, "json_schema", "")
-    languages = _languages(ws, name)
+    languages, needs = _languages(ws, name), _needs(ws, name)
 
     def work(ctx: StepContext) -> Outcome:
         from bucle.data.clean_rows import RowCleaner
@@ -84,11 +84,12 @@ def examples_step(ws: Workspace, runner: Runner, name: str) -> StepRecord:
                         yield saying(task.kind, row, label.label, label.by)
                     continue
                 if not said or isinstance(row, RowProblem):
-                    yield row
+                    yield row if isinstance(row, RowProblem) else _measurable(row, needs)
                     continue
                 free = task.kind in OPTIONAL and (task.kind != "instruct" or bool(row.checks))
                 found = next(apply_labels([row], labels, kind=task.kind, keep_unlabelled=free), None)
-                yield found or RowProblem(row.source, _MISSING.get(task.kind, "no-reference"), row.input[:80])
+                missing = RowProblem(row.source, _MISSING.get(task.kind, "no-reference"), row.input[:80])
+                yield _measurable(found, needs) if found else missing
 
         made = _through(name, ctx.work, source(), cleaner, path.stat().st_size, ctx.report)
         if not made.rows:
@@ -132,7 +133,7 @@ def examples_step(ws: Workspace, runner: Runner, name: str) -> StepRecord:
         left_out = made.problems.total() + made.removed.total()
         note = f"{made.rows} rows, {left_out} left out"
         if figures["without_reference"]:
-            note += f", {made.unanswered} without a reference: only checks and judges can score those"
+            note += f", {made.unanswered} without a reference: only checks and judges score those"
         return Outcome({"dataset": node, "removed": gone.id}, figures, note)
 
     return runner.step(
@@ -141,7 +142,8 @@ def examples_step(ws: Workspace, runner: Runner, name: str) -> StepRecord:
         stage="data",
         version=5,
         params={
-            "task": task.model_dump(mode="json", exclude={"gates", "instruction", "split", "data"}),
+            "task": task.model_dump(mode="json", exclude={"gates", "instruction", "split", "data", "metrics", "voice"}),
+            "needs": needs,
             "sha256": digest,
             "suffix": path.suffix,
             "rows": data.rows.model_dump(mode="json"),
@@ -232,6 +234,37 @@ def task_schema(ws: Workspace, name: str) -> Schema | None:
 
     task = ws.config.tasks[name]
     return load_schema(ws.file(task.json_schema)) if isinstance(task, TextTask) and task.json_schema else None
+
+
+def _needs(ws: Workspace, name: str) -> dict[str, str]:
+    """What a task's metrics read of a row that its kind may lack (`references`, `checks`), and the metric that does:
+    such a row could be measured by nothing. Of the kind's own metrics only the first must have what it needs."""
+    task = ws.config.tasks[name]
+    if task.kind not in ("generate", "instruct", "converse"):
+        return {}
+    from bucle.evaluate.metrics.registry import is_own, metric
+    from bucle.evaluate.scoring import DEFAULTS
+
+    names = [n for n in task.metrics or DEFAULTS[task.kind][:1] if not n.startswith("judge:") and not is_own(n)]
+    return {need: n for n in reversed(names) for need in metric(n).needs if need in ("references", "checks")}
+
+
+def _measurable(row: Example, needs: Mapping[str, str]) -> Example | RowProblem:
+    """`row`, or why no metric of its task could score it."""
+    from bucle.data.rows import RowProblem
+
+    if row.target is None and "references" in needs:
+        return RowProblem(row.source, "no-reference", f"{needs['references']} needs one: {row.input[:80]}")
+    if not row.checks and "checks" in needs:
+        return RowProblem(row.source, "no-checks", f"{needs['checks']} needs some: {row.input[:80]}")
+    if row.checks:
+        from bucle.evaluate.metrics.checks import read_checks
+
+        try:
+            read_checks(row.checks)
+        except BadInput as error:
+            return RowProblem(row.source, "bad-checks", error.message[:200])
+    return row
 
 
 def _languages(ws: Workspace, name: str) -> Sequence[str]:

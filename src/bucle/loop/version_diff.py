@@ -54,13 +54,13 @@ def _rows_diff(ws: Workspace, a: Version, b: Version) -> dict[str, Any]:
     from bucle.data.diff import diff_rows, diff_splits
     from bucle.data.kinds import said
 
-    kind = str(ws.ledger.get(b.node).attrs.get("kind", "classify"))
+    task_kind = cast(TaskKind, ws.ledger.get(b.node).attrs.get("kind", "classify"))
     diff = diff_rows(_Rows(ws, a.node), _Rows(ws, b.node))
     splits = [newest_split(ws, v.node) for v in (a, b)]
     moved = diff_splits(ws.sides(splits[0]), ws.sides(splits[1]), diff.pairs).moved if all(splits) else None
 
     def given(e: Example) -> str | None:
-        return said(cast(TaskKind, kind), e)
+        return said(task_kind, e)
 
     def row(e: Example) -> dict[str, Any]:
         return {"id": e.id, "input": e.input, "target": given(e), "source": e.source, "labelled_by": e.labelled_by}
@@ -68,7 +68,7 @@ def _rows_diff(ws: Workspace, a: Version, b: Version) -> dict[str, Any]:
     def pair(was: Example, now: Example) -> dict[str, Any]:
         return {"before": row(was), "after": row(now)}
 
-    few = kind in ("classify", "answer")  # elsewhere each text would be a label of its own
+    few = task_kind in ("classify", "answer")  # elsewhere each text would be a label of its own
     labels: dict[str, dict[str, int]] = {}
     for kind, some in (("added", diff.added), ("removed", diff.removed)):
         for e in some:
