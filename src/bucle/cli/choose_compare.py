@@ -6,24 +6,30 @@ from typing import Any
 
 import click
 
+from bucle.cli.ci import Outputs, report_options
 from bucle.cli.shared import as_json, emit, on_project, table
 
 
 @click.command("compare")
 @on_project
 @click.option("--list", "list_", is_flag=True, help="Only list the candidates, and why some would not be asked.")
+@report_options
 @as_json
-def command(folder: str, list_: bool, json_: bool) -> None:
+def command(folder: str, list_: bool, junit: str | None, summary: str | None, json_: bool) -> None:
     """Compare the candidates of every task with paired confidence intervals, cost and latency; recommend one."""
     from bucle.execute import make_display
     from bucle.loop.api import Project
 
-    project = Project(folder)
+    outputs = Outputs(junit, summary)
+    with outputs.around("bucle choose"):
+        project = Project(folder)
     if list_:
         listed = project.ladder()
         emit(listed, json_, lambda: _list(listed))
         return
-    story = project.run(until="choose", display=make_display(quiet=json_)).story
+    with outputs.around("bucle choose"):
+        story = project.run(until="choose", display=make_display(quiet=json_)).story
+    outputs.of_run(story, gates=False)
 
     def human() -> None:
         for comparison in story["comparisons"]:
@@ -47,15 +53,24 @@ def _list(listed: dict[str, Any]) -> None:
     )
     if out:
         click.echo("\nruled out before a token is spent:")
-        table(["task", "candidate", "why"], [[r["task"], r["candidate"], "\n".join(r["ruled_out"])] for r in out])
+        together: dict[tuple[str, ...], list[str]] = {}
+        for r in out:
+            together.setdefault((r["task"], *r["ruled_out"]), []).append(r["candidate"])
+        table(
+            ["task", "candidates", "why"],
+            [[task, "\n".join(names), "\n".join(why)] for (task, *why), names in together.items()],
+        )
     if any(r["usd_per_1k"] for r in listed["candidates"]):
         click.echo(f"\n$/1k: forecast for a thousand requests by {listed['prices_as_of']}, or prices in bucle.yaml")
     if not listed["rows_read"]:
-        click.echo("\nThe rows have not been read yet, so neither their length nor their price is checked: bucle data")
+        click.echo("\nThe rows have not been read yet, so neither their length nor their price is checked.")
+        click.echo("  -> bucle run --until data")
 
 
 def _range(ends: list[float] | None) -> str:
-    return "" if ends is None else f"{ends[0]:.3g} to {ends[1]:.3g}"
+    if ends is None:
+        return ""
+    return " to ".join(dict.fromkeys(f"{end:.3g}" for end in ends))
 
 
 def show(comparison: dict[str, Any]) -> None:

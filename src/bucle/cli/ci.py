@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,6 +60,22 @@ class Outputs:
                     suites = [*suites, broken(title, error.message, error.hint, gate=isinstance(error, GateFailed))]
                 self.write(title, suites)
             raise
+        except Exception as error:  # a fault of Bucle's own: the build server is told that nothing was measured
+            if self.junit or self.summary:
+                from bucle.evaluate.reporting import broken
+
+                self.write(title, [broken(title, f"it broke off: {type(error).__name__}", "See the log of this step.")])
+            raise
+
+    def of_run(self, story: Mapping[str, Any], *, gates: bool = True) -> None:
+        """What a run found: its gates, and every comparison in the summary; `gates` False: only that each comparison
+        recommends something."""
+        if not (self.junit or self.summary):
+            return
+        from bucle.evaluate.reporting import comparison_table, of_comparisons, of_story
+
+        suites = of_story(story) if gates else of_comparisons(story["comparisons"])
+        self.write(str(story["project"]["name"]), suites, "\n".join(map(comparison_table, story["comparisons"])))
 
     def write(self, title: str, suites: list[Suite], more: str = "") -> None:
         """Write what was asked for; `more` is Markdown below the summary's table."""

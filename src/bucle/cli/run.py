@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from bucle.cli.ci import Outputs, report_options
 from bucle.cli.shared import as_json, emit, quiet_option, table
 
 
@@ -22,9 +23,12 @@ from bucle.cli.shared import as_json, emit, quiet_option, table
     help="The last stage to run.",
 )
 @click.option("--dry-run", is_flag=True, help="Say what it would take (rows, tokens, dollars, minutes) and stop.")
+@report_options
 @quiet_option
 @as_json
-def command(folder: str, until: str, dry_run: bool, quiet: bool, json_: bool) -> None:
+def command(
+    folder: str, until: str, dry_run: bool, junit: str | None, summary: str | None, quiet: bool, json_: bool
+) -> None:
     """Run the loop of the project in FOLDER: data, choose, customise, evaluate, release, serve, monitor, feedback.
 
     Finished steps are reused, an interrupted one goes on; the same command may be given again at any time.
@@ -32,13 +36,17 @@ def command(folder: str, until: str, dry_run: bool, quiet: bool, json_: bool) ->
     from bucle.execute import make_display
     from bucle.loop.api import Project
 
-    project = Project(folder)
+    outputs = Outputs(junit, summary)
+    with outputs.around("bucle run"):
+        project = Project(folder)
     if dry_run:
         expected = project.forecast(display=make_display(quiet=quiet))
         emit(expected, json_, lambda: _show(expected))
         return
-    result = project.run(until=until, display=make_display(quiet=quiet))  # type: ignore[arg-type]
+    with outputs.around("bucle run", project):
+        result = project.run(until=until, display=make_display(quiet=quiet))  # type: ignore[arg-type]
     story = result.story
+    outputs.of_run(story)
     value = {
         "recommendation": story["recommendation"],
         "report": result.report,

@@ -129,21 +129,9 @@ def check_gates(gates: Sequence[Gate | str], facts: GateFacts) -> GateResult:
 
 def junit_xml(result: GateResult) -> str:
     """The result as JUnit XML: one test case a gate, for a build server."""
-    from xml.etree import ElementTree
+    from bucle.evaluate.reporting import Suite, cases, suite_xml
 
-    failed = sum(not check.passed for check in result.checks)
-    counts = {"tests": str(len(result.checks)), "failures": str(failed)}
-    suite = ElementTree.Element("testsuite", {"name": "bucle.gates"} | counts)
-    for check in result.checks:
-        case = ElementTree.SubElement(suite, "testcase", classname="bucle.gates", name=check.gate)
-        told = f"measured {_figure(check.measured)}, needed {_figure(check.needed)}. {check.note}".rstrip()
-        tag = "system-out" if check.passed else "failure"
-        ElementTree.SubElement(case, tag, {} if check.passed else {"message": told}).text = told
-    return ElementTree.tostring(suite, encoding="unicode")
-
-
-def _figure(value: float | None) -> str:
-    return "nothing" if value is None else f"{value:.4g}"
+    return suite_xml(Suite("bucle.gates", cases(result.checks)))
 
 
 def _failed(gate: Gate, note: str, key: str = "", **figures: Any) -> Check:

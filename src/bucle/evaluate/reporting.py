@@ -5,9 +5,24 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-__all__ = ["Case", "Suite", "broken", "cases", "figures_table", "junit", "of_story", "summary"]
+if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
+
+__all__ = [
+    "Case",
+    "Suite",
+    "broken",
+    "cases",
+    "comparison_table",
+    "figures_table",
+    "junit",
+    "of_comparisons",
+    "of_story",
+    "suite_xml",
+    "summary",
+]
 
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]|[\x7f-\x84\x86-\x9f]")
 """Characters that XML 1.0 forbids, and the control characters that it advises against."""
@@ -51,11 +66,36 @@ def cases(checks: Iterable[Any]) -> list[Case]:
 def of_story(story: Mapping[str, Any]) -> list[Suite]:
     """A suite for each gate of a run's story; a task whose comparison recommends nothing fails."""
     suites = [Suite(str(gate.get("release") or gate["task"]), cases(gate["checks"])) for gate in story.get("gates", [])]
-    return suites + [
-        Suite(one["task"], [Case("a candidate keeps within the constraints", False, str(one.get("why", "")))])
-        for one in story.get("comparisons", [])
-        if not one.get("recommended")
+    return suites + [one for one in of_comparisons(story.get("comparisons", [])) if not one.cases[0].passed]
+
+
+def of_comparisons(comparisons: Iterable[Mapping[str, Any]]) -> list[Suite]:
+    """A suite of one case for each comparison: it fails where no candidate keeps within the constraints."""
+    return [
+        Suite(
+            str(one["task"]),
+            [Case("a candidate keeps within the constraints", bool(one.get("recommended")), str(one.get("why", "")))],
+        )
+        for one in comparisons
     ]
+
+
+def comparison_table(comparison: Mapping[str, Any]) -> str:
+    """A comparison's candidates as Markdown, best first, the recommended one in bold, and why it is that one."""
+    lines = [
+        f"**{_cell(str(comparison['task']))}**, {comparison['n_test']} held-out rows",
+        "",
+        f"| candidate | {_cell(str(comparison['metric']))} | 95% interval | p95 ms | $ per 1,000 |",
+        "|---|---:|---|---:|---:|",
+    ]
+    for one in sorted(comparison["candidates"], key=lambda c: -c["value"]):
+        name = _cell(str(one["name"]))
+        name = f"**{name}**" if one["name"] == comparison.get("recommended") else name
+        lines.append(
+            f"| {name} | {one['value']:.4f} | {one['low']:.4f} to {one['high']:.4f} | {one['ms_p95']:.1f} "
+            f"| {one['usd_per_1k']:.2f} |"
+        )
+    return "\n".join([*lines, "", _cell(str(comparison.get("why", ""))), ""])
 
 
 def broken(name: str, message: str, hint: str = "", *, gate: bool = False) -> Suite:
@@ -70,16 +110,7 @@ def junit(suites: Sequence[Suite]) -> str:
     from xml.etree import ElementTree
 
     root = ElementTree.Element("testsuites", {"name": "bucle"} | _counts([c for s in suites for c in s.cases]))
-    for suite in suites:
-        node = ElementTree.SubElement(root, "testsuite", {"name": _xml(suite.name)} | _counts(suite.cases))
-        for case in suite.cases:
-            one = ElementTree.SubElement(node, "testcase", classname=f"bucle.{_xml(suite.name)}", name=_xml(case.name))
-            told = _xml(case.told)
-            if case.passed:
-                ElementTree.SubElement(one, "system-out").text = told
-            else:
-                first = told.partition("\n")[0]
-                ElementTree.SubElement(one, case.kind, message=first, type="gate").text = told
+    root.extend(map(_suite, suites))
     ElementTree.indent(root)
     return '<?xml version="1.0" encoding="utf-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
 
@@ -115,6 +146,29 @@ def figures_table(metrics: Mapping[str, Mapping[str, float]], fresh: Mapping[str
             line += f" {f['value']:.4f} ({f['low']:.4f} to {f['high']:.4f}) |" if f else "  |"
         lines.append(line)
     return "\n".join(lines) + "\n"
+
+
+def suite_xml(suite: Suite) -> str:
+    """One `testsuite` alone, as JUnit XML."""
+    from xml.etree import ElementTree
+
+    return ElementTree.tostring(_suite(suite), encoding="unicode")
+
+
+def _suite(suite: Suite) -> Element:
+    from xml.etree import ElementTree
+
+    name = _xml(suite.name)
+    node = ElementTree.Element("testsuite", {"name": name} | _counts(suite.cases))
+    for case in suite.cases:
+        one = ElementTree.SubElement(node, "testcase", classname=f"bucle.{name}", name=_xml(case.name))
+        told = _xml(case.told)
+        if case.passed:
+            ElementTree.SubElement(one, "system-out").text = told
+        else:
+            first = told.partition("\n")[0]
+            ElementTree.SubElement(one, case.kind, message=first, type="gate").text = told
+    return node
 
 
 def _counts(found: Sequence[Case]) -> dict[str, str]:
