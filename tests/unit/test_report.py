@@ -143,7 +143,7 @@ def test_hostile_story_is_escaped() -> None:
     html = render_report(story)
     page = Page(html)
     assert page.open == []
-    assert [tag for tag, _ in page.tags if tag == "script"] == ["script"]
+    assert [attrs for tag, attrs in page.tags if tag == "script"] == [{}, {"type": "application/json"}]
     assert not any(name.startswith("on") for _, attrs in page.tags for name in attrs)
     assert "alert(1)" in "".join(page.texts)
     assert len(html) < 4_000_000

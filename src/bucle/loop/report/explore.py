@@ -79,13 +79,14 @@ def findings(found: Mapping[str, Any], t: Any) -> list[tuple[str, list[Finding]]
             ("bad", "leakage", leaks),
             ("bad", "conflicts", task["conflicts"]["groups"] if task["labels"] else 0),
             ("bad", "suspects", suspects),
+            ("bad", "unknown", len(task.get("unknown_documents", ()))),
             ("warn", "problems", task["problems"]),
             ("warn", "rare", len(task["rare"])),
         )
         some = [
             Finding(
                 level,
-                {"problems": f"size-{at}", "rare": f"labels-{at}"}.get(kind, f"{kind}-{at}"),
+                {"problems": f"size-{at}", "unknown": f"size-{at}", "rare": f"labels-{at}"}.get(kind, f"{kind}-{at}"),
                 t(f"explore.find.{kind}{'.top' if kind == 'suspects' and n >= _SUSPECTS_ASKED else ''}", n=number(n)),
             )
             for level, kind, n in counted

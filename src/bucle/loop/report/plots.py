@@ -22,6 +22,8 @@ MAX_ROWS = 30
 MAX_LABELS = 26
 MATERIAL_USD = 0.01
 """Below a cent per thousand requests cost decides nothing."""
+_FREE = 8.0
+"""How many times left of the cheapest that costs anything the ones that cost nothing stand."""
 
 
 def _text_axis(axis: Any, form: Callable[[float], Both]) -> None:
@@ -91,54 +93,75 @@ def _verdict_ink(row: Candidate, ink: dict[str, str]) -> str:
     )
 
 
-def cost_plot(name: str, comparison: Comparison, by: str, x_label: Both, y_label: Both) -> Markup | None:
-    """Value against `by` (`ms_p95` or `usd_per_1k`); numbers are the ranks of the table, the line the Pareto front.
+def cost_plot(name: str, comparison: Comparison, by: str, x_label: Both, y_label: Both,
+              titles: Mapping[str, Both] = MappingProxyType({})) -> Markup | None:
+    """Value with its interval against `by` (`ms_p95` or `usd_per_1k`); numbers are the ranks of the table.
 
-    None where nothing differs, or where the dearest candidate costs less than a cent per thousand requests.
+    The stepped line is the front: nobody is better for no more. Filled dots are on the front of quality, dollars and
+    latency together, hollow ones are not, dotted ones are ruled out. What costs nothing stands left of a dashed line.
+    `titles` are hover texts by candidate. None where nothing differs, or where the dearest candidate costs less than a
+    cent per thousand requests.
     """
     ranked = list(enumerate(comparison.ranked[:MAX_ROWS], 1))
-    dots = [
-        (float(getattr(c, by)), c.value, rank, c)
-        for rank, c in ranked
-        if c.value is not None and getattr(c, by) is not None and getattr(c, by) > 0
-    ]
-    if len({x for x, *_ in dots}) < 2 or (by == "usd_per_1k" and max(x for x, *_ in dots) < MATERIAL_USD):
+    told = [(float(x), c.value, rank, c) for rank, c in ranked
+            if c.value is not None and (x := getattr(c, by)) is not None and x >= 0]
+    paid = [x for x, *_ in told if x > 0]
+    if not paid or len({x for x, *_ in told}) < 2 or (by == "usd_per_1k" and max(paid) < MATERIAL_USD):
         return None
-    front = sorted((x, y) for x, y, _, c in dots if c.name in comparison.pareto)
+    nothing = min(paid) / _FREE
+    dots = [(x or nothing, value, rank, c) for x, value, rank, c in told]
+    free = len(paid) < len(told)
 
     def paint(canvas: Any, ink: dict[str, str]) -> None:
         from matplotlib.ticker import MaxNLocator
 
         axes = canvas.subplots()
-        canvas.subplots_adjust(left=0.115, right=0.97, top=0.91, bottom=0.17)
+        canvas.subplots_adjust(left=0.115, right=0.97, top=0.92, bottom=0.155)
         axes.set_xscale("log")
-        axes.grid(color=ink["grid"], linewidth=0.6)
+        axes.grid(axis="y", color=ink["grid"], linewidth=0.6)
         axes.set_axisbelow(True)
-        if len(front) > 1:
-            axes.plot(*zip(*front, strict=True), color=ink["accent"], linewidth=1.4, alpha=0.6, zorder=1)
-        for x, y, _, row in dots:
-            best = row.name == comparison.recommended
-            colour = ink["accent"] if best or row.name in comparison.pareto else ink["muted"]
-            axes.scatter(
-                [x],
-                [y],
-                s=70 if best else 42,
-                color=colour if best else ink["surface"],
-                edgecolors=colour,
-                linewidths=1.6,
-                zorder=3,
-            )
         xs = [x for x, *_ in dots]
-        axes.set_xlim(min(xs) / 1.9, max(xs) * 1.9)
+        left, right = min(xs) / 1.9, max(xs) * 1.9
+        axes.set_xlim(left, right)
+        corners = _corners([(x, y) for x, y, _, c in dots if c.verdict != "ruled_out"], right)
+        if corners:
+            axes.plot(*zip(*corners, strict=True), color=ink["accent"], linewidth=1.4, alpha=0.55, zorder=1)
+        if free:
+            axes.axvline(nothing * _FREE**0.5, color=ink["muted"], linewidth=1, linestyle=(0, (2, 3)), zorder=0)
+        for x, y, rank, row in dots:
+            _dot(axes, x, y, row, comparison, ink, f"{name}-{rank}")
         axes.margins(y=0.12)
         axes.yaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))  # no 2.5%, which would be told as 2%
         _text_axis(axes.yaxis, lambda v: figure(v, 0))
-        _log_ticks(axes, min(xs), max(xs), _ms_tick if by == "ms_p95" else _plain)
+        _log_ticks(axes, min(paid), max(paid), _ms_tick if by == "ms_p95" else _plain, nothing if free else None)
         axes.set_xlabel(words(x_label))
         _y_title(axes, y_label, ink)
         _ranks(axes, [(x, y, rank) for x, y, rank, _ in dots], ink)
 
-    return draw(name, WIDTH, 280, paint)
+    said = {f"{name}-{rank}": titles[c.name] for *_, rank, c in dots if c.name in titles}
+    return draw(name, WIDTH, 310, paint, said)
+
+
+def _dot(axes: Any, x: float, y: float, row: Candidate, comparison: Comparison, ink: dict[str, str], gid: str) -> None:
+    best, out = row.name == comparison.recommended, row.verdict == "ruled_out"
+    on_front = row.name in comparison.pareto and not out
+    colour = ink["bad"] if out else ink["accent"] if best or on_front else ink["muted"]
+    low, high = _bars(y, row.low, row.high)
+    axes.plot([x, x], [low, high], color=colour, linewidth=1.6, alpha=0.4, solid_capstyle="round", zorder=2)
+    axes.scatter(
+        [x], [y], s=110 if best else 46, color=colour if on_front or best else ink["surface"], edgecolors=colour,
+        linewidths=1.6, linestyles=(0, (1.2, 1.2)) if out else "solid", marker="D" if row.baseline else "o", zorder=3,
+        gid=gid,
+    )
+
+
+def _corners(dots: Sequence[tuple[float, float]], right: float) -> list[tuple[float, float]]:
+    """The stepped line over the dots that nothing to their left equals or betters."""
+    corners: list[tuple[float, float]] = []
+    for x, y in sorted(dots, key=lambda dot: (dot[0], -dot[1])):
+        if not corners or y > corners[-1][1]:
+            corners += [(x, last) for _, last in corners[-1:]] + [(x, y)]
+    return [*corners, (right, corners[-1][1])] if corners else []
 
 
 def _plain(value: float) -> Both:
@@ -181,16 +204,20 @@ def _ranks(axes: Any, dots: Sequence[tuple[float, float, int]], ink: dict[str, s
         )
 
 
-def _log_ticks(axes: Any, low: float, high: float, form: Callable[[float], Both]) -> None:
+def _log_ticks(axes: Any, low: float, high: float, form: Callable[[float], Both], zero: float | None = None) -> None:
+    """Ticks at powers of ten, and at `zero` where what costs nothing stands."""
     from matplotlib.ticker import FixedLocator, NullLocator
 
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     steps = (1,) if len(decades) > 3 else (1, 3)
     inside = [step * 10.0**d for d in decades for step in steps if low / 1.9 <= step * 10.0**d <= high * 1.9]
     every = max(1, math.ceil(len(inside) / 6))
-    axes.xaxis.set_major_locator(FixedLocator(inside[::every] or [low]))
+    places = inside[::every] or [low]
+    if zero is not None:
+        places = [zero, *(place for place in places if place > zero * _FREE**0.6)]
+    axes.xaxis.set_major_locator(FixedLocator(places))
     axes.xaxis.set_minor_locator(NullLocator())
-    _text_axis(axes.xaxis, form)
+    _text_axis(axes.xaxis, lambda value: number(0) if value == zero else form(value))
 
 
 def loss_plot(name: str, model: ModelCard, x_label: Both, y_label: Both) -> Markup | None:

@@ -16,7 +16,10 @@ from bucle.core.errors import BadInput
 from bucle.loop.report import formats, plots, view
 from bucle.loop.report.formats import LANGUAGES, LOCALES, Both, translator
 from bucle.loop.report.model import STAGES, Said, Story, read_story
+from bucle.loop.report.parts import Message, Outputs, Slices
+from bucle.loop.report.side_by_side import outputs_json
 from bucle.loop.report.timeline import timeline_plot
+from bucle.loop.sentences import say
 
 __all__ = ["STATIC", "environment", "figures", "inlined", "render_report", "story_context"]
 
@@ -48,8 +51,23 @@ def environment(templates: Sequence[Path] = (), locales: Sequence[Path] = ()) ->
         told=told,
         place=formats.place,
         metric_value=formats.metric_value,
+        message=message,
     )
+    env.filters["slice"] = lambda where: view.slice_name(where, t)
+    env.filters["outputs_json"] = lambda outputs, slices, kind: rows_json(outputs, slices, kind, t)
     return env
+
+
+def message(one: Message, room: str) -> Both:
+    """The sentence of `room` that a message names, in both languages; its key where its figures do not fill it."""
+    told = say(f"{room}.{one.key}", one.figures)
+    return Both(told["es"], told["en"]) if told else formats.same(one.key)
+
+
+def rows_json(outputs: Outputs, slices: Slices | None, kind: str, t: Any) -> Markup:
+    """`outputs` for the page's script; rows of a classify task can be filtered by label."""
+    names = [view.slice_name(one.where, t) for one in slices.found] if slices else []
+    return outputs_json(outputs, names, kind == "classify")
 
 
 def measured(value: float | str | None) -> Both:
@@ -82,12 +100,11 @@ def figures(story: Story, t: Any) -> dict[str, Markup | None]:
         metric = t(f"metric.{comparison.metric}", default=comparison.metric)
         axis = t("plot.forest_axis", metric=metric)
         found[f"forest-{i}"] = plots.forest_plot(f"forest-{i}", comparison, axis)
-        found[f"latency-{i}"] = plots.cost_plot(
-            f"latency-{i}", comparison, "ms_p95", t("plot.latency_axis"), metric
-        )
-        found[f"cost-{i}"] = plots.cost_plot(
-            f"cost-{i}", comparison, "usd_per_1k", t("plot.cost_axis"), metric
-        )
+        hover = {c.name: view.in_short(c, comparison, t) for c in comparison.candidates}
+        for kind, by in (("cost", "usd_per_1k"), ("latency", "ms_p95")):
+            found[f"{kind}-{i}"] = plots.cost_plot(
+                f"{kind}-{i}", comparison, by, t(f"plot.{kind}_axis"), metric, hover
+            )
         if comparison.confusion is not None:
             found[f"confusion-{i}"] = plots.confusion_plot(
                 f"confusion-{i}", comparison.confusion, t("plot.predicted")
@@ -151,5 +168,5 @@ def render_report(story: Mapping[str, Any], *, language: str = "es") -> str:
         **story_context(read, t),
         figures=figures(read, t),
         language=language,
-        **inlined(("tokens.css", "report.css"), ("page.js",)),
+        **inlined(("tokens.css", "report.css"), ("page.js", "outputs.js")),
     )

@@ -9,11 +9,11 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from threading import Lock
 from typing import Any
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from bucle.loop.report.formats import Both, same
 
@@ -73,11 +73,20 @@ def _languages(match: re.Match[str]) -> str:
     return f'{match[1]}<tspan lang="es">{es}</tspan><tspan lang="en">{en}</tspan></text>'
 
 
-def draw(name: str, width: int, height: int, paint: Callable[[Any, dict[str, str]], None]) -> Markup:
+def _group(match: re.Match[str], titles: Mapping[str, Both]) -> str:
+    """A group without its identifier, and with the hover text that its artist's gid asked for."""
+    said = titles.get(match[1])
+    if said is None:
+        return f"<g{match[2]}>"
+    return f'<g{match[2]}><title data-es="{escape(said.es)}" data-en="{escape(said.en)}">{escape(said.es)}</title>'
+
+
+def draw(name: str, width: int, height: int, paint: Callable[[Any, dict[str, str]], None],
+         titles: Mapping[str, Both] | None = None) -> Markup:
     """`paint(figure, INKS)` on a figure of `width` by `height` CSS pixels, as an SVG element.
 
     It is hidden from assistive technology: the caption and the table beside it say the same. `name` must be
-    unique on the page.
+    unique on the page. `titles` are hover texts by the gid that `paint` gave an artist.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -122,7 +131,7 @@ def draw(name: str, width: int, height: int, paint: Callable[[Any, dict[str, str
     text = out.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", text, count=1, flags=re.DOTALL)
-    text = re.sub(r'<g id="[^"]*"', "<g", text)
+    text = re.sub(r'<g id="([^"]*)"([^>]*)>', lambda match: _group(match, titles or {}), text)
     text = re.sub(
         r"<svg[^>]*>", f'<svg viewBox="0 0 {width} {height}" class="plot" aria-hidden="true">', text, count=1
     )

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from bucle.loop.report.formats import Both, duration, figure, number, points, same
-from bucle.loop.report.model import STAGES, Comparison, Confusion, Gate, Release, Story
+from bucle.loop.report.formats import Both, duration, figure, ms, number, points, same, usd
+from bucle.loop.report.model import STAGES, Candidate, Comparison, Confusion, Gate, Release, Story
 
 __all__ = [
-    "Answer", "Stage", "answers", "current_comparisons", "current_gates", "good_enough", "in_production", "mistakes",
-    "stages",
+    "Answer", "Stage", "answers", "current_comparisons", "current_gates", "good_enough", "in_production", "in_short",
+    "mistakes", "slice_name", "stages",
 ]
 
 Say = Callable[..., Both]
@@ -182,3 +182,27 @@ def mistakes(confusion: Confusion | None, limit: int = 8) -> list[tuple[str, str
         if i != j and count
     ]
     return sorted(found, key=lambda item: (-item[2], item[0], item[1]))[:limit]
+
+
+def in_short(row: Candidate, comparison: Comparison, t: Say) -> Both:
+    """One candidate in a line, for a dot of a plot."""
+    text = same(f"{row.name}: ") + figure(row.value)
+    if row.low is not None and row.high is not None:
+        text = text + " [" + figure(row.low) + "; " + figure(row.high) + "]"
+    text = text + " · p95 " + ms(row.ms_p95) + " · " + t("hover.cost", usd=usd(row.usd_per_1k))
+    if row.verdict == "ruled_out":
+        return text + " · " + t("verdict.ruled_out") + (f": {row.reason}" if row.reason else "")
+    return text + " · " + t("hover.front") if row.name in comparison.pareto else text
+
+
+def slice_name(where: Mapping[str, str], t: Say) -> Both:
+    """`Idioma: en + Con números` for people."""
+    parts = []
+    for facet, value in list(where.items())[:3]:
+        named = t(f"facet.{facet}.{value}", default="")
+        shown = value if len(value) <= 60 else value[:59] + "…"
+        parts.append(named or t(f"facet.{facet}", default=facet) + f": {shown}")
+    text = parts[0] if parts else same("–")
+    for part in parts[1:]:
+        text = text + " + " + part
+    return text
