@@ -67,6 +67,12 @@ def preview(ws: Workspace, task: str) -> dict[str, Any]:
     """What `dataset_step` would make of all feedback on `task` now."""
     if task not in ws.config.tasks:
         raise BadInput(f"There is no task `{task}`.", f"Tasks: {', '.join(ws.config.tasks)}.")
+    kind = ws.config.tasks[task].kind
+    if kind not in ("classify", "answer"):
+        raise BadInput(
+            f"Feedback on `{task}` stays beside its traces: no rows are made of it for a {kind} task.",
+            f"bucle label start {task} says what is right for its rows.",
+        )
     datasets = [r["dataset"] for r in latest_records(ws.ledger) if r.name in (f"examples {task}", f"dataset {task} v2")]
     if not datasets:
         raise BadInput(f"The rows of `{task}` have not been read yet.", "bucle run --until data")

@@ -13,6 +13,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
 from fastapi.routing import APIRoute
 
 from bucle.core.errors import BadInput, BucleError, NotFound
+from bucle.data.kinds import readable
 from bucle.loop.report import read_story, render_report
 from bucle.loop.report.formats import LANGUAGES
 from bucle.loop.report.model import Link, Story, clean
@@ -46,6 +47,7 @@ def router(source: StudioSource, hosts: Sequence[str]) -> APIRouter:
     """The routes of `studio_router`."""
     env = environment([HERE / "templates"], [HERE / "locales"])
     versions = {name: hashlib.sha256(path.read_bytes()).hexdigest()[:12] for name, path in STATIC.items()}
+    env.filters["readable"] = lambda text: readable("converse", text) if text.startswith("[{") else text
     env.globals["asset"] = lambda name: f"/studio/static/{name}?v={versions[name]}"
 
     def page(template: str, status: int = 200, **values: Any) -> HTMLResponse:
