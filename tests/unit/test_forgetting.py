@@ -63,8 +63,9 @@ def test_loss_counts_only_what_was_known() -> None:
     assert gone.value.value == pytest.approx(0.5)
     assert gone.value.low > 0.3
     table = {(row["part"], row["language"]): row for row in gone.parts}
-    assert table["facts", "es"] == {"part": "facts", "language": "es", "n": 8, "chance": 0.25, "before": 1.0,
-                                    "after": 0.0, "known": True}
+    row = table["facts", "es"]
+    assert (row["n"], row["chance"], row["before"], row["after"], row["known"]) == (8, 0.25, 1.0, 0.0, True)
+    assert row["low"] > 0.5
     with pytest.raises(BadInput):
         lost(found, before, after[:3])
 

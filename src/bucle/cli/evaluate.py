@@ -9,6 +9,7 @@ import click
 VERBS = {
     "file": ("file", "Measure a release on a file of fresh rows; `bucle evaluate FILE` is the same."),
     "judge": ("judge", "How far a judge model agrees with people: kappa, before it may gate."),
+    "redteam": ("redteam", "Attack what a release serves; ask it harmless things that sound alarming."),
     "lm-eval": ("lm_eval", "Run lm-evaluation-harness tasks against a model or a release."),
     "import": ("import", "Store the results of lm-evaluation-harness or an Inspect log, with intervals."),
     "imported": ("import", "The evaluations stored so, newest first."),

@@ -21,7 +21,8 @@ GUESSING = 0.01
 class Lost:
     """What tuning cost on the suite. `before` and `after` are 1 or 0 for each question of the parts that the base knows
     (`known`), in order; `value` the loss of accuracy there with its paired interval (None: it knows none, so nothing
-    could be lost); `parts` a table for people: part, language, n, chance, before, after, known."""
+    could be lost); `parts` a table for people: part, language, name (both), n, chance, before, after, known, and the loss
+    with its interval (value, low, high)."""
 
     known: tuple[str, ...]
     before: tuple[float, ...]
@@ -68,10 +69,12 @@ def _table(questions: Sequence[Question], before: Sequence[float], after: Sequen
     rows = []
     for part, language in dict.fromkeys((one.part, one.language) for one in questions):
         mine = [place for place, one in enumerate(questions) if (one.part, one.language) == (part, language)]
+        had, has = [before[place] for place in mine], [after[place] for place in mine]
+        gap = paired_difference(had, has)
         rows.append({
-            "part": part, "language": language, "n": len(mine),
+            "part": part, "language": language, "name": f"{part} {language}", "n": len(mine),
+            "value": gap.value, "low": gap.low, "high": gap.high,
             "chance": sum(1 / len(questions[place].choices) for place in mine) / len(mine),
-            "before": sum(before[place] for place in mine) / len(mine),
-            "after": sum(after[place] for place in mine) / len(mine), "known": part in known,
+            "before": sum(had) / len(had), "after": sum(has) / len(has), "known": part in known,
         })
     return rows

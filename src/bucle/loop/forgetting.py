@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 from bucle.core.errors import BadInput
 from bucle.core.ids import canonical_json, file_sha256, sha256_hex
 from bucle.execute import Outcome, Runner, StepContext, StepRecord
-from bucle.loop.candidates import TaskData, open_candidate, rows_of
+from bucle.loop.candidates import TaskData, open_candidate, remembered_replies, rows_of
 from bucle.loop.document_step import read_documents
 from bucle.loop.model_steps import chat_model, model_folder
 from bucle.loop.workspace import Workspace
 
 if TYPE_CHECKING:
+    from bucle.evaluate.forgetting import Lost
     from bucle.evaluate.gate import Apart
     from bucle.evaluate.suite import Question
 
@@ -36,9 +37,7 @@ def suite_step(ws: Workspace, runner: Runner, model: str) -> StepRecord:
         from bucle.evaluate.suite import answered, asked
 
         if node.attrs.get("kind") == "openai":
-            from bucle.models.ask import remembered
-
-            with remembered(ctx.work / "replies.db"):
+            with remembered_replies(ws):
                 right = asked(chat_model(ws, model), wanted, seed=ws.config.seed, report=ctx.report)
         else:
             from bucle.models.local import LocalModel
@@ -59,7 +58,7 @@ def forgetting_step(
 
     Figures: `value`, `low`, `high`, `n`, `level` of the rise in bits per byte on the project's own text and on
     `forgetting.text`, with `bits_before` and `bits_after` of each text; `suite` with the loss of accuracy on its
-    questions (`evaluate.forgetting.Lost`). `forgetting_facts` makes of them what gates read.
+    questions (`evaluate.forgetting.Lost`), as the report reads it. `forgetting_facts` makes of them what gates read.
     """
     known = suite_step(ws, runner, base)
     wanted, own = _questions(ws), _own_text(ws)
@@ -85,7 +84,7 @@ def forgetting_step(
         ctx.report(2, 3, "suite")
         suite = lost(wanted, known.figures["right"], answered(tuned, wanted))
         figures = {"task": data.name, "candidate": name, **found.model_dump(), "bits_before": before,
-                   "bits_after": after, "suite": _json(suite)}
+                   "bits_after": after, "suite": _json(suite, data.name, name, str(ws.ledger.get(base).attrs["name"]))}
         told = f", {suite.value.value:+.1%} of the suite's answers" if suite.value else ""
         return Outcome({}, figures, f"{found.value:+.3f} bits per byte{told}")
 
@@ -148,5 +147,7 @@ def _pieces(files: Sequence[Path]) -> list[str]:
     return [pieces[at * len(pieces) // TEXTS] for at in range(TEXTS)] if len(pieces) > TEXTS else pieces
 
 
-def _json(found: Any) -> dict[str, Any]:
-    return asdict(found) | {"value": found.value.model_dump() if found.value else None}
+def _json(found: Lost, task: str, candidate: str, base: str) -> dict[str, Any]:
+    """As the report reads it: the loss with its interval beside the parts. Nothing known: no figures."""
+    value = found.value.model_dump() if found.value else dict.fromkeys(("value", "low", "high"))
+    return {"task": task, "candidate": candidate, "base": base, **asdict(found), **value}
