@@ -55,10 +55,9 @@ class Outputs:
             if self.junit or self.summary:
                 from bucle.evaluate.reporting import broken
 
-                suites = latest_gates(project) if project and isinstance(error, GateFailed) else []
-                if not any(not case.passed for suite in suites for case in suite.cases):
-                    suites = [*suites, broken(title, error.message, error.hint, gate=isinstance(error, GateFailed))]
-                self.write(title, suites)
+                gate = isinstance(error, GateFailed)
+                if not (gate and project and self.of_run(_story(project), failed=True)):
+                    self.write(title, [broken(title, error.message, error.hint, gate=gate)])
             raise
         except Exception as error:  # a fault of Bucle's own: the build server is told that nothing was measured
             if self.junit or self.summary:
@@ -67,15 +66,18 @@ class Outputs:
                 self.write(title, [broken(title, f"it broke off: {type(error).__name__}", "See the log of this step.")])
             raise
 
-    def of_run(self, story: Mapping[str, Any], *, gates: bool = True) -> None:
+    def of_run(self, story: Mapping[str, Any], *, gates: bool = True, failed: bool = False) -> bool:
         """What a run found: its gates, and every comparison in the summary; `gates` False: only that each comparison
-        recommends something."""
-        if not (self.junit or self.summary):
-            return
+        recommends something; `failed`: nothing is written unless one of them failed. Whether it was written."""
+        if not (self.junit or self.summary) or not story:
+            return False
         from bucle.evaluate.reporting import comparison_table, of_comparisons, of_story
 
         suites = of_story(story) if gates else of_comparisons(story["comparisons"])
+        if failed and all(case.passed for suite in suites for case in suite.cases):
+            return False
         self.write(str(story["project"]["name"]), suites, "\n".join(map(comparison_table, story["comparisons"])))
+        return True
 
     def write(self, title: str, suites: list[Suite], more: str = "") -> None:
         """Write what was asked for; `more` is Markdown below the summary's table."""
@@ -93,14 +95,12 @@ class Outputs:
             raise BadInput(f"{error.filename} cannot be written: {error.strerror}.", "Give another file.") from error
 
 
-def latest_gates(project: Project) -> list[Suite]:
-    """The gates of the project's latest run, a suite each task."""
-    from bucle.evaluate.reporting import of_story
-
+def _story(project: Project) -> dict[str, Any]:
+    """The project's latest run; empty before the first."""
     try:
-        return of_story(project.story())
+        return project.story()
     except NotFound:
-        return []
+        return {}
 
 
 def _summary_file(given: str | None) -> Path | None:

@@ -36,7 +36,7 @@ def imported_(folder: str, json_: bool) -> None:
     emit(
         {"evaluations": found},
         json_,
-        lambda: show(found) if found else click.echo("Nothing imported yet: bucle evaluate import PATH"),
+        lambda: show(found, notes=False) if found else click.echo("Nothing imported yet: bucle evaluate import PATH"),
     )
 
 
@@ -72,7 +72,7 @@ def compare(a: str, b: str, folder: str, json_: bool) -> None:
     emit(found, json_, human)
 
 
-def show(found: list[dict[str, Any]]) -> None:
+def show(found: list[dict[str, Any]], *, notes: bool = True) -> None:
     """Evaluations as a table of metrics with intervals; notes below."""
     rows = []
     for one in found:
@@ -85,7 +85,7 @@ def show(found: list[dict[str, Any]]) -> None:
         for place, line in enumerate(measured or [["", "", "no scores"]]):
             rows.append([*(head if place == 0 else [""] * len(head)), *line])
     table(["evaluation", "tool", "model", "task", "rows", "metric", "value", "95%"], rows)
-    for one in found:
+    for one in found if notes else []:
         for note in one["notes"]:
             click.echo(f"note: {one['task']}: {note}")
 

@@ -55,6 +55,8 @@ def of_results(
         if settings.get("limit"):
             said.append(f"only the first samples were asked (limit {settings['limit']})")
         kept = {k: v for k, v in config.items() if k not in _DROPPED}
+        if isinstance(kept.get("metadata"), dict):
+            kept["metadata"] = {k: v for k, v in kept["metadata"].items() if k != "config_source"}
         shots = _dict(value.get("n-shot")).get(task)
         made.append(
             Imported(
