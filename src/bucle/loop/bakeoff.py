@@ -58,7 +58,8 @@ def bake_off(ws: Workspace, runner: Runner, data: TaskData) -> Bakeoff:
     tests = len(rows_of(ws, data.dataset, data.split))
     # the seconds of earlier runs are no part of any decision, so that a rerun decides the same
     expected = {rung.name: expect_rung(ws, data.name, rung, train, tests, {}) for rung in rungs}
-    allowed, ruled_out = _rule_out(ws, rungs, expected)
+    longest = max((row.input for row in ws.examples(data.dataset)), key=len, default="")
+    allowed, ruled_out = _rule_out(ws, rungs, expected, longest)
     search = rows_of(ws, data.dataset, data.split, "validation")
     budget = choose.budget
     limited = choose.costs.usd_per_point is not None or any(
@@ -89,29 +90,16 @@ def _score(
 
 
 def _rule_out(
-    ws: Workspace, rungs: Sequence[Rung], expected: Mapping[str, Forecast]
+    ws: Workspace, rungs: Sequence[Rung], expected: Mapping[str, Forecast], longest: str
 ) -> tuple[list[Rung], list[dict[str, Any]]]:
     """Who keeps within the hard constraints as far as that is known before a token is spent, and who does not, why."""
-    from bucle.choose.costs import ruled_out
-    from bucle.models.catalogue import facts
+    from bucle.loop.catalogue import reasons_against
 
-    constraints, allowed, out = ws.config.choose.constraints, [], []
+    allowed, out = [], []
     for rung in rungs:
-        reasons: list[str] = []
-        for name in (rung.base, rung.encoder):
-            if not name:
-                continue
-            known = facts(name, ws.config.models[name], ws.config.catalogue)
-            remote = ws.config.models[name].kind == "openai"
-            reasons += ruled_out(
-                known,
-                constraints,
-                usd_per_1k=None if remote and known.usd_per_million_in is None else expected[rung.name].usd_per_1k[0],
-                requests_per_month=ws.config.choose.costs.requests_per_month,
-                needed=round(expected[rung.name].prompt[0]) if remote else None,
-            )
-        if reasons and not rung.technique.baseline:
-            out.append({"name": rung.name, "technique": rung.technique.name, "reasons": list(dict.fromkeys(reasons))})
+        reasons = reasons_against(ws, rung, expected[rung.name], longest=longest)
+        if reasons:
+            out.append({"name": rung.name, "technique": rung.technique.name, "reasons": reasons})
         else:
             allowed.append(rung)
     return allowed, out

@@ -111,7 +111,7 @@ def _asking(
     usd: Range = (0.0, 0.0)
     size_of = parameters(model) if isinstance(model, PretrainModel) else 0.0
     if isinstance(model, OpenAIModel):
-        usd = (price_of(ws, model, prompt[0], out[0]), price_of(ws, model, prompt[1], out[1]))
+        usd = (price_of(ws, rung.base, prompt[0], out[0]), price_of(ws, rung.base, prompt[1], out[1]))
         calls = asked / model.max_parallel / 60
         minutes = (calls * REMOTE_SECONDS[0], calls * REMOTE_SECONDS[1])
         if known is not None:
@@ -127,21 +127,12 @@ def parameters(model: PretrainModel) -> float:
     return 12.0 * model.layers * model.width**2 + 2 * 2048 * model.width
 
 
-def price_of(ws: Workspace, model: OpenAIModel, tokens_in: float, tokens_out: float) -> float:
-    """US dollars of one request; 0 where no price is known."""
-    from bucle.models.catalogue import price, provider_of
+def price_of(ws: Workspace, name: str, tokens_in: float, tokens_out: float) -> float:
+    """US dollars of one request to the model called `name`; 0 where no price is known."""
+    from bucle.choose.costs import per_request
+    from bucle.models.catalogue import facts
 
-    if model.usd_per_million_in is not None or model.usd_per_million_out is not None:
-        prices = (model.usd_per_million_in or 0.0, model.usd_per_million_out or 0.0)
-        return (tokens_in * prices[0] + tokens_out * prices[1]) / 1e6
-    own = next((f for f in ws.config.catalogue.values() if f.model == model.model), None)
-    if own and own.usd_per_million_in is not None:
-        return (tokens_in * own.usd_per_million_in + tokens_out * (own.usd_per_million_out or 0.0)) / 1e6
-    provider = provider_of(model.base_url)
-    per_million = price(model.model, provider, 1_000_000, 0), price(model.model, provider, 0, 1_000_000)
-    if not provider or per_million[0] is None:
-        return 0.0
-    return (tokens_in * per_million[0] + tokens_out * (per_million[1] or 0.0)) / 1e6
+    return per_request(facts(name, ws.config.models[name], ws.config.catalogue), tokens_in, tokens_out) or 0.0
 
 
 def _minutes(kind: str, known: float | None, tokens: Sequence[float], size: float) -> Range:

@@ -136,17 +136,19 @@ def chat_model(ws: Workspace, node_id: str) -> ChatModel:
     """The model of a base_model node, opened to write. Local ones are opened once a process."""
     node = ws.ledger.get(node_id)
     if node.attrs.get("kind") == "openai":
+        from bucle.models.catalogue import paid
         from bucle.models.remote import OpenAIChat
 
         settings = OpenAIModel.model_validate({k: v for k, v in node.attrs.items() if k in OpenAIModel.model_fields})
+        usd_in, usd_out = paid(str(node.attrs["name"]), settings, ws.config.catalogue)
         return OpenAIChat(
             str(node.attrs["name"]),
             settings.base_url,
             settings.model,
             settings.api_key_env,
             settings.timeout_s,
-            usd_per_million_in=settings.usd_per_million_in,
-            usd_per_million_out=settings.usd_per_million_out,
+            usd_per_million_in=usd_in,
+            usd_per_million_out=usd_out,
             max_parallel=settings.max_parallel,
             requests_per_minute=settings.requests_per_minute,
             tokens_per_minute=settings.tokens_per_minute,

@@ -12,7 +12,7 @@ from bucle.core.config import EncoderModel, LocalModel, Model, OpenAIModel, Pret
 from bucle.models.catalogue.packaged import Provider, family_of, licence_class, provider_named
 from bucle.models.catalogue.prices import context_window, list_price, provider_of
 
-__all__ = ["described", "facts", "folder_here", "hosted", "merged"]
+__all__ = ["described", "facts", "folder_here", "hosted", "merged", "paid"]
 
 TEXT_TASKS = ("classify", "answer", "summarise", "translate", "extract", "generate", "instruct", "converse", "code")
 """What a model that converses can be prompted to do; how well is for the comparison to measure."""
@@ -42,6 +42,14 @@ def facts(name: str, model: Model, own: Mapping[str, ModelFacts]) -> ModelFacts:
             said = {"usd_per_million_in": 0.0, "usd_per_million_out": 0.0} | said
         return merged(found.model_copy(update=said), own.get(model.model), own.get(name))
     return merged(described(model), own.get(model.path), own.get(name))
+
+
+def paid(name: str, model: OpenAIModel, own: Mapping[str, ModelFacts]) -> tuple[float | None, float | None]:
+    """What the team says it pays for a million tokens in and out: its own entry, else the model's settings;
+    (None, None) where the list price counts."""
+    settings = ModelFacts(usd_per_million_in=model.usd_per_million_in, usd_per_million_out=model.usd_per_million_out)
+    said = merged(settings, own.get(model.model), own.get(name))
+    return said.usd_per_million_in, said.usd_per_million_out
 
 
 def hosted(model: str, provider: str | None, *, local: bool = False, priced: bool = True) -> ModelFacts:
@@ -160,10 +168,23 @@ def _read_folder(folder: Path) -> dict[str, Any]:
         found |= {"licence": kind, "licence_name": name[:120], "conditions": condition}
     if languages := _codes(card.get("language")):
         found["languages"] = languages
+    told["context"] = _read_at_once(folder) or told["context"]
     for key in ("parameters", "context"):
         if isinstance(told[key], int) and told[key] > 0:
             found[key] = told[key]
     return found
+
+
+def _read_at_once(folder: Path) -> int:
+    """Tokens that a sentence-transformers model reads of a text, where it says so: fewer than its network could."""
+    from bucle.core.errors import BucleError
+    from bucle.models.folder import read_json
+
+    try:
+        said = read_json(folder / "sentence_bert_config.json").get("max_seq_length")
+    except BucleError:
+        return 0
+    return said if isinstance(said, int) else 0
 
 
 def _front_matter(card: Path) -> dict[str, Any]:
