@@ -36,6 +36,14 @@ def test_every_technique_meets_every_model_that_fits_cheapest_first() -> None:
     assert rungs == sorted(rungs)
 
 
+def test_a_student_takes_the_encoder_where_the_project_has_one() -> None:
+    def encoder(models: dict[str, Model]) -> set[str]:
+        return {r.encoder for r in ladder("classify", models, Choose(), has_index=False) if r.name == "distilled/nano"}
+
+    assert encoder(MODELS) == {"minilm"}
+    assert encoder({"nano": MODELS["nano"]}) == {""}
+
+
 def test_what_a_project_lacks_takes_its_candidates_away() -> None:
     assert names("classify", {}) == ["majority", "nearest", "tfidf"]
     assert names("answer", {}, index=False) == ["no-answer"]

@@ -52,7 +52,9 @@ def _with_models(t: Technique, models: Mapping[str, Model], choose: Choose, has_
         raise ConfigError(
             f"choose.models names `{sorted(unknown)[0]}`, which is not under `models:`.", f"Known: {', '.join(models)}."
         )
-    encoders = [n for n, m in usable.items() if m.kind == "encoder"] if "encoder" in t.needs else [""]
+    encoders = [n for n, m in usable.items() if m.kind == "encoder"]
+    if "encoder" not in t.needs and ("encoder" not in getattr(t, "uses", ()) or not encoders):
+        encoders = [""]
     bases = [""]
     if "base" in t.needs:
         bases = [n for n, m in usable.items() if m.kind in ("pretrain", "local")]

@@ -159,6 +159,8 @@ class Technique(Protocol):
 
     `kinds` are the task kinds it serves; `needs` any of `base`, `encoder`, `index`, `chat`; `rung` its place on the
     ladder, cheapest first; `when` one line on when to use it; `settings` the parameters that bucle.yaml may give it.
+    Where it has them, `uses` are roles that it takes if the project has them, and `serving_needs` what it needs to
+    answer, if that is less than `needs`.
     """
 
     name: str

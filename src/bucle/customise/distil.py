@@ -30,6 +30,8 @@ class Distilled:
     name = "distilled"
     kinds = frozenset({"classify"})
     needs = frozenset({"chat"})
+    uses = frozenset({"encoder"})
+    """What it takes where the project has it."""
     serving_needs: frozenset[str] = frozenset()
     """What it needs to answer, where that is less than to be fitted: the teacher is not served."""
     rung = 70

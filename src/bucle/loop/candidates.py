@@ -208,7 +208,7 @@ def load_candidate(ws: Workspace, candidate_id: str, folder: Path) -> Predictor:
             seed=ws.config.seed,
             kind=candidate.kind,
             extra={"labels": labels_today(ws)} if "index" in roles else {},
-            **_open_roles(ws, roles, t.needs),
+            **_open_roles(ws, roles, getattr(t, "serving_needs", t.needs)),  # a student is served without its teacher
         ),
     )
 

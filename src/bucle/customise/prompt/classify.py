@@ -16,11 +16,11 @@ from bucle.core.ports import ChatModel, FitContext, Message, Predictor
 from bucle.core.records import Prediction, Usage
 from bucle.customise.prompt.examples import NearestExamples
 from bucle.customise.prompt.fitting import ask_fitting, is_local
+from bucle.customise.prompt.instructions import language_of
 from bucle.customise.timing import timed
 from bucle.models.ask import Ask
 
 __all__ = [
-    "INSTRUCTION",
     "ScoringPredictor",
     "WritingPredictor",
     "classifier",
@@ -29,7 +29,10 @@ __all__ = [
     "messages_for",
 ]
 
-INSTRUCTION = "Clasifica el mensaje en una de estas categorías. Responde solo con la categoría."
+INSTRUCTIONS = {
+    "es": "Clasifica el mensaje en una de estas categorías. Responde solo con la categoría.",
+    "en": "Classify the message into one of these categories. Answer with the category only.",
+}
 LABEL_TOKENS = 32
 
 
@@ -37,7 +40,7 @@ def classify_prompt(ctx: FitContext, shots: int) -> dict[str, Any]:
     """What is kept of a classifying prompt: instruction, labels and the examples to draw from."""
     return {
         "kind": "classify",
-        "instruction": str(ctx.params.get("instruction") or INSTRUCTION),
+        "instruction": str(ctx.params.get("instruction") or INSTRUCTIONS[language_of(ctx.params)]),
         "labels": list(ctx.labels),
         "shots": shots,
         "examples": [[e.input, e.target] for e in ctx.train if e.target] if shots else [],
