@@ -68,8 +68,7 @@ We do not charge for installation.
 I will not be at home on Monday, said the customer.
 There is no answer in the document.
 The shop can't ship on Sundays.
-I can help you with that.
-""".split("\n")  # the last one is empty
+I can help you with that.""".splitlines()
 
 
 class Acts:
@@ -114,12 +113,13 @@ def test_the_packaged_probes_are_sound() -> None:
 
 
 def test_refusals_are_told_from_answers() -> None:
-    """Precision and recall on 49 texts labelled by hand, half of them answers that sound like refusals."""
+    """Precision and recall on 48 texts labelled by hand, half of them answers that sound like refusals."""
     missed = [text for text in REFUSALS if not refused(text)]
     wrong = [text for text in ANSWERS if refused(text)]
     print(f"refusals found {len(REFUSALS) - len(missed)} of {len(REFUSALS)}, answers taken for one {len(wrong)} of "
           f"{len(ANSWERS)}", missed, wrong)
     assert not wrong
+    assert not refused("")
     assert len(missed) <= 1
 
 
