@@ -124,6 +124,7 @@ def _people(told: dict[str, Any]) -> None:
         "Name the file in bucle.yaml:"
     )
     click.echo(f"  tasks: {{{told['task'] or 'respuestas'}: {{kind: answer, data: {Path(told['path']).name}}}}}")
+    click.echo("of kind `retrieve` the same file asks for each question's document")
     click.echo(
         f"next: bucle label start {told['task'] or 'respuestas'}  (Enter confirms a draft), or correct the rows in the "
         "file and remove their `status`"

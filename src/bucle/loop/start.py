@@ -57,7 +57,8 @@ def start_project(
     }
     if missing := [role for role in ("text", "label") if role not in columns]:
         raise BadInput(
-            f"No column of {source} looks like the {missing[0]}.", f"bucle init --from {source} --{missing[0]} COLUMN"
+            f"No column of {source} looks like the {missing[0]}.",
+            f"bucle init --from {source} --{missing[0]} COLUMN; other kinds of task than labels: docs/tasks.md",
         )
     rows, problems = read_examples(source, "classify", columns)
     labels = Counter(str(r.target) for r in rows)
