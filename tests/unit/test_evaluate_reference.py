@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -146,6 +147,9 @@ def test_citations() -> None:
     assert found["citation_recall"].per_row == [0.5, 0.0]
 
 
+CHECKED = ['[{"max_words": 5}]', '[{"min_words": 3}, {"contains": "la"}]', '{"language": "es", "json": false}']
+
+
 def test_every_metric_has_an_interval_and_a_difference() -> None:
     rng = random.Random(5)
 
@@ -154,10 +158,16 @@ def test_every_metric_has_an_interval_and_a_difference() -> None:
         return Sample(
             one.output, one.references, float(rng.random() < 0.6), rng.random(), [-rng.random() for _ in range(4)],
             [rng.random() < 0.3 for _ in range(10)], rng.sample(ids, 6), dict.fromkeys(rng.sample(ids, 2), 1.0),
-            rng.sample(ids, 2))
+            rng.sample(ids, 2), [one.references[0] + ".", "otra cosa"], rng.choice(CHECKED), {"type": "object"},
+            rng.choice("abc"), float(rng.random() < 0.8))
 
-    one, other = ([row(sample) for sample in texts(60, seed, longest=12)] for seed in (6, 7))
-    names, clusters = list(metrics()), [str(place // 3) for place in range(60)]
+    def labelled(one: Sample) -> Sample:
+        """What reads a whole output gets one that it can read, now and then."""
+        said = rng.choice([one.output, rng.choice("abc"), "{}", one.output + " idiota", '{"a": 1, "b": [2]}'])
+        return replace(one, output=said, references=[*one.references, rng.choice(['{"a": 1}', '{"a": 1, "b": [2]}'])])
+
+    one, other = ([labelled(row(sample)) for sample in texts(60, seed, longest=12)] for seed in (6, 7))
+    names, clusters = sorted(set(metrics()) - {"bertscore"}), [str(place // 3) for place in range(60)]
     first, second = measure(names, one), measure(names, other)
     found = score_intervals(first, clusters=clusters, draws=300)
     gaps = score_differences(first, second, clusters=clusters, draws=300)
@@ -271,3 +281,56 @@ def test_a_metric_joins_by_entry_point(monkeypatch) -> None:
     finally:
         monkeypatch.undo()
         metrics.cache_clear()
+
+
+def test_macro_f1_is_scikit_learns_in_every_resample() -> None:
+    from sklearn.metrics import f1_score
+
+    rng = np.random.default_rng(3)
+    wanted = [str(rng.choice(list("abcdefgh"), p=[0.3, 0.2, 0.2, 0.1, 0.1, 0.05, 0.04, 0.01])) for _ in range(300)]
+    said = [one if rng.random() < 0.7 else str(rng.choice(list("abcdexyz"))) for one in wanted]
+    samples = [Sample(mine, wanted=right) for mine, right in zip(said, wanted, strict=True)]
+    found = measure(["macro_f1"], samples)["macro_f1"]
+    for rows in (range(300), *(rng.integers(0, 300, 300) for _ in range(20))):
+        truth, spoken = [wanted[i] for i in rows], [said[i] for i in rows]
+        reference = f1_score(truth, spoken, labels=sorted(set(truth)), average="macro", zero_division=0)
+        assert float(found.statistics.combine(found.statistics.table[list(rows)].sum(axis=0))) == pytest.approx(
+            reference, abs=1e-9)
+
+
+def test_macro_f1_interval_is_the_same_by_either_way_and_by_differences() -> None:
+    """Narrow tables go by products, wide ones by rows; the known slope is that of small steps."""
+    from bucle.evaluate import resample
+
+    rng = np.random.default_rng(4)
+    wanted = [str(rng.choice(list("abcd"))) for _ in range(200)]
+    samples = [Sample(one if rng.random() < 0.7 else "a", wanted=one) for one in wanted]
+    measured = measure(["macro_f1"], samples)
+    narrow = score_intervals(measured, draws=500)["macro_f1"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resample, "_WIDE", 0)
+        wide = score_intervals(measured, draws=500)["macro_f1"]
+    statistics = measured["macro_f1"].statistics
+    stepped = resample.bootstrap({"": (statistics.table, statistics.combine)}, draws=500)[""]
+    assert wide.low == pytest.approx(narrow.low, abs=1e-9)
+    assert stepped.low == pytest.approx(narrow.low, abs=1e-5)
+    assert 0.02 < narrow.high - narrow.low < 0.2
+
+
+@pytest.mark.torch
+@pytest.mark.filterwarnings("ignore")
+def test_bertscore_is_bert_scores() -> None:
+    bert_score = pytest.importorskip("bert_score")
+    from bucle.evaluate.metrics.meaning import bertscore
+    from bucle.models.encoder import encoder_folder
+
+    samples = [one for one in texts(60, 11) if one.output.strip() and one.references[0].strip()]
+    samples += [Sample("the cat sat on the mat", ["a cat was sitting there"]), Sample("x", ["x"])]
+    _, _, theirs = bert_score.score(
+        [one.output for one in samples], [one.references[0] for one in samples],
+        model_type=str(encoder_folder()), num_layers=6, batch_size=16)
+    values, signature = bertscore([Sample(one.output, one.references[:1]) for one in samples])
+    assert values == pytest.approx([float(one) for one in theirs], abs=1e-6)
+    assert "layer:last" in signature
+    best = bertscore([Sample("the cat sat", ["nothing alike", "the cat sat"]), Sample("", ["algo"])])[0]
+    assert best == pytest.approx([1.0, 0.0], abs=1e-6)

@@ -19,7 +19,8 @@ __all__ = ["bootstrap", "score_differences", "score_intervals"]
 
 Combine = Callable[[Any], Any]
 Table = tuple[Any, Combine] | tuple[Any, Combine, Combine | None]
-"""Statistics `[rows, k]`, what makes a score of their sums and, where known, its gradient: as in `metrics.Statistics`."""
+"""Statistics `[rows, k]`, what makes a score of their sums and, where known, its gradient, as in
+`metrics.Statistics`."""
 
 _CELLS = 2_000_000  # numbers drawn at once: bounds the memory of a bootstrap to some 100 MB
 _WIDE = 40  # statistics a row from which their products, one for every two, are no longer the cheaper way

@@ -41,13 +41,14 @@ UNRATED = 0.1
 
 @dataclass(frozen=True)
 class Scoring:
-    """How a task is scored. `metrics` are the team's (none: the kind's own); `documents` maps a chunk's id to its
-    document's path, `passages` to its text; `schema` is an extract task's; `folder` is where a metric of the project's
-    own stands, which `trusted` allows to run; `judges` by name; `encoder` the folder of the one that compares
-    meanings."""
+    """How a task is scored. `metrics` are the team's (none: the kind's own), `also` those that gates ask for beside
+    them; `documents` maps a chunk's id to its document's path, `passages` to its text; `schema` is an extract task's;
+    `folder` is where a metric of the project's own stands, which `trusted` allows to run; `judges` by name; `encoder`
+    the folder of the one that compares meanings."""
 
     kind: TaskKind
     metrics: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
     documents: Mapping[str, str] = field(default_factory=dict)
     passages: Mapping[str, str] = field(default_factory=dict)
     schema: Mapping[str, Any] | None = None
@@ -80,6 +81,8 @@ class Scored:
     values: dict[str, Interval]
     signatures: dict[str, str]
     judge_usage: Usage = field(default_factory=Usage)
+    measured: Mapping[str, Measured] = field(default_factory=dict)
+    """Corpus metrics with their statistics, from which differences are made; not for JSON."""
 
 
 def check_metrics(kind: TaskKind, names: Sequence[str], judges: Sequence[str] = ()) -> None:
@@ -118,20 +121,24 @@ def score(scoring: Scoring, examples: Sequence[Example], predictions: Sequence[P
     if untested is not None:
         raise BadInput(f"example {untested} has no tests, which any code would pass", "remove it or write some")
     check_metrics(scoring.kind, scoring.metrics, tuple(scoring.judges))
+    for name in scoring.also:  # none of them decides
+        check_metrics(scoring.kind, (scoring.primary, name) if name != scoring.primary else (), tuple(scoring.judges))
     if not examples:
         return Scored({scoring.primary: []}, {"rows": 0}, {}, {})
     asked = [settled(scoring.kind, row, said) is None for row, said in zip(examples, predictions, strict=True)]
     rows = [row for row, kept in zip(examples, asked, strict=True) if kept]
     said = [one for one, kept in zip(predictions, asked, strict=True) if kept]
-    names = scoring.metrics or _defaults(scoring.kind, said)
+    own = scoring.metrics or _defaults(scoring.kind, said)
+    names = (*own, *(name for name in scoring.also if name not in own))
     wanted = {name: _metric(scoring, name, first=name == names[0]) for name in names if not name.startswith(JUDGE)}
     samples = samples_of(scoring, rows, said, run_code=any("passed" in one.needs for one in wanted.values()),
                          report=report)
     for name, one in list(wanted.items()):
-        if (lack := lacking(one, samples)) is None and (scoring.metrics or "sources" not in one.needs or any(
+        asked_for = bool(scoring.metrics) or name in scoring.also
+        if (lack := lacking(one, samples)) is None and (asked_for or "sources" not in one.needs or any(
                 sample.sources for sample in samples)):
             continue
-        if lack is not None and (scoring.metrics or name == names[0]):
+        if lack is not None and (asked_for or name == names[0]):
             raise BadInput(f"example {rows[lack[0]].id} has no {given(lack[1])}, which {name} needs",
                            "write it, leave the row out, or name other metrics")
         del wanted[name]
@@ -145,7 +152,7 @@ def score(scoring: Scoring, examples: Sequence[Example], predictions: Sequence[P
         if name in judged:
             per_row[name] = _spread(judged[name], settled_as)
         elif name in measured and wanted[name].rows and (top := wanted[name].top) is not None:
-            per_row[name] = _spread([value / top for value in measured[name][1]], settled_as)
+            per_row[name] = _spread([min(value / top, 1.0) for value in measured[name][1]], settled_as)
         if name in measured and (found := measured[name][0]) is not None and not wanted[name].mean:
             figures[name] = found.value
         elif name in per_row:
@@ -154,7 +161,8 @@ def score(scoring: Scoring, examples: Sequence[Example], predictions: Sequence[P
             figures[name] = _mean(measured[name][1])
     values = _intervals({name: one for name, (one, _) in measured.items() if one is not None}, clusters, scoring.seed)
     signatures = {name: one.signature for name, (one, _) in measured.items() if one is not None and one.signature}
-    return Scored(per_row, figures | _described(scoring.kind, examples, predictions), values, signatures, usage)
+    return Scored(per_row, figures | _described(scoring.kind, examples, predictions), values, signatures, usage,
+                  {name: one for name, (one, _) in measured.items() if one is not None and not one.metric.mean})
 
 
 def _check(kind: TaskKind, one: Metric, *, first: bool) -> None:
@@ -236,10 +244,12 @@ def _judged(scoring: Scoring, names: Sequence[str], rows: Sequence[Example], sai
 
 
 def _intervals(measured: Mapping[str, Measured], clusters: Sequence[str], seed: int) -> dict[str, Interval]:
-    """Those of scores that are no mean of rows in [0, 1]; none where all rows have one source."""
+    """Those of scores that are no mean of rows in [0, 1]; none where all rows have one source, nor for a mean without
+    a top of which some row has no value."""
     from bucle.evaluate.resample import score_intervals
 
-    whole = {name: one for name, one in measured.items() if not one.metric.mean}
+    whole = {name: one for name, one in measured.items()
+             if not one.metric.mean or (one.metric.top is None and len(one.per_row) == len(clusters))}
     return score_intervals(whole, clusters=clusters, seed=seed) if whole and len(set(clusters)) > 1 else {}
 
 

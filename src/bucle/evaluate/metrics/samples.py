@@ -43,9 +43,9 @@ class Statistics:
 
     `table` is `[rows, k]`, and `combine` turns sums of its rows, `[..., k]`, into scores, `[...]`, the same for sums
     twice as large. So the score of any resample of the rows is exact without scoring a text again. `by_row` does it
-    for single rows where their score differs from a corpus of one (BLEU); `gradient`, where it is known, turns sums into
-    the score's slope by each of them, `[..., k]`. `signature` is what to publish with a score
-    so that others can repeat it."""
+    for single rows where their score differs from a corpus of one (BLEU); `gradient`, where it is known, turns sums
+    into the score's slope by each of them, `[..., k]`. `signature` is what to publish with a score so that others can
+    repeat it."""
 
     table: Any
     combine: Callable[[Any], Any]
