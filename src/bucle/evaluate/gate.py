@@ -208,12 +208,12 @@ def _interval(gate: Gate, facts: GateFacts) -> Interval:
     level, name = gate.level or 0.95, gate.metric
     if name in facts.apart:
         return facts.apart[name].interval(level, facts.seed)
-    if name in facts.measured and not _mean_of_shares(facts.measured[name]):
-        return score_intervals({name: facts.measured[name]}, clusters=facts.clusters, seed=facts.seed,
-                               level=level)[name]
     found = facts.intervals.get(name)
     if found is not None and abs(found.level - level) < 1e-9:
         return found
+    if name in facts.measured and not _mean_of_shares(facts.measured[name]):
+        return score_intervals({name: facts.measured[name]}, clusters=facts.clusters, seed=facts.seed,
+                               level=level)[name]
     if name in facts.per_row and found is None:
         return interval(facts.per_row[name], clusters=facts.clusters, level=level)
     raise ConfigError(f"{name} has no interval at {level:.4g}")
