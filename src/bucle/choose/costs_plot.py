@@ -16,13 +16,15 @@ MOST_LINES = 7
 
 @dataclass(frozen=True)
 class Line:
-    """A candidate: dollars a thousand requests to providers, dollars a month of training, and its machine, if any."""
+    """A candidate: dollars a thousand requests to providers, dollars a month of training, and its machine, if any; the
+    volume from which it breaks even, and up to which, before its next machine costs more again (None: for good)."""
 
     name: str
     usd_per_1k: float
     hosting: Hosting | None = None
     training_usd_per_month: float = 0.0
     break_even: int | None = None
+    until: int | None = None
 
     def usd(self, requests: float) -> float:
         """US dollars a month at that many requests."""
@@ -57,7 +59,8 @@ def plot(lines: Sequence[Line], path: Path, *, title: str, traffic: float) -> No
             at = line.usd(float(line.break_even))
             axes.plot([line.break_even], [at], "o", color=colour, ms=7, mec="white", zorder=5)
             if line.break_even not in told:
-                axes.annotate(f"from {line.break_even:,} a month", (line.break_even, at), textcoords="offset points",
+                end = f" to {line.until:,}" if line.until else ""
+                axes.annotate(f"from {line.break_even:,}{end}", (line.break_even, at), textcoords="offset points",
                               xytext=(8, -14), fontsize=8, color=colour)
             told.add(line.break_even)
     if traffic:

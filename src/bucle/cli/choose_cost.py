@@ -100,7 +100,7 @@ def _plots(told: dict[str, Any], path: Path) -> list[str]:
                 continue
             training = c["month"][0]["training"] if c["month"] else 0.0
             even = c["break_even"] or {}
-            lines.append(Line(c["candidate"], price, machine, training, even.get("requests")))
+            lines.append(Line(c["candidate"], price, machine, training, even.get("requests"), even.get("until")))
         if task["api"] and task["api"]["name"] == "stated":
             lines.insert(0, Line("the API stated", task["api"]["usd_per_1k"]))
         if not lines:
