@@ -10,8 +10,9 @@ import pytest
 from chat_peer import fitted, remote
 
 from bucle.core.errors import BadInput
+from bucle.core.ports import LoadContext
 from bucle.core.records import Example, Usage
-from bucle.customise.prompt import ChainOfThought
+from bucle.customise.prompt import ChainOfThought, FewShot
 from bucle.customise.prompt.thought import Thought, vote
 
 LABELS = ("alta", "baja", "avería")
@@ -92,6 +93,7 @@ def test_without_a_model_it_says_what_to_add(tmp_path: Path) -> None:
 def test_a_model_too_small_to_reason_still_answers_and_teaches(tmp_path: Path) -> None:
     from bucle.customise.distil import Distilled
     from bucle.customise.pretrain import pretrain
+    from bucle.models.encoder import encoder_folder
     from bucle.models.local import LocalModel
 
     base = tmp_path / "nano"
@@ -132,8 +134,19 @@ def test_a_model_too_small_to_reason_still_answers_and_teaches(tmp_path: Path) -
     )
     assert {round((p.score or 0) * 3) for p in voting.predict(asked)} <= {1, 2, 3}
 
-    student, figures = fitted(Distilled(), tmp_path / "c", "classify", rows, chat=model, labels=LABELS, shots=1)
-    assert figures["taught"] == len(rows)
+    encoder = {"encoder": encoder_folder()}
+    student, figures = fitted(
+        Distilled(), tmp_path / "c", "classify", rows, chat=model, labels=LABELS, shots=1, folders=encoder
+    )
+    assert (figures["taught"], figures["student"]) == (len(rows), "hybrid-head")
     assert figures["tokens_in"] > 0
     assert 0 <= figures["teacher_accuracy"] <= 1
     assert {p.output for p in student.predict([row.input for row in rows])} <= set(LABELS)
+    with pytest.raises(BadInput, match="taught on an encoder"):
+        Distilled().load(tmp_path / "c", LoadContext(labels=LABELS, params={}))
+
+    writing, _ = fitted(FewShot(), tmp_path / "d", "generate", rows, chat=model, instruction="Di", shots=8)
+    found = writing.predict(["sin luz en casa", "baja " * 800])
+    assert found[0].usage.tokens_out > 0
+    assert writing.shortened == 1, "the long one was asked without examples, and does not fit even so"
+    assert "holds 400" in found[1].error
