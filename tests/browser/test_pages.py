@@ -19,7 +19,7 @@ from chromium import Browser, Tab, find_chromium
 from bucle.core.ports import ChatReply
 from bucle.core.records import Feedback, Trace, Usage
 from bucle.loop.report import render_report
-from story_fixture import FixtureSource, full_story
+from story_fixture import FixtureSource, full_story, some_outputs
 
 BINARY = find_chromium()
 pytestmark = pytest.mark.skipif(BINARY is None, reason="no Chromium here: install chromium, or set BUCLE_CHROMIUM")
@@ -136,10 +136,67 @@ def test_hostile_report_runs_nothing(browser: Browser, tmp_path: Path) -> None:
     story["project"]["name"] = evil
     for candidate in story["comparisons"][0]["candidates"]:
         candidate["name"] = evil + candidate["name"]
+    outputs = story["comparisons"][0]["outputs"]
+    outputs["candidates"] = [evil + name for name in outputs["candidates"]]
+    for row in outputs["rows"]:
+        row |= {"input": evil, "source": evil, "target": evil}
+        for one in row["outputs"]:
+            one |= {"text": evil, "reasoning": evil, "citations": [evil]}
     path = tmp_path / "report.html"
     path.write_text(render_report(story), encoding="utf-8")
     tab = browser.open(path.as_uri())
     assert tab.run("window.owned") is None
+    assert tab.run("document.querySelector('.rows .asked').textContent") == evil
+    assert tab.run("document.querySelectorAll('main img').length") == 0
+    _no_trouble(tab, path.as_uri())
+
+
+COUNT = "Number(document.querySelector('[data-count] strong').textContent.replace(/\\D/g, ''))"
+SHOWN = "document.querySelectorAll('#outputs-0 .rows > li').length"
+
+
+def test_outputs_side_by_side_are_filtered(browser: Browser, tmp_path: Path) -> None:
+    story = full_story()
+    outputs = story["comparisons"][0]["outputs"] = some_outputs(2000)
+    marks = [[one["score"] >= 0.5 for one in row["outputs"]] for row in outputs["rows"]]
+    path = tmp_path / "report.html"
+    path.write_text(render_report(story, language="en"), encoding="utf-8")
+    tab = browser.open(path.as_uri())
+    assert (tab.run(COUNT), tab.run(SHOWN)) == (2000, 25)
+    tab.run("document.querySelector('[data-more]').focus()")
+    tab.press("Enter")
+    tab.wait(f"{SHOWN} === 50")
+
+    def choose(by: str, value: str) -> None:
+        tab.run(f"(() => {{ const node = document.querySelector(`{by}`); node.value = '{value}'; "
+                "node.dispatchEvent(new Event('input', {bubbles: true})); })()")
+
+    choose("[data-by=candidate][data-at='0']", "wrong")
+    tab.wait(f"{COUNT} === {sum(not mark[0] for mark in marks)}")
+    choose("[data-by=candidate][data-at='3']", "right")
+    tab.wait(f"{COUNT} === {sum(not mark[0] and mark[3] for mark in marks)}")
+    tab.run("document.querySelector('[data-clear]').click()")
+    assert tab.run(COUNT) == 2000
+    tab.run("document.querySelector('[data-by=disagree]').click()")
+    tab.wait(f"{COUNT} === {sum(len(set(mark)) > 1 for mark in marks)}")
+    tab.run("document.querySelector('[data-clear]').click()")
+    choose("[data-by=label]", "averia_internet")
+    tab.wait(f"{COUNT} === {sum(row['target'] == 'averia_internet' for row in outputs['rows'])}")
+    tab.run("document.querySelector('[data-clear]').click()")
+    tab.run("document.querySelector('[data-rows]').click()")  # "See its examples" of the worst slice
+    assert tab.run(COUNT) == sum(0 in row["slices"] for row in outputs["rows"])
+    assert tab.run("document.activeElement.dataset.by") == "slice"
+    tab.run("document.querySelector('[data-clear]').click()")
+    assert tab.run("document.activeElement.dataset.by") == "text"
+    tab.type("COBRAIS dos")  # without its accent
+    tab.wait(f"{COUNT} === {sum('cobráis' in row['input'] for row in outputs['rows'])}")
+    tab.type(" zzz")
+    tab.wait(f"{COUNT} === 0")
+    assert "No example matches" in tab.run("document.querySelector('#outputs-0 .rows').innerText")
+    took = tab.run("(() => { const start = performance.now(); document.querySelector('[data-clear]').click(); "
+                   "document.querySelector('.rows').getBoundingClientRect(); return performance.now() - start; })()")
+    assert took < 300
+    assert tab.run(OVERFLOW) <= 0
     _no_trouble(tab, path.as_uri())
 
 

@@ -18,7 +18,7 @@ from bucle.loop.report import STAGES, read_story, render_report, view
 from bucle.loop.report import formats as f
 from bucle.loop.report.formats import catalogue, translator
 from bucle.loop.report.render import HERE, STATIC
-from story_fixture import full_story
+from story_fixture import full_story, some_outputs
 
 LOCALES = HERE / "locales"
 EVIL = "<script>alert(1)</script>\"' onload=x {{7*7}} {0} $x_1^{bad$ ~|~ 🚨"
@@ -302,3 +302,121 @@ def test_the_second_turn_of_the_loop_is_the_answer_and_every_task_must_pass() ->
 def test_forgetting_is_told_in_bits_per_byte(html: str) -> None:
     assert '<td class="n"><span lang="es">+0,094</span><span lang="en">+0.094</span></td>' in html
     assert "Cambio (bits por byte)" in html
+
+
+def _embedded(html: str) -> dict[str, Any]:
+    found = re.findall(r'<script type="application/json">(.*?)</script>', html, re.DOTALL)
+    assert len(found) == 1
+    made: dict[str, Any] = json.loads(found[0])
+    return made
+
+
+def _english(html: str) -> str:
+    """The text that an English reader sees, spaces made even."""
+    shown = re.sub(r'<span lang="es">.*?</span>', "", html)
+    shown = re.sub(r"</?(?:span|strong|em|code)\b[^>]*>", "", shown)
+    return " ".join(re.sub(r"<[^>]+>", " ", shown).replace("\u00a0", " ").split())
+
+
+def test_the_answer_stands_first_in_the_choose_section_with_interval_and_cost(html: str) -> None:
+    section = _english(html[html.index('<section id="choose"'):html.index('<section id="customise"')])
+    told = section[: section.index("What would change the choice")]
+    for part in ("frozen encoder", "91.2%", "[88.6%; 93.6%]", "+4.8 points", "per thousand", "$36.90", "nano full"):
+        assert part in told, part
+    assert "No candidate beats the baseline “quote-passage”." in section
+
+
+def test_every_rung_is_in_the_table_climbed_or_not(html: str) -> None:
+    section = _english(html[html.index('<section id="choose"'):html.index('<section id="customise"')])
+    for part in (
+        "few-shot/nano 31.0% [19.0%; 46.0%] Worse than tfidf-logreg, proven. After 48 examples.",
+        "lora/large 88.0% [80.0%; 93.0%] No better than frozen encoder, which costs less. After 96 examples.",
+        "zero-shot/abroad – prompts are processed in us, allowed: eu, local",
+        "full/large – A gain of 1.1% was expected",
+        "With a p95 limit of 640 ms (now 300 ms), remote-large would be recommended (92.7%).",
+        "from 14,800 requests a month",
+    ):
+        assert part in section, part
+
+
+def test_messages_that_no_sentence_fits_are_told_by_their_key() -> None:
+    odd = [{"key": "rows", "figures": {"rows": "<b>"}}, {"key": "<i>new</i>"}, {}, {"key": "p95_ms_raised"}]
+    story = {"comparisons": [{"task": "a", "flips": odd, "not_climbed": [{"name": "x", "why": odd[1]}]}]}
+    html = render_report(story)
+    assert "&lt;i&gt;new" in html
+    assert "<i>new" not in html
+
+
+def test_slices_say_where_it_is_worse_and_that_chance_was_allowed_for(html: str) -> None:
+    told = _english(html)
+    assert "frozen encoder is worse than on the rest: 2 (of 63 looked at" in told
+    assert "Words: 1–4 + With numbers" in told
+    assert "On a Sunday" in told
+    none = full_story()
+    none["comparisons"][0]["slices"]["found"] = none["comparisons"][0]["slices"]["found"][2:]
+    assert "is worse on none of the 63 slices looked at" in _english(render_report(none))
+
+
+def test_dots_of_the_front_say_what_they_are(html: str) -> None:
+    titles = re.findall(r'<title data-es="([^"]*)" data-en="([^"]*)">', html)
+    said = {en for _, en in titles}
+    assert "frozen encoder: 91.2% [88.6%; 93.6%] · p95 11\u00a0ms · $0.00028 per thousand · on the front" in said
+    assert any(one.startswith("remote-large") and "Ruled out" in one for one in said)
+
+
+def test_outputs_are_inert_and_complete(html: str) -> None:
+    data = _embedded(html)
+    assert len(data["rows"]) == 120
+    assert data["candidates"] == ["tfidf-logreg", "frozen encoder", "nano full", "remote-large"]
+    assert data["rows"][0][3] == [0]
+    assert data["slices"][0] == ["Idioma: en", "Language: en"]
+    assert {len(row[4]) for row in data["rows"]} == {4}
+    story = full_story()
+    evil = "</script><img src=x onerror=alert(1)><!-- \u2028"
+    for row in story["comparisons"][0]["outputs"]["rows"]:
+        row["input"] = evil
+        for one in row["outputs"]:
+            one |= {"text": evil, "reasoning": evil, "citations": [evil]}
+    page = Page(render_report(story))
+    assert page.open == []
+    assert "img" not in {tag for tag, _ in page.tags}
+    assert _embedded(render_report(story))["rows"][5][0].startswith("</script><img")
+
+
+def test_two_thousand_rows_render_in_time() -> None:
+    story = full_story()
+    story["comparisons"][0]["outputs"] = some_outputs(2000, 5000)
+    start = time.perf_counter()
+    html = render_report(story, language="en")
+    assert time.perf_counter() - start < 5
+    assert len(_embedded(html)["rows"]) == 2000
+    assert "2,000 of the 5,000 held-out examples, drawn at random." in _english(html)
+
+
+def test_side_by_side_is_made_of_predictions() -> None:
+    from bucle.core.records import Example, Prediction
+    from bucle.evaluate.slices import find_slices
+    from bucle.loop.report.side_by_side import side_by_side, slices_part
+
+    rows = [Example(id=str(i), input=f"hola {i}", target="a" if i % 2 else None, language="es" if i % 3 else "en",
+                    source=f"a.csv:{i}") for i in range(300)]
+    scores = [float(i % 3 > 0) for i in range(300)]
+    found = find_slices(rows, scores)
+    failed = [Prediction(output="", error="429")] * 299
+    said = [Prediction(output="x" * 9000, chunks=("c1",), reasoning="porque"), *failed]
+    made = side_by_side(rows, {"one": (said, scores), "two": (said, scores)}, slices=found, passages={"c1": "g.pdf"})
+    json.dumps(made)
+    assert (made["total"], len(made["rows"])) == (300, 300)
+    first = made["rows"][0]["outputs"][0]
+    assert (len(first["text"]), first["citations"], first["reasoning"]) == (2000, ["g.pdf"], "porque")
+    assert made["rows"][1]["outputs"][0] == {"error": "429", "score": 1.0}
+    part = slices_part(found, "one")
+    worst = part["found"][0]
+    assert (worst["where"], worst["worse"]) == ({"language": "en"}, True)
+    assert [0 in row["slices"] for row in made["rows"]] == [i % 3 == 0 for i in range(300)]
+    some = side_by_side(rows, {"one": (said, scores)}, most=20, seed=1)
+    assert (some["total"], len(some["rows"])) == (300, 20)
+    assert side_by_side([], {"one": ([], [])}) == {"candidates": ["one"], "total": 0, "rows": []}
+    with pytest.raises(BadInput, match="same 300 rows"):
+        side_by_side(rows, {"one": (said[:5], scores)})
+    assert Page(render_report({"comparisons": [{"task": "t", "outputs": made, "slices": part}]})).open == []

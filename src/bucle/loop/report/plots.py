@@ -99,8 +99,9 @@ def cost_plot(name: str, comparison: Comparison, by: str, x_label: Both, y_label
 
     The stepped line is the front: nobody is better for no more. Filled dots are on the front of quality, dollars and
     latency together, hollow ones are not, dotted ones are ruled out. What costs nothing stands left of a dashed line.
-    `titles` are hover texts by candidate. None where nothing differs, or where the dearest candidate costs less than a
-    cent per thousand requests.
+    Those at less than half of the best are named at the foot, where they would press the others together. `titles` are
+    hover texts by candidate. None where nothing differs, or where the dearest candidate costs less than a cent per
+    thousand requests.
     """
     ranked = list(enumerate(comparison.ranked[:MAX_ROWS], 1))
     told = [(float(x), c.value, rank, c) for rank, c in ranked
@@ -108,9 +109,10 @@ def cost_plot(name: str, comparison: Comparison, by: str, x_label: Both, y_label
     paid = [x for x, *_ in told if x > 0]
     if not paid or len({x for x, *_ in told}) < 2 or (by == "usd_per_1k" and max(paid) < MATERIAL_USD):
         return None
-    nothing = min(paid) / _FREE
-    dots = [(x or nothing, value, rank, c) for x, value, rank, c in told]
-    free = len(paid) < len(told)
+    nothing, free = min(paid) / _FREE, len(paid) < len(told)
+    foot = max(value for _, value, _, _ in told) / 2
+    dots = [(x or nothing, value, rank, c) for x, value, rank, c in told if value >= foot]
+    low = [rank for _, value, rank, _ in told if value < foot]
 
     def paint(canvas: Any, ink: dict[str, str]) -> None:
         from matplotlib.ticker import MaxNLocator
@@ -137,6 +139,10 @@ def cost_plot(name: str, comparison: Comparison, by: str, x_label: Both, y_label
         axes.set_xlabel(words(x_label))
         _y_title(axes, y_label, ink)
         _ranks(axes, [(x, y, rank) for x, y, rank, _ in dots], ink)
+        if low:
+            shown = ", ".join(map(str, low[:8])) + ("…" if len(low) > 8 else "")
+            axes.text(0.99, 0.03, words(Both(f"↓ más abajo: {shown}", f"↓ below: {shown}")), transform=axes.transAxes,
+                      ha="right", fontsize=10.5, color=ink["muted"])
 
     said = {f"{name}-{rank}": titles[c.name] for *_, rank, c in dots if c.name in titles}
     return draw(name, WIDTH, 310, paint, said)
