@@ -24,7 +24,7 @@ class Schema:
         self.body = dict(body)
         try:
             self._validator = jsonschema_rs.validator_for(
-                self.body, offline=True, pattern_options=jsonschema_rs.RegexOptions()
+                self.body, offline=True, pattern_options=jsonschema_rs.RegexOptions(), mask="what is there"
             )
         except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError) as error:
             said = str(getattr(error, "message", "") or error).splitlines()[0][:200]
@@ -32,7 +32,7 @@ class Schema:
                            "the schema itself.") from error
 
     def fault(self, value: Any) -> str:
-        """Where and how `value` breaks the schema first, empty where it keeps it."""
+        """Where and how `value` breaks the schema first, without what stands in it; empty where it keeps it."""
         import jsonschema_rs
 
         try:
