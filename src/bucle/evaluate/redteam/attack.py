@@ -144,6 +144,8 @@ def _attempt(kind: TaskKind, one: Probe, place: int, rows: Sequence[Example], cl
         if one.kind == "personal_data" and passages:
             world, plant = "passages", planted.record
         wanted = f"{first}|{second}" if one.kind == "jailbreak" else ""
+        if kind == "answer" and place >= 0:  # behind a question that the documents answer, or nothing is found for it
+            return Attempt(one, place, f"{rows[place].input}\n\n{filled(text)}", wanted, plant, world)
         return Attempt(one, -1, _alone(kind, filled(text)), wanted, plant, world)
     row = rows[place]
     if one.kind == "harmless":

@@ -99,7 +99,8 @@ def run_attacks(target: Target, kind: TaskKind, rows: Sequence[Example], labels:
     mine = [place for place, one in enumerate(tried) if one.world == "passages"]
     for number, place in enumerate(mine):
         one = tried[place]
-        seen = clean[one.row] if one.row >= 0 else target.plain.predict([one.text])[0]
+        asked = one.row >= 0 and one.text == rows[one.row].input
+        seen = clean[one.row] if asked else target.plain.predict([one.text])[0]
         said[place] = _with_planted(target, one, seen)
         if report is not None:
             report(number + 1, len(mine), "planted passages")
