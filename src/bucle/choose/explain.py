@@ -18,6 +18,8 @@ Message = dict[str, Any]
 POWER = 0.8
 MOST_MARGIN = 0.2
 """A margin beyond a fifth of all answers is no margin any more."""
+LEAST = {"p95_ms": 5.0, "usd_per_1k": 0.01}
+"""Limits below these are nobody's: a millisecond is noise, and less than a cent for a thousand requests is free."""
 _STEPS = 14  # doublings of a price or of the traffic that are looked through, each way
 _TINY = 1e-9
 
@@ -94,14 +96,14 @@ Told = Callable[..., Message]
 def _limits(scored: Sequence[Scored], limits: dict[str, float], now: str, again: Again, told: Told) -> list[Message]:
     """The limit raised to let another in, or lowered until the one chosen is out."""
     found = []
-    for key in ("p95_ms", "usd_per_1k"):
+    for key in LEAST:
         its = {one.name: float(getattr(one, CONSTRAINTS[key])) for one in scored}
         if key in limits:
             for value in sorted({v for v in its.values() if v > limits[key]}):
                 if (other := again(constraints=limits | {key: value})) != now:
                     found.append(told(f"{key}_raised", other, limit=_round(limits[key]), at=_up(value)))
                     break
-        if now and its[now] > 0:
+        if now and its[now] >= LEAST[key]:
             other = again(constraints=limits | {key: its[now] * (1 - _TINY)})
             found.append(told(f"{key}_lowered" if other else f"{key}_lowered_nothing", other, at=_round(its[now])))
     return found

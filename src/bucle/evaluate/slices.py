@@ -66,7 +66,8 @@ class Slice:
 
 def find_slices(examples: Sequence[Example], scores: Sequence[float], *, clusters: Sequence[str] | None = None,
                 least: int = 20) -> list[Slice]:
-    """Every slice of at least `least` rows that leaves as many out, the surest difference first.
+    """Every slice of at least `least` rows that leaves as many out: those below the rest first, the surest ones
+    before the others.
 
     `scores` are in [0, 1], higher is better, one a row. `clusters` names the source of each row (none:
     `Example.cluster`). The difference of two means has Newcombe's hybrid score interval (1998, Statistics in Medicine
@@ -104,7 +105,7 @@ def find_slices(examples: Sequence[Example], scores: Sequence[float], *, cluster
             where, interval(values[mask].tolist(), clusters=[str(name) for name in own[mask]]),
             float(values[~mask].mean()), difference, p, q, q < LEVEL and difference.value < 0, tuple(inside.tolist()),
         ))
-    return sorted(found, key=lambda one: (not one.worse, one.q, one.difference.value, sorted(one.where.items())))
+    return sorted(found, key=lambda one: (one.difference.value >= 0, one.q, one.p, sorted(one.where.items())))
 
 
 def _masks(examples: Sequence[Example], least: int) -> list[_Looked]:
@@ -258,7 +259,8 @@ def _length(examples: Sequence[Example]) -> list[str]:
     for low, high in pairwise(cuts):
         inside = (words > low) & (words <= high) if low else words <= high
         if inside.any():
-            name = f"{words[inside].min()}–{words[inside].max()}"
+            least, most = int(words[inside].min()), int(words[inside].max())
+            name = str(least) if least == most else f"{least}–{most}"
             for place in np.flatnonzero(inside):
                 told[place] = name
     return told
