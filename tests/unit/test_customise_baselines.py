@@ -11,7 +11,7 @@ import pytest
 from chat_peer import fitted
 
 from bucle.core.records import Example, TaskKind
-from bucle.customise.classic import Copy, Empty, Extractive, Frequent, Lead, NearestText
+from bucle.customise.classic import Copy, Empty, Extractive, Frequent, Lead, NearestText, Pattern
 from bucle.customise.classic.summary import central
 from bucle.customise.conversation import conversation, gist
 from bucle.customise.registry import techniques
@@ -124,6 +124,7 @@ def test_a_conversation_is_compared_by_its_words(tmp_path: Path) -> None:
         (Empty(), "extract"),
         (Empty(), "code"),
         (Frequent(), "extract"),
+        (Pattern(), "extract"),
         (NearestText(), "converse"),
         (NearestText(), "generate"),
     ],
@@ -143,3 +144,22 @@ def test_what_is_odd_is_answered_alone_as_in_company_and_at_once(
         assert all(isinstance(json.loads(output or "{}"), dict) for output, _ in batch)
     if kind == "code":
         assert {output for output, _ in batch} == {"pass\n"}
+
+
+def test_values_of_one_shape_are_found_after_their_word(tmp_path: Path) -> None:
+    def bill(i: int) -> tuple[str, str]:
+        text = f"El pedido {500 + i} va. Factura QX-{70 + i} por un total de {10 + i}.5 euros a nombre de Ana Ruiz."
+        return text, json.dumps({"factura": f"QX-{70 + i}", "importe": 10.5 + i, "cliente": "Ana Ruiz", "pagada": True})
+
+    predictor, figures = fitted(Pattern(), tmp_path / "a", "extract", rows(*(bill(i) for i in range(8)), ("x", "[]")))
+    assert figures["rows"] == 8
+    assert figures["found"]["factura"] == 1
+    text = "Pedido 9. La Factura ZZ-123 suma un total de 99.25 euros, a nombre de Luis Gil."
+    read = json.loads(predictor.predict([text])[0].output)
+    assert read == {"factura": "ZZ-123", "cliente": "Luis Gil", "importe": 99.25}
+    assert json.loads(predictor.predict(["nada de esto"])[0].output) == {}
+    began = time.perf_counter()
+    predictor.predict(["a" * 50_000, "1" * 50_000, "QX-" * 20_000, "de " * 20_000, "\n" * 50_000])
+    assert time.perf_counter() - began < 2
+    none, figures = fitted(Pattern(), tmp_path / "b", "extract", rows(("a", '{"x": "no está"}')))
+    assert (none.predict(["a"])[0].output, figures["fields"]) == ("{}", 0)

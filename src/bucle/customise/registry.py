@@ -30,6 +30,7 @@ def techniques() -> dict[str, Technique]:
         retrieve.Bm25(),
         classic.TfidfLogistic(),
         classic.NearestText(),
+        classic.Pattern(),
         retrieve.ClosedBook(),
         retrieve.Dense(),
         prompt.ZeroShot(),

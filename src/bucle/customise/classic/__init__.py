@@ -2,6 +2,7 @@
 
 from bucle.customise.classic.baselines import Majority, Nearest
 from bucle.customise.classic.linear import FrozenEncoder, Hybrid, TfidfLogistic
+from bucle.customise.classic.pattern import Pattern
 from bucle.customise.classic.summary import Extractive, Lead
 from bucle.customise.classic.text import Copy, Empty, Frequent, NearestText
 
@@ -16,5 +17,6 @@ __all__ = [
     "Majority",
     "Nearest",
     "NearestText",
+    "Pattern",
     "TfidfLogistic",
 ]

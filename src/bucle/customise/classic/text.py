@@ -15,7 +15,7 @@ from bucle.customise.classic.features import fit_tfidf, load_tfidf, save_tfidf, 
 from bucle.customise.conversation import gist
 from bucle.customise.timing import timed
 
-__all__ = ["Copy", "Empty", "Frequent", "NearestText"]
+__all__ = ["Copy", "Empty", "Frequent", "NearestText", "as_object"]
 
 
 class _Fixed:
@@ -83,7 +83,7 @@ class Frequent:
     settings: frozenset[str] = frozenset()
 
     def fit(self, ctx: FitContext) -> Mapping[str, Any]:
-        objects = [value for e in ctx.train if (value := _object(e.target or "")) is not None]
+        objects = [value for e in ctx.train if (value := as_object(e.target or "")) is not None]
         counts: dict[str, Counter[str]] = defaultdict(Counter)
         for value in objects:
             for field, content in value.items():
@@ -146,7 +146,8 @@ class _NearestPredictor:
         return predictions
 
 
-def _object(text: str) -> dict[str, Any] | None:
+def as_object(text: str) -> dict[str, Any] | None:
+    """The JSON object that a row's reference is; None for what is none."""
     try:
         read = json.loads(text)
     except (ValueError, RecursionError):
