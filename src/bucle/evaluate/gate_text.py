@@ -10,14 +10,13 @@ from typing import Any, Literal, get_args
 
 from bucle.core.choosing import Licence
 from bucle.core.errors import ConfigError
+from bucle.evaluate.metrics.registry import is_own, metrics
 from bucle.evaluate.metrics.registry import metric as registered
-from bucle.evaluate.metrics.registry import metrics
 from bucle.evaluate.metrics.samples import Metric
 
 __all__ = ["APART", "LICENCES", "Gate", "gate_metrics", "parse_gate"]
 
 Op = Literal[">=", "<="]
-_SHARES = ("macro_f1", "citation_hit", "abstention")
 APART = ("attack_success", "over_refusal", "forgetting")
 """Shares that are measured on rows of their own: attacks, harmless look-alikes, the forgetting suite's questions."""
 _LIMITS = ("p50_ms", "p95_ms", "usd_per_1k", "tokens", "errors", "forgetting_bpb")
@@ -30,7 +29,6 @@ _FORM = re.compile(
     r"(?:\s+at\s+(?P<level>[\d.]+)\s*%)?", re.ASCII,
 )
 _LICENCE = re.compile(r"licen[cs]e\s*(?::|[<>=!]+)\s*(?P<wanted>[\w-]{1,40})", re.ASCII)
-_OWN = re.compile(r"[A-Za-z_][\w./]*:[A-Za-z_]\w*", re.ASCII)
 _EXAMPLE = ("for example `accuracy >= 0.75 at 95%`, `token_f1 >= production - 0.01 at 95%`, `p95_ms <= 800` or "
             "`licence: commercial`")
 _LONGEST = 200
@@ -94,7 +92,7 @@ def gate_metrics(gates: Sequence[str]) -> tuple[str, ...]:
     """The metrics that scoring has to measure for these gates, each once: of the registry, `judge:NAME`,
     `module:function`; not what is measured apart or always (latency, dollars, errors). Raises ConfigError."""
     names = dict.fromkeys(parse_gate(text).metric for text in gates)
-    return tuple(name for name in names if name not in (*APART, *_LIMITS, "licence", "abstention"))
+    return tuple(name for name in names if name not in (*APART, *_LIMITS, "licence"))
 
 
 def _licence(text: str, wanted: str) -> Gate:
@@ -116,18 +114,16 @@ def _known(text: str, name: str, own: Mapping[str, Metric], judges: Sequence[str
         return _Known(">=", 1.0)
     if name in own:
         return _Known(own[name].better, own[name].top)
-    if _OWN.fullmatch(name):
+    if is_own(name):
         return _Known(None, None)
     if name in _LIMITS:
         return _Known("<=", None)
     if name in APART:
         return _Known("<=", 1.0)
-    if name in _SHARES:
-        return _Known(">=", 1.0)
     try:
         found = registered(name)
     except ConfigError:
-        every: list[str] = [*metrics(), *_SHARES, *APART, *_LIMITS, "licence"]
+        every: list[str] = [*metrics(), *APART, *_LIMITS, "licence"]
         near = difflib.get_close_matches(name, every, 1)
         told = f"known metrics: {', '.join(every)}, judge:NAME, module:function"
         raise ConfigError(f"the gate `{text}` names an unknown metric, {name}",
