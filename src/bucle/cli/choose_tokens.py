@@ -64,6 +64,6 @@ def _show(told: dict[str, Any]) -> None:
            + ([] if exact else [f"{told[part]['low']:,} to {told[part]['high']:,}"])
            for part in ("prompt", "completion")])
     note = f"; {told['note']}" if told["note"] else ""
-    click.echo({"tokenizer": f"counted by its own tokenizer ({told['tokenizer']}){note}",
+    click.echo({"tokenizer": f"counted by its own tokenizer{note}",
                 "encoding": f"counted by its published vocabulary ({told['tokenizer']}){note}",
                 "estimate": told["note"]}[told["how"]])

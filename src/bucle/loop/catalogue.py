@@ -230,7 +230,8 @@ def count(text: str, model: str, *, completion: str = "", ws: Workspace | None =
             folder = folder_here(configured.path, encoder=configured.kind == "encoder")
     else:
         folder = folder_here(model, encoder=model == "minilm")
-    return {"model": model, **asdict(counter(name, folder=folder, language=language).count(text, completion))}
+    told = asdict(counter(name, folder=folder, language=language).count(text, completion))
+    return {"model": model, **told, **({"tokenizer": model} if told["how"] == "tokenizer" else {})}
 
 
 def _trained(ws: Workspace, name: str) -> Any:
