@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from bucle.cli.choose_show import show
 from bucle.cli.ci import Outputs, report_options
 from bucle.cli.shared import as_json, emit, on_project, table
 
@@ -33,7 +34,7 @@ def command(folder: str, list_: bool, junit: str | None, summary: str | None, js
 
     def human() -> None:
         for comparison in story["comparisons"]:
-            show(comparison)
+            show(comparison, story["project"]["language"])
 
     emit({"comparisons": story["comparisons"]}, json_, human)
 
@@ -71,36 +72,3 @@ def _range(ends: list[float] | None) -> str:
     if ends is None:
         return ""
     return " to ".join(dict.fromkeys(f"{end:.3g}" for end in ends))
-
-
-def show(comparison: dict[str, Any]) -> None:
-    """One comparison as a table, best first, and its recommendation."""
-    click.echo(f"\n{comparison['task']}: {comparison['metric']} on {comparison['n_test']} held-out rows")
-    rows = sorted(comparison["candidates"], key=lambda c: -c["value"])
-    table(
-        ["candidate", comparison["metric"], "95%", "against baseline", "verdict", "p95 ms", "$/1k"],
-        [
-            [
-                c["name"] + (" *" if c["name"] == comparison["recommended"] else ""),
-                f"{c['value']:.3f}",
-                f"{c['low']:.3f} to {c['high']:.3f}",
-                "" if c["diff"] is None else f"{c['diff']:+.3f} [{c['diff_low']:+.3f}, {c['diff_high']:+.3f}]",
-                _verdict(c),
-                f"{c['ms_p95']:.1f}",
-                f"{c['usd_per_1k']:.2f}",
-            ]
-            for c in rows
-        ],
-    )
-    click.echo(comparison["why"])
-
-
-def _verdict(c: dict[str, Any]) -> str:
-    words = {
-        "beats": "beats the baseline",
-        "ties": "does not beat the baseline",
-        "loses": "worse than the baseline",
-        "ruled_out": f"ruled out: {c['reason']}",
-        "": "the baseline",
-    }
-    return words[c["verdict"]]

@@ -34,8 +34,9 @@ Message = Mapping[str, str]
 
 @dataclass(frozen=True)
 class ChatReply:
-    """A finished reply. `finish` is `stop` or `length`; `ms` the milliseconds it took when it was made; `cached` whether
-    it was remembered; `served_by` the model (and fingerprint) that the provider says it is, where it says so."""
+    """A finished reply. `finish` is `stop` or `length`; `ms` the milliseconds it took when it was made; `cached`
+    whether it was remembered; `served_by` the model (and fingerprint) that the provider says it is, where it says
+    so."""
 
     text: str
     usage: Usage

@@ -52,10 +52,12 @@ class Project:
         found, path = story.save_report(self.workspace, self.records())
         if language is None and output is None:
             return found, path
+        from bucle.loop.choice_story import with_outputs
         from bucle.loop.report import render_report
 
         target = Path(output) if output else path
-        target.write_text(render_report(found, language=language or self.config.language), encoding="utf-8")
+        page = render_report(with_outputs(self.workspace, found, self.records()), language=language or self.config.language)
+        target.write_text(page, encoding="utf-8")
         return found, target
 
     def forecast(self, *, display: Display | None = None) -> dict[str, Any]:

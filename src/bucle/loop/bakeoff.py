@@ -134,7 +134,7 @@ def _climb(
             free=baseline,
         )
     return fits, looks, [
-        {"name": one.name, "why": {"key": f"climb.{one.key}", "figures": dict(one.figures)}} for one in left_out
+        {"name": one.name, "why": {"key": one.key, "figures": dict(one.figures)}} for one in left_out
     ]
 
 

@@ -3,11 +3,15 @@ paid back."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from bucle.choose import Rung
-from bucle.choose.costs import Monthly, monthly
+from bucle.choose.costs import Hosting, Monthly, break_even, monthly
+from bucle.execute import StepRecord
 from bucle.loop.workspace import Workspace
 
-__all__ = ["month_of", "monthly_of"]
+__all__ = ["cost_rows", "month_of", "monthly_of"]
 
 
 def monthly_of(ws: Workspace, rung: Rung, *, usd_per_1k: float, ms: float = 0.0, fit_seconds: float = 0.0) -> Monthly:
@@ -16,7 +20,7 @@ def monthly_of(ws: Workspace, rung: Rung, *, usd_per_1k: float, ms: float = 0.0,
     return monthly(
         ws.config.choose.costs,
         usd_per_1k=usd_per_1k,
-        hosted=_hosted(ws, rung) and bool(ws.config.choose.costs.requests_per_second or ms),
+        hosted=hosted(ws, rung) and bool(ws.config.choose.costs.requests_per_second or ms),
         requests_per_second=1000 / ms if ms else 0.0,
         training_hours=fit_seconds / 3600 if "base" in rung.technique.needs else 0.0,
     )
@@ -27,6 +31,35 @@ def month_of(ws: Workspace, rung: Rung, *, usd_per_1k: float, ms: float = 0.0, f
     return monthly_of(ws, rung, usd_per_1k=usd_per_1k, ms=ms, fit_seconds=fit_seconds).usd
 
 
-def _hosted(ws: Workspace, rung: Rung) -> bool:
-    names = [name for name in (rung.base, rung.encoder) if name]
-    return any(ws.config.models[name].kind != "openai" for name in names)
+def hosted(ws: Workspace, rung: Rung) -> bool:
+    """Whether the team runs a model itself to serve the rung. A teacher is only there while the rung is fitted."""
+    serving = [rung.encoder] if rung.technique.name == "distilled" else [rung.base, rung.encoder]
+    return any(ws.config.models[name].kind != "openai" for name in serving if name)
+
+
+def cost_rows(
+    ws: Workspace, rungs: Sequence[Rung], evaluations: Mapping[str, StepRecord], months: Mapping[str, Monthly]
+) -> dict[str, Any]:
+    """`{requests_per_month, rows}` for the report: each rung's dollars, and from how many requests a month hosting it
+    is no dearer than the cheapest candidate that pays a provider."""
+    costs = ws.config.choose.costs
+    paid = [p for r in rungs if (p := float(evaluations[r.name].figures["usd_per_1k"])) > 0]
+    rows = []
+    for rung in rungs:
+        figures, month = evaluations[rung.name].figures, months[rung.name]
+        row: dict[str, Any] = {
+            "name": rung.name,
+            "usd_per_1k": figures["usd_per_1k"],
+            "usd_per_month": month.usd,
+            "api": month.api,
+            "hosting": month.hosting,
+            "training": month.training,
+            "replicas": month.replicas,
+            "assumes": list(month.assumes),
+        }
+        speed = costs.requests_per_second or (1000 / figures["p50_ms"] if figures["p50_ms"] else 0.0)
+        if paid and hosted(ws, rung) and costs.usd_per_hour and speed:
+            found = break_even(min(paid), Hosting(costs.usd_per_hour, speed), training_usd_per_month=month.training)
+            row |= {"break_even": found.requests, "why": found.why}
+        rows.append(row)
+    return {"requests_per_month": costs.requests_per_month, "rows": rows}

@@ -1,4 +1,4 @@
-"""Decisions: the comparison that recommends, the forgetting that tuning caused, the gate before a release."""
+"""The comparison that recommends: candidates on the same held-out rows, what it would take to change the choice."""
 
 from __future__ import annotations
 
@@ -7,21 +7,16 @@ from dataclasses import asdict
 from typing import Any
 
 from bucle.choose import Rung
-from bucle.core.records import Candidate, Example
+from bucle.choose.explain import flips
 from bucle.execute import Outcome, Runner, StepContext, StepRecord
 from bucle.loop.bakeoff import Bakeoff
-from bucle.loop.candidates import TaskData, open_candidate, predictions, remembered_replies, rows_of, scores
-from bucle.loop.costs import monthly_of
-from bucle.loop.document_step import read_documents
-from bucle.loop.model_steps import model_folder
-from bucle.loop.scoring import scoring_of
+from bucle.loop.candidates import TaskData, predictions, rows_of, scores
+from bucle.loop.costs import cost_rows, monthly_of
 from bucle.loop.workspace import Workspace
-from bucle.release import PRODUCTION
 
-__all__ = ["compare_step", "forgetting_step", "gate_step", "production_sibling"]
+__all__ = ["compare_step"]
 
 SAMPLES = 12
-FORGETTING_DOCUMENTS = 40
 
 
 def compare_step(ws: Workspace, runner: Runner, data: TaskData, bakeoff: Bakeoff) -> StepRecord:
@@ -32,7 +27,8 @@ def compare_step(ws: Workspace, runner: Runner, data: TaskData, bakeoff: Bakeoff
 
     def work(ctx: StepContext) -> Outcome:
         from bucle.evaluate.compare import Scored, compare
-        from bucle.evaluate.statistics import minimum_detectable_difference
+        from bucle.evaluate.slices import find_slices
+        from bucle.loop.report.side_by_side import slices_part
 
         rows = rows_of(ws, data.dataset, data.split)
         clusters = [r.cluster for r in rows]
@@ -77,14 +73,12 @@ def compare_step(ws: Workspace, runner: Runner, data: TaskData, bakeoff: Bakeoff
         ]
         chosen = found.recommended or ""
         shown = chosen or found.best_baseline
-        independent = len(set(clusters))
         figures = {
             "task": data.name,
             "kind": kind,
             "metric": found.metric,
             "n_test": len(rows),
-            "independent": independent,
-            "detectable": minimum_detectable_difference(independent, discordance(scored, metric, found.best_baseline)),
+            "detectable": _detectable(scored, metric, found.best_baseline, clusters),
             "candidates": candidates,
             "recommended": chosen,
             "why": dict(found.why),
@@ -97,7 +91,16 @@ def compare_step(ws: Workspace, runner: Runner, data: TaskData, bakeoff: Bakeoff
             "ruled_out": list(bakeoff.ruled_out),
             "not_climbed": list(bakeoff.not_climbed),
             "search": dict(bakeoff.search),
-            "requests_per_month": choose.costs.requests_per_month,
+            "flips": flips(
+                found,
+                scored,
+                clusters=clusters,
+                constraints=choose.constraints.limits(),
+                usd_per_point=choose.costs.usd_per_point,
+                requests_per_month=choose.costs.requests_per_month,
+            ),
+            "slices": slices_part(find_slices(rows, _per_row(scored, shown, metric), clusters=clusters), shown),
+            "costs": cost_rows(ws, rungs, evaluations, months),
             "usd_spent": sum(float(evaluations[r.name].figures["usd"]) for r in rungs),
             "samples": _samples(ws, rows, evaluations, shown, found.best_baseline),
         }
@@ -125,16 +128,25 @@ def compare_step(ws: Workspace, runner: Runner, data: TaskData, bakeoff: Bakeoff
     )
 
 
-def discordance(scored: Sequence[Any], metric: str, baseline: str) -> float:
-    """The share of rows on which the candidates that are no baseline differ from the best baseline, on average; at
-    least that of one row."""
-    base = next(one.per_row[metric] for one in scored if one.name == baseline)
+def _per_row(scored: Sequence[Any], name: str, metric: str) -> Sequence[float]:
+    return next(one.per_row[metric] for one in scored if one.name == name)
+
+
+def _detectable(scored: Sequence[Any], metric: str, baseline: str, clusters: Sequence[str]) -> dict[str, Any]:
+    """The smallest difference that these rows show four times in five, for candidates that disagree with the best
+    baseline as often as these do."""
+    from bucle.choose.explain import detectable
+    from bucle.evaluate.statistics import design_effect
+
+    base = _per_row(scored, baseline, metric)
     shares = [
         sum(a != b for a, b in zip(one.per_row[metric], base, strict=True)) / len(base)
         for one in scored
         if not one.baseline
     ]
-    return max(sum(shares) / len(shares) if shares else 0.0, 1 / len(base))
+    share = sum(shares) / len(shares) if shares else 0.0
+    effect = design_effect(base, clusters) if len(set(clusters)) < len(base) else 1.0
+    return detectable(len(base), discordance=max(share, 1 / len(base)), effect=max(effect, 1.0))
 
 
 def _candidate(
@@ -187,140 +199,3 @@ def _samples(
         }
         for i in dict.fromkeys(picked)
     ]
-
-
-def forgetting_step(
-    ws: Workspace, runner: Runner, data: TaskData, candidate: str, name: str, base: str, corpus: str
-) -> StepRecord:
-    """How much worse the tuned model reads the project's own text than its base did: bits per byte, with an
-    interval."""
-
-    def work(ctx: StepContext) -> Outcome:
-        from bucle.evaluate.forgetting import forgetting
-        from bucle.models.local import LocalModel
-
-        texts = [d.text[:4000] for d in read_documents(ws, corpus)] if corpus else []
-        if len(texts) < 2:
-            texts = [r.input for r in rows_of(ws, data.dataset, data.split)]
-        texts = texts[:FORGETTING_DOCUMENTS]
-        ctx.report(0, 2, "base")
-        before = LocalModel(model_folder(ws, base)).bits_per_byte(texts)
-        ctx.report(1, 2, "tuned")
-        predictor = open_candidate(ws, candidate)
-        after = predictor.model.bits_per_byte(texts)  # type: ignore[attr-defined]
-        found = forgetting(before, after, seed=ws.config.seed)
-        return Outcome(
-            {}, {"task": data.name, "candidate": name, **found.model_dump()}, f"{found.value:+.3f} bits per byte"
-        )
-
-    return runner.step(
-        f"forgetting {data.name} {name}{data.suffix}",
-        work,
-        stage="evaluate",
-        params={"seed": ws.config.seed},
-        inputs={"candidate": candidate, "base": base, "corpus": corpus},
-    )
-
-
-def gate_step(
-    ws: Workspace,
-    runner: Runner,
-    data: TaskData,
-    evaluation: StepRecord,
-    *,
-    baseline: StepRecord,
-    forgetting: StepRecord | None,
-) -> StepRecord:
-    """The team's own conditions, each checked against what was measured. The step finishes whether or not they hold.
-
-    Production is what the alias points to when the gate is first checked, judged by its held-out sibling on the same
-    rows; it is written into the node and is no part of the key, so that a finished gate stays finished when
-    production moves on.
-    """
-    gates = ws.config.tasks[data.name].gates
-
-    def work(ctx: StepContext) -> Outcome:
-        from bucle.core.records import Interval
-        from bucle.evaluate.gate import GateFacts, Reference, check_gates
-
-        rows = {r.id: r for r in rows_of(ws, data.dataset, data.split)}
-        ids, per_row = scores(ws, evaluation["evaluation"])
-        lost = (
-            Interval.model_validate({k: forgetting.figures[k] for k in ("value", "low", "high", "n", "level")})
-            if forgetting
-            else None
-        )
-        candidate = next(e.parent for e in ws.ledger.parents(evaluation["evaluation"]) if e.role == "candidate")
-        before = production_sibling(ws, data)
-        production = (
-            Reference("production", *_measure(ws, data, before, [rows[i] for i in ids]), same=before == candidate)
-            if before
-            else None
-        )
-        result = check_gates(
-            list(gates),
-            GateFacts(
-                rows=len(ids),
-                metrics=_numbers(evaluation.figures) | {"forgetting": lost.value if lost else 0.0},
-                per_row=per_row,
-                intervals={"forgetting": lost} if lost else {},
-                production=production,
-                seed=ws.config.seed,
-                clusters=[rows[i].cluster for i in ids],
-                baseline=Reference(
-                    "baseline",
-                    _numbers(baseline.figures),
-                    scores(ws, baseline["evaluation"])[1],
-                    same=baseline["evaluation"] == evaluation["evaluation"],
-                ),
-            ),
-        )
-        name = Candidate.model_validate(ws.ledger.get(candidate).attrs).name
-        figures = {"task": data.name, "release": f"{data.name}: {name}{data.suffix}", **result.to_dict()}
-        parents = [("evaluation", evaluation["evaluation"]), ("baseline", baseline["evaluation"])]
-        node = ctx.ledger.put(
-            "gate",
-            {"task": data.name, **result.to_dict()},
-            parents=parents + ([("production", before)] if before else []),
-        )
-        return Outcome({"gate": node.id}, figures, "passed" if result.passed else "FAILED")
-
-    return runner.step(
-        f"gate {data.name}{data.suffix}",
-        work,
-        stage="evaluate",
-        inputs={"evaluation": evaluation["evaluation"], "baseline": baseline["evaluation"]},
-        params={"gates": list(gates), "seed": ws.config.seed, "forgetting": forgetting.key if forgetting else ""},
-    )
-
-
-def production_sibling(ws: Workspace, data: TaskData) -> str:
-    """The candidate that never saw held-out rows, behind what production last served for this task from data of this
-    version or an earlier one; empty where there is none.
-
-    A run starts again from the files (version 1). It must not be judged by what feedback taught a later version: that
-    one is gated against in its turn.
-    """
-    for move in reversed(ws.ledger.alias_history(PRODUCTION)):
-        candidate = str(ws.ledger.get(move["node"]).attrs["tasks"].get(data.name, ""))
-        if not candidate:
-            continue
-        roles = {e.role: e.parent for e in ws.ledger.parents(candidate)}
-        if int(ws.ledger.get(roles["dataset"]).attrs["version"]) <= data.version:
-            return roles.get("refit_of", candidate)
-    return ""
-
-
-def _measure(
-    ws: Workspace, data: TaskData, candidate: str, rows: Sequence[Example]
-) -> tuple[dict[str, float], dict[str, list[float]]]:
-    from bucle.evaluate.scoring import score
-
-    with remembered_replies(ws):
-        said = open_candidate(ws, candidate).predict([r.input for r in rows])
-        found = score(scoring_of(ws, data), rows, said)
-    return _numbers(found.figures), found.per_row
-
-
-def _numbers(figures: Mapping[str, Any]) -> dict[str, float]:
-    return {k: float(v) for k, v in figures.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}

@@ -16,12 +16,17 @@ from bucle.execute import Display, Outcome, Runner, StepContext, StepRecord, pro
 from bucle.loop.bakeoff import bake_off
 from bucle.loop.candidates import TaskData, fit_step, score_step
 from bucle.loop.data_steps import explore_step, preferences_step, split_step
-from bucle.loop.decide import compare_step, forgetting_step, gate_step
+from bucle.loop.decide import compare_step
 from bucle.loop.document_step import documents_step
+from bucle.loop.forgetting import forgetting_step
+from bucle.loop.gating import ATTACKED, gate_step, wants
+from bucle.loop.judging import judge_step
 from bucle.loop.learn import dataset_step, gain_step, live_dataset_step
 from bucle.loop.model_steps import index_step, model_step
+from bucle.loop.redteam import redteam_step
 from bucle.loop.replay import read_log, replay_step, start_of
 from bucle.loop.row_step import examples_step
+from bucle.loop.scoring import judges_of
 from bucle.loop.story import latest_records, save_report
 from bucle.loop.versions import number_of
 from bucle.loop.watch import watch_step
@@ -146,7 +151,7 @@ def _check(ws: Workspace) -> None:
         ladder(task.kind, ws.config.models, ws.config.choose, has_index=ws.config.data.documents is not None)
         check_metrics(task.kind, task.metrics, tuple(ws.config.judges))
         for gate in task.gates:
-            parse_gate(gate)
+            parse_gate(gate, judges=tuple(ws.config.judges))
     for given_name, given in ws.config.choose.techniques.items():
         known = technique(given_name).settings
         if unknown := sorted(set(given) - known):
@@ -253,6 +258,7 @@ def _all(ws: Workspace, runner: Runner, until: Stage) -> None:
 
 def _choose(ws: Workspace, runner: Runner, data: TaskData, corpus: str, *, gated: bool) -> Chosen | None:
     """Every candidate of a task fitted, scored and compared; the recommended one gated and made ready for release."""
+    judges = _judges(ws, runner, data)
     bakeoff = bake_off(ws, runner, data)
     rungs, fits, evaluations = bakeoff.rungs, bakeoff.fits, bakeoff.evaluations
     found = compare_step(ws, runner, data, bakeoff)
@@ -274,11 +280,34 @@ def _choose(ws: Workspace, runner: Runner, data: TaskData, corpus: str, *, gated
     rung = next(r for r in rungs if r.name == name)
     reference = next(r for r in rungs if r.name == found.figures["best_baseline"])
     gate = gate_step(
-        ws, runner, data, evaluations[name], baseline=evaluations[reference.name], forgetting=lost.get(name)
+        ws,
+        runner,
+        data,
+        rung,
+        evaluations[name],
+        baseline=evaluations[reference.name],
+        forgetting=lost.get(name),
+        redteam=_attacked(ws, runner, data, fits[name]["candidate"], name),
+        judges=judges,
     )
     _must_pass(gate, data)
     ready = _ready(ws, runner, data, rung, fits[name]["candidate"])
     return Chosen(rung, reference, found, evaluations[name], ready, gate)
+
+
+def _judges(ws: Workspace, runner: Runner, data: TaskData) -> dict[str, StepRecord]:
+    """How far the task's judges agree with people, of those that have a file of rows that people scored: measured
+    before anything is judged."""
+    return {
+        name: judge_step(ws, runner, name, data.models[ws.config.judges[name].model])
+        for name in judges_of(ws, data.name)
+        if ws.config.judges[name].agreement
+    }
+
+
+def _attacked(ws: Workspace, runner: Runner, data: TaskData, candidate: str, name: str) -> StepRecord | None:
+    """The red team against a candidate, where a gate asks how it fares."""
+    return redteam_step(ws, runner, data, candidate, name) if wants(ws, data.name, *ATTACKED) else None
 
 
 def _again(ws: Workspace, runner: Runner, data: TaskData, before: Chosen, corpus: str) -> Chosen:
@@ -293,7 +322,17 @@ def _again(ws: Workspace, runner: Runner, data: TaskData, before: Chosen, corpus
     lost = None
     if rung.base and "base" in rung.technique.needs:
         lost = forgetting_step(ws, runner, data, fit["candidate"], rung.name, data.models[rung.base], corpus)
-    gate = gate_step(ws, runner, data, evaluation, baseline=baseline, forgetting=lost)
+    gate = gate_step(
+        ws,
+        runner,
+        data,
+        rung,
+        evaluation,
+        baseline=baseline,
+        forgetting=lost,
+        redteam=_attacked(ws, runner, data, fit["candidate"], rung.name),
+        judges=_judges(ws, runner, data),
+    )
     _must_pass(gate, data)
     ready = _ready(ws, runner, data, rung, fit["candidate"])
     return Chosen(rung, before.baseline, before.comparison, evaluation, ready, gate)

@@ -7,20 +7,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bucle.core.errors import BadInput, ConfigError
-from bucle.loop.model_steps import chat_model, model_folder
+from bucle.loop.judging import open_judge
+from bucle.loop.model_steps import model_folder
 from bucle.loop.workspace import Workspace
 
 if TYPE_CHECKING:
     from bucle.evaluate.scoring import Scoring
     from bucle.loop.candidates import TaskData
 
-__all__ = ["json_schema", "scoring_key", "scoring_of"]
+__all__ = ["json_schema", "judges_of", "scoring_key", "scoring_of"]
 
 MAX_SCHEMA_BYTES = 1_000_000
 
 
 def scoring_of(ws: Workspace, data: TaskData) -> Scoring:
     """What the predictions of a task are scored by. Raises ConfigError for a metric or a schema that cannot be used."""
+    from bucle.evaluate.gate import gate_metrics
     from bucle.evaluate.scoring import Scoring
 
     task = ws.config.tasks[data.name]
@@ -28,6 +30,7 @@ def scoring_of(ws: Workspace, data: TaskData) -> Scoring:
     return Scoring(
         kind=task.kind,
         metrics=task.metrics,
+        also=gate_metrics(task.gates),
         documents=documents,
         passages=passages,
         schema=json_schema(ws, data.name),
@@ -42,16 +45,19 @@ def scoring_of(ws: Workspace, data: TaskData) -> Scoring:
 
 def scoring_key(ws: Workspace, data: TaskData) -> dict[str, Any]:
     """What of the configuration decides scores: a part of the step's key."""
+    from bucle.evaluate.gate import gate_metrics
+
     settings = ws.config.tasks[data.name]
     judges = {
         name: judge.model_dump(mode="json") | {"node": data.models.get(judge.model, "")}
-        for metric in settings.metrics
-        if (name := metric.removeprefix("judge:")) != metric
+        for name in judges_of(ws, data.name)
         for judge in (ws.config.judges[name],)
     }
-    own = sorted({m.split(":")[0] for m in settings.metrics if ":" in m and not m.startswith("judge:")})
+    named = [m for m in (*settings.metrics, *gate_metrics(settings.gates)) if not m.startswith("judge:")]
+    own = sorted({m.split(":")[0] for m in named if ":" in m})
     return {
         "metrics": list(settings.metrics),
+        "also": sorted(gate_metrics(settings.gates)),
         "judges": judges,
         "schema": json_schema(ws, data.name),
         "own": {name: _text(ws.root / (name.replace(".", "/") + ".py")) for name in own},
@@ -76,20 +82,23 @@ def json_schema(ws: Workspace, task: str) -> dict[str, Any] | None:
 
 
 def _judges(ws: Workspace, data: TaskData) -> dict[str, Any]:
-    names = [m.removeprefix("judge:") for m in ws.config.tasks[data.name].metrics if m.startswith("judge:")]
-    if not names:
-        return {}
-    from bucle.evaluate.judge import Judge
+    return {name: open_judge(ws, name, data.models[ws.config.judges[name].model]) for name in judges_of(ws, data.name)}
 
-    return {
-        name: Judge(name, settings, chat_model(ws, data.models[settings.model]))
-        for name in names
-        for settings in (ws.config.judges[name],)
-    }
+
+def judges_of(ws: Workspace, task: str) -> list[str]:
+    """The judges that a task's metrics and gates name."""
+    from bucle.evaluate.gate import gate_metrics
+
+    settings = ws.config.tasks[task]
+    names = dict.fromkeys([*settings.metrics, *gate_metrics(settings.gates)])
+    return [name.removeprefix("judge:") for name in names if name.startswith("judge:")]
 
 
 def _encoder(ws: Workspace, data: TaskData) -> Path | None:
-    if "bertscore" not in ws.config.tasks[data.name].metrics:
+    from bucle.evaluate.gate import gate_metrics
+
+    settings = ws.config.tasks[data.name]
+    if "bertscore" not in (*settings.metrics, *gate_metrics(settings.gates)):
         return None
     names = [name for name, model in ws.config.models.items() if model.kind == "encoder"]
     return model_folder(ws, data.models[names[0]]) if names else None

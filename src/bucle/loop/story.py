@@ -13,6 +13,7 @@ from bucle.core.errors import NotFound
 from bucle.execute import StepRecord
 from bucle.ledger import Ledger
 from bucle.loop.chain import chain
+from bucle.loop.choice_story import checked, comparison_told, with_outputs
 from bucle.loop.sentences import alert_text, say
 from bucle.loop.workspace import Workspace
 from bucle.release import PRODUCTION, releases
@@ -57,7 +58,7 @@ def build_story(ws: Workspace, records: Sequence[StepRecord]) -> dict[str, Any]:
         return [r for r in records if r.name.startswith(prefix)]
 
     language = ws.config.language
-    comparisons = [_comparison(r.figures, language) for r in named("compare ")]
+    comparisons = [comparison_told(r.figures, language) for r in named("compare ")]
     watched = named("watch ")
     learned = next((r for r in records if r.name.startswith("dataset ")), None)
     story: dict[str, Any] = {
@@ -84,6 +85,7 @@ def build_story(ws: Workspace, records: Sequence[StepRecord]) -> dict[str, Any]:
         "models": [_model(r.figures) for r in records if r.stage == "models"],
         "comparisons": comparisons,
         "forgetting": [r.figures for r in named("forgetting ")],
+        **checked(named),
         "gates": [_gate(r.figures) for r in named("gate ")],
         "releases": _releases(ws),
         "alias_history": [
@@ -136,11 +138,6 @@ def recommendation(story: Mapping[str, Any]) -> dict[str, str]:
     return {k: "\n".join(line[k] for line in lines) for k in ("es", "en")}
 
 
-def _comparison(figures: Mapping[str, Any], language: str) -> dict[str, Any]:
-    said = say(figures["why"]["key"], figures["why"]["figures"])
-    return {**figures, "why": said.get(language, figures["why"]["key"]), "said": said}
-
-
 def _gate(figures: Mapping[str, Any]) -> dict[str, Any]:
     def check(one: Mapping[str, Any]) -> dict[str, Any]:
         found = one.get("say") or {}
@@ -161,7 +158,8 @@ def save_report(ws: Workspace, records: Sequence[StepRecord]) -> tuple[dict[str,
         from bucle.loop.report import render_report
 
         scratch = path.with_suffix(".new")
-        scratch.write_text(render_report(story, language=ws.config.language), encoding="utf-8")
+        page = render_report(with_outputs(ws, story, records), language=ws.config.language)
+        scratch.write_text(page, encoding="utf-8")
         scratch.replace(path)
         mark.write_text(digest)
     return story, path

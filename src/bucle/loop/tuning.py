@@ -22,11 +22,10 @@ def tune(ws: Workspace, task: str, name: str, display: Display) -> dict[str, Any
         data, rung = _find(ws, runner, task, name)
         fit = fit_step(ws, runner, data, rung)
         score = score_step(ws, runner, data, fit["candidate"], rung.name)
-    from bucle.evaluate.metrics import PRIMARY
     from bucle.evaluate.statistics import interval
     from bucle.loop.candidates import scores
 
-    metric = PRIMARY[ws.config.tasks[task].kind]
+    metric = str(score.figures["metric"])
     _, per_row = scores(ws, score["evaluation"])
     rows = rows_of(ws, data.dataset, data.split)
     found = interval(per_row[metric], clusters=[r.cluster for r in rows])
