@@ -11,7 +11,6 @@ VERBS = {
     "judge": ("judge", "How far a judge model agrees with people: kappa, before it may gate."),
     "redteam": ("redteam", "Attack what a release serves; ask it harmless things that sound alarming."),
     "canary": ("canary", "Whether a provider changed its model under the same name."),
-    "redteam": ("redteam", "Attack what production serves: injections, jailbreaks, leaks; and harmless look-alikes."),
     "lm-eval": ("lm_eval", "Run lm-evaluation-harness tasks against a model or a release."),
     "import": ("import", "Store the results of lm-evaluation-harness or an Inspect log, with intervals."),
     "imported": ("import", "The evaluations stored so, newest first."),
