@@ -128,6 +128,23 @@ def test_a_schema_that_cannot_be_used_is_told(body: dict[str, Any]) -> None:
         Schema(body)
 
 
+def test_json_that_would_break_what_comes_after_is_left_out(tmp_path: Path) -> None:
+    deep = "[" * 400 + "]" * 400
+    cells = ['{"a": "\\ud800"}', f'{{"a": {deep}}}', '{"a": 1e999}', '{"a": ' + "9" * 5000 + "}", '{"a": "\\u00e9"}']
+    quoted = "".join(f'"t{n}","{cell.replace(chr(34), chr(34) * 2)}"\r\n' for n, cell in enumerate(cells))
+    path = tmp_path / "a.csv"
+    path.write_bytes(("texto,json\r\n" + quoted).encode())
+    rows, problems = read(path, "extract")
+    assert [row.target for row in rows] == ['{"a": "é"}']
+    assert [reason for reason, _ in problems] == [
+        "bad-encoding", "not-json-object", "not-json-object", "not-json-object",
+    ]
+    talk = '[{""role"": ""user"", ""content"": ""\\udfff""}]'
+    path.write_text(f'mensajes,respuesta\n"{talk}",x\n"[{{""role"": ""user"", ""content"": ""a""}}]",y\n')
+    rows, problems = read(path, "converse")
+    assert ([row.target for row in rows], [reason for reason, _ in problems]) == (["y"], ["bad-encoding"])
+
+
 def test_a_pattern_made_to_take_for_ever_does_not() -> None:
     schema = Schema({"properties": {"a": {"pattern": "^(a+)+$"}}})
     assert "does not match" in schema.fault({"a": "a" * 5000 + "b"})
@@ -329,7 +346,7 @@ def test_chats_teach_replies_only(tmp_path: Path) -> None:
 def test_what_a_person_says_has_the_form_of_the_kind() -> None:
     assert accepted("retrieve", " a.md ; b.md;") == "a.md;b.md"
     assert accepted("extract", ' {"n":"1"} ', Schema(SHARED)) == '{"n": "1"}'
-    for kind, wrong in (("extract", "nueve"), ("extract", '{"n": 1}'), ("code", "x = 1"), ("summarise", " ")):
+    for kind, wrong in (("extract", "nueve"), ("extract", '{"n": 1}'), ("code", "x = 1"), ("summarise", " "), ("retrieve", " ; ")):
         with pytest.raises(BadInput):
             accepted(kind, wrong, Schema(SHARED))  # type: ignore[arg-type]
     label = Label("b.md;c.md", "ana", "confirmed")

@@ -46,6 +46,7 @@ MAX_MESSAGES = 200
 MAX_TESTS = 100_000
 MAX_CHECKS = 50
 MAX_DOCUMENTS = 100
+MAX_DEPTH = 50
 _ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
 
@@ -105,7 +106,11 @@ def accepted(kind: TaskKind, answer: str, schema: Schema | None = None) -> str:
     if not answer.strip():
         raise BadInput("An empty answer says nothing.", f"Write the {ANSWERED.get(kind, 'reference')}.")
     try:
-        return ";".join(documents_of(answer)) if kind == "retrieve" else _reference(kind, answer.strip(), schema)
+        if kind != "retrieve":
+            return _reference(kind, answer.strip(), schema)
+        if not (named := documents_of(answer)):
+            raise Fault("no-document", "it names none")
+        return ";".join(named)
     except Fault as fault:
         hints = {
             "extract": 'Write one JSON object: {"nombre": "…"}.',
@@ -182,7 +187,7 @@ def _reference(kind: TaskKind, given: str, schema: Schema | None) -> str:
 def _object(given: str, schema: Schema | None) -> str:
     try:
         value = json.loads(given, parse_constant=_refuse)
-        told = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        told = _written(value)
     except (ValueError, RecursionError) as error:
         raise Fault("not-json-object", str(error)[:120]) from error
     if not isinstance(value, dict):
@@ -231,7 +236,26 @@ def _checks(given: str) -> str:
         raise Fault("bad-checks", "a JSON list of objects is wanted")
     if len(listed) > MAX_CHECKS:
         raise Fault("bad-checks", f"{len(listed)} checks; at most {MAX_CHECKS}")
-    return json.dumps(listed, ensure_ascii=False)
+    return _written(listed, "bad-checks")
+
+
+def _written(value: Any, reason: str = "not-json-object") -> str:
+    """JSON in the one form that rows hold. Raises Fault for what is nested too deeply or holds half a character."""
+    inside, depth = [value], 0
+    while inside := [one for held in inside for one in _within(held)]:
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise Fault(reason, f"nested more than {MAX_DEPTH} deep")
+    told = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    try:
+        told.encode()
+    except UnicodeEncodeError as error:  # half of a surrogate pair, which JSON can write
+        raise Fault("bad-encoding", "half a character") from error
+    return told
+
+
+def _within(value: Any) -> list[Any]:
+    return list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
 
 
 def _conversation(text: str, given: str) -> tuple[str, str]:
@@ -250,7 +274,9 @@ def _conversation(text: str, given: str) -> tuple[str, str]:
         last = found.pop()["content"]
     if found[-1]["role"] != "user":
         raise Fault("bad-messages", f"the last message is the {found[-1]['role']}'s, not the user's")
-    return json.dumps(found, ensure_ascii=False), last
+    if last:
+        _written(last)
+    return _written(found, "bad-messages"), last
 
 
 def _message(one: Any, number: int) -> dict[str, str]:
