@@ -36,10 +36,12 @@ def flips(comparison: Comparison, scored: Sequence[Scored], *, clusters: Sequenc
     a price; what a candidate costs beyond its requests stays. `rows` and `rows_baseline`: how many rows would tell two
     candidates apart, if the difference measured is the true one.
     """
+    known: dict[tuple[str, str], Any] = {}
+
     def again(**changed: Any) -> str:
         options = {"margin": comparison.margin, "constraints": constraints, "usd_per_point": usd_per_point, **changed}
         some = options.pop("scored", scored)
-        return compare(some, metric=comparison.metric, clusters=clusters, **options).recommended or ""
+        return compare(some, metric=comparison.metric, clusters=clusters, known=known, **options).recommended or ""
 
     now = comparison.recommended or ""
     by_name = {one.name: one for one in scored}

@@ -89,7 +89,7 @@ class Comparison(_Frozen):
 
 def compare(scored: Sequence[Scored], *, metric: str, clusters: Sequence[str] | None = None,
             margin: float = 0.01, constraints: Mapping[str, float] | None = None,
-            usd_per_point: float | None = None) -> Comparison:
+            usd_per_point: float | None = None, known: dict[tuple[str, str], Any] | None = None) -> Comparison:
     """Compare candidates on `metric` and recommend one.
 
     The rule, in order:
@@ -116,21 +116,29 @@ def compare(scored: Sequence[Scored], *, metric: str, clusters: Sequence[str] | 
 
     Measured latency takes part only through `constraints` (keys of `CONSTRAINTS`, upper limits): a rerun on
     a busier machine reaches the same recommendation. The runner-up is the highest mean among the others not
-    ruled out. The Pareto front is of mean quality, dollars and p95 latency over all. Raises BadInput (no
+    ruled out. The Pareto front is of mean quality, dollars and p95 latency over all. `known` keeps what was found
+    about each pair for further comparisons of the same rows under other conditions. Raises BadInput (no
     baseline, unequal rows, no such metric, a name twice) and ConfigError (unknown constraint).
     """
     limits = dict(constraints or {})
     _check(scored, metric, limits)
     order = sorted(scored, key=lambda one: (one.rung, one.name))
     scores = {one.name: one.per_row[metric] for one in order}
-    quality = {name: interval(values, clusters=clusters) for name, values in scores.items()}
+    kept = {} if known is None else known
+    for name, values in scores.items():
+        if (name, "") not in kept:
+            kept[name, ""] = interval(values, clusters=clusters)
+    quality: dict[str, Interval] = {name: kept[name, ""] for name in scores}
 
     def highest(pool: Sequence[Scored]) -> Scored:
         return max(pool, key=lambda one: (quality[one.name].value, -order.index(one)))
 
     def gap(one: str, other: str) -> tuple[Interval, float]:
-        return (paired_difference(scores[one], scores[other], clusters=clusters),
-                paired_p(scores[one], scores[other], clusters=clusters))
+        if (one, other) not in kept:
+            kept[one, other] = (paired_difference(scores[one], scores[other], clusters=clusters),
+                                paired_p(scores[one], scores[other], clusters=clusters))
+        found: tuple[Interval, float] = kept[one, other]
+        return found
 
     def saved(one: Scored, other: Scored) -> float:
         """The quality that the dollars `one` saves a month are worth; 0 without an exchange rate."""
