@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 from chat_peer import fitted, remote
 
-from bucle.core.errors import BadInput
+from bucle.core.errors import BadInput, ConfigError
 from bucle.core.records import Example, TaskKind
-from bucle.customise.prompt import FewShot, ZeroShot
+from bucle.customise.distil import Distilled
+from bucle.customise.prompt import ChainOfThought, FewShot, ZeroShot
 from bucle.customise.prompt.parsing import answer_after, json_object, python_block
+from bucle.customise.retrieve import Bm25, ClosedBook
 
 ROWS = [
     Example(id=str(i), input=a, target=b)
@@ -266,3 +268,14 @@ def test_the_answer_is_what_follows_the_marker(reply: str, last: bool, found: tu
         return
     with pytest.raises(BadInput):
         answer_after(reply, last=last)
+
+
+@pytest.mark.parametrize("wrong", ["many", -1, 2.5, True, 10**9, [3]])
+def test_a_setting_that_cannot_be_meant_is_told(wrong: object, tmp_path: Path) -> None:
+    for technique, name in (
+        (FewShot(), "shots"), (ZeroShot(), "max_tokens"), (ChainOfThought(), "samples"), (ClosedBook(), "max_tokens"),
+        (Bm25(), "k"), (Distilled(), "shots")):
+        with pytest.raises(ConfigError, match=name) as caught:
+            fitted(technique, tmp_path, "classify", ROWS, chat=object(), labels=("a", "b"), folders={"index": tmp_path},
+                   **{name: wrong})
+        assert "choose.techniques" in caught.value.hint

@@ -12,7 +12,7 @@ from chat_peer import fitted, remote
 from bucle.core.errors import BadInput
 from bucle.core.ports import LoadContext
 from bucle.core.records import Example, Usage
-from bucle.customise.prompt import ChainOfThought, FewShot
+from bucle.customise.prompt import ChainOfThought, FewShot, ZeroShot
 from bucle.customise.prompt.thought import Thought, vote
 
 LABELS = ("alta", "baja", "avería")
@@ -82,6 +82,15 @@ def test_objects_are_voted_on_and_programs_are_kept_apart(tmp_path: Path) -> Non
         predictor, _ = fitted(ChainOfThought(), tmp_path / "b", "code", [], chat=chat, samples=2)
         found = predictor.predict(["pon x"])[0]
     assert (found.output, found.others, found.reasoning) == ("# RESPUESTA: no\nx = 1\n", ("",), "Primero.")
+
+
+def test_a_label_cut_short_is_not_taken_for_a_shorter_one(tmp_path: Path) -> None:
+    replies = {"a": "CUT alta", "b": "CUT baja y", "c": "CUT Veamos"}
+    with remote(lambda messages, body: replies[messages[-1]["content"]]) as (chat, peer):
+        predictor, _ = fitted(ZeroShot(), tmp_path, "classify", [], chat=chat, labels=LABELS, max_tokens=2)
+        a, b, c = predictor.predict(list("abc"))
+    assert ("cut off" in a.error, b.output, "cut off" in c.error) == (True, "baja", True)
+    assert peer.asked[0]["max_tokens"] == 2
 
 
 def test_without_a_model_it_says_what_to_add(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from bucle.core.records import Example, Prediction
 from bucle.customise.classic.linear import Hybrid, TfidfLogistic
 from bucle.customise.prompt.classify import classifier, classify_prompt
 from bucle.customise.prompt.text import add_usage
+from bucle.customise.settings import whole
 
 __all__ = ["Distilled"]
 
@@ -50,7 +51,7 @@ class Distilled:
         """
         if ctx.chat is None:
             raise BadInput("`distilled` needs a model that writes, as teacher.", "Add one under `models:`.")
-        prompt = classify_prompt(ctx, int(ctx.params.get("shots", SHOTS)))
+        prompt = classify_prompt(ctx, whole(ctx.params, "shots", SHOTS, least=0, most=100))
         teacher = classifier(ctx.chat, prompt, ctx.seed, skip_same=True)
         rows = [*ctx.train, *ctx.validation]
         said: list[Prediction] = []

@@ -15,8 +15,9 @@ from bucle.core.errors import BucleError
 from bucle.core.ports import ChatModel, FitContext, Message, Predictor
 from bucle.core.records import Prediction, Usage
 from bucle.customise.prompt.examples import NearestExamples
-from bucle.customise.prompt.fitting import ask_fitting, is_local
+from bucle.customise.prompt.fitting import ask_fitting, cut_off, is_local
 from bucle.customise.prompt.instructions import language_of
+from bucle.customise.settings import whole
 from bucle.customise.timing import timed
 from bucle.models.ask import Ask
 
@@ -43,6 +44,7 @@ def classify_prompt(ctx: FitContext, shots: int) -> dict[str, Any]:
         "instruction": str(ctx.params.get("instruction") or INSTRUCTIONS[language_of(ctx.params)]),
         "labels": list(ctx.labels),
         "shots": shots,
+        "max_tokens": whole(ctx.params, "max_tokens", LABEL_TOKENS),
         "examples": [[e.input, e.target] for e in ctx.train if e.target] if shots else [],
     }
 
@@ -119,6 +121,7 @@ class WritingPredictor:
         self, model: ChatModel, prompt: Mapping[str, Any], examples: NearestExamples | None, seed: int
     ) -> None:
         self.model, self.prompt, self.examples, self.seed = model, prompt, examples, seed
+        self.max_tokens = int(prompt.get("max_tokens", LABEL_TOKENS))
 
     def predict(self, inputs: Sequence[str]) -> list[Prediction]:
         near = self.examples.near(inputs, self.prompt["shots"]) if self.examples and inputs else [[] for _ in inputs]
@@ -131,7 +134,7 @@ class WritingPredictor:
         """The prompt with all the examples, with the nearer half of them, …, with none."""
         while True:
             messages = tuple(messages_for(self.prompt, text, shown))
-            yield Ask(messages, max_tokens=LABEL_TOKENS, seed=self.seed), None
+            yield Ask(messages, max_tokens=self.max_tokens, seed=self.seed), None
             if not shown:
                 return
             shown = shown[-(len(shown) // 2) :] if len(shown) > 1 else []
@@ -145,7 +148,7 @@ class WritingPredictor:
             output=label or "",
             usage=reply.usage,
             ms=reply.ms,
-            error="" if label else f"the reply names no label: {reply.text[:80]!r}",
+            error="" if label else cut_off(reply, self.max_tokens) or f"the reply names no label: {reply.text[:80]!r}",
         )
 
 

@@ -10,6 +10,7 @@ from bucle.core.ports import FitContext, LoadContext, Predictor
 from bucle.customise.prompt.classify import classifier, classify_prompt
 from bucle.customise.prompt.files import load_prompt, needs_chat, save_prompt
 from bucle.customise.prompt.text import TEXT_KINDS, TextPredictor, text_prompt
+from bucle.customise.settings import whole
 
 __all__ = ["FewShot", "ZeroShot"]
 
@@ -31,7 +32,7 @@ class ZeroShot:
 
     def fit(self, ctx: FitContext) -> Mapping[str, Any]:
         """Writes the prompt: instruction and the examples to draw from. Nothing is trained."""
-        shots = int(ctx.params.get("shots", self.shots(ctx.kind)))
+        shots = whole(ctx.params, "shots", self.shots(ctx.kind), least=0, most=100)
         prompt = classify_prompt(ctx, shots) if ctx.kind == "classify" else text_prompt(ctx, shots)
         save_prompt(prompt, ctx.out)
         return {"shots": shots} | ({"labels": len(ctx.labels)} if ctx.kind == "classify" else {})

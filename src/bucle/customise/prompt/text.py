@@ -20,6 +20,7 @@ from bucle.customise.prompt.examples import NearestExamples
 from bucle.customise.prompt.fitting import ask_fitting, cut_off
 from bucle.customise.prompt.instructions import language_of, system_for, text_messages
 from bucle.customise.prompt.parsing import json_object, python_block
+from bucle.customise.settings import whole
 from bucle.data.schema import Schema
 from bucle.models.ask import Ask, ask_all
 
@@ -57,8 +58,8 @@ def text_prompt(ctx: FitContext, shots: int) -> dict[str, Any]:
         "kind": kind,
         "system": system_for(kind, params, fields),
         "language": language_of(params),
-        "max_tokens": int(params.get("max_tokens") or MAX_TOKENS[kind]),
-        "samples": int(params.get("samples") or 1),
+        "max_tokens": whole(params, "max_tokens", MAX_TOKENS[kind]),
+        "samples": whole(params, "samples", 1, most=100),
         "schema": dict(params.get("schema") or {}),
         "shots": shots,
         "examples": [[e.input, e.target] for e in rows if _can_be_shown(kind, e.input)] if shots else [],

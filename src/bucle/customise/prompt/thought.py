@@ -25,6 +25,7 @@ from bucle.customise.prompt.fitting import cut_off, is_local
 from bucle.customise.prompt.instructions import text_messages, thinking
 from bucle.customise.prompt.parsing import answer_after
 from bucle.customise.prompt.text import TEMPERATURE, add_usage, reader, text_prompt, took
+from bucle.customise.settings import whole
 from bucle.models.ask import Ask, ask_all
 
 __all__ = ["ChainOfThought", "Thought", "think", "vote"]
@@ -48,8 +49,8 @@ class ChainOfThought:
         """Writes the prompt; nothing is trained."""
         if ctx.kind == "classify":
             prompt = classify_prompt(ctx, 0)
-            prompt["samples"] = int(ctx.params.get("samples") or 1)
-            prompt["max_tokens"] = int(ctx.params.get("max_tokens") or LABEL_TOKENS)
+            prompt["samples"] = whole(ctx.params, "samples", 1, most=100)
+            prompt["max_tokens"] = whole(ctx.params, "max_tokens", LABEL_TOKENS)
         else:
             prompt = text_prompt(ctx, 0)
             prompt["max_tokens"] += 0 if ctx.params.get("max_tokens") else MORE_TOKENS

@@ -18,6 +18,7 @@ from bucle.customise.prompt.text import TEMPERATURE
 from bucle.customise.prompt.thought import Thought, vote
 from bucle.customise.retrieve.passages import shorter_and_shorter
 from bucle.customise.retrieve.quote import QuotePredictor, Retrieve, open_index
+from bucle.customise.settings import whole
 from bucle.data.sentences import sentences
 from bucle.models.ask import Ask, ask_all
 
@@ -54,7 +55,7 @@ class Rag:
             {
                 "kind": "answer",
                 "instruction": str(ctx.params.get("instruction") or INSTRUCTION),
-                "max_tokens": int(ctx.params.get("max_tokens") or self.max_tokens),
+                "max_tokens": whole(ctx.params, "max_tokens", self.max_tokens),
                 **self._more(ctx.params),
             },
             ctx.out,
@@ -87,7 +88,7 @@ class RagThought(Rag):
     max_tokens = MAX_THOUGHT_TOKENS
 
     def _more(self, params: Mapping[str, Any]) -> dict[str, Any]:
-        return {"thinking": thinking(params), "samples": int(params.get("samples") or 1)}
+        return {"thinking": thinking(params), "samples": whole(params, "samples", 1, most=100)}
 
 
 class RagPredictor:
@@ -199,7 +200,7 @@ class ClosedBook:
             {
                 "kind": "answer",
                 "instruction": str(ctx.params.get("instruction") or ""),
-                "max_tokens": int(ctx.params.get("max_tokens") or MAX_ANSWER_TOKENS),
+                "max_tokens": whole(ctx.params, "max_tokens", MAX_ANSWER_TOKENS),
             },
             ctx.out,
         )

@@ -18,6 +18,7 @@ from bucle.core.ports import FitContext, LoadContext, Predictor
 from bucle.core.records import Example, Prediction
 from bucle.customise.retrieve.index import Hit, Index
 from bucle.customise.retrieve.quote import WEIGHTS, open_index
+from bucle.customise.settings import whole
 from bucle.customise.timing import timed
 
 __all__ = ["Bm25", "Dense", "HybridSearch", "SearchPredictor"]
@@ -44,7 +45,7 @@ class Bm25:
         and validation questions; the least meaning of equals. Without questions it is the middle one."""
         if ctx.index is None:
             raise _without_index()
-        k = int(ctx.params.get("k") or K)
+        k = whole(ctx.params, "k", K, most=1000)
         rows = [e for e in [*ctx.train, *ctx.validation] if e.document]
         if len(rows) > FITTED_ON:
             rows = random.Random(ctx.seed).sample(rows, FITTED_ON)
