@@ -153,7 +153,7 @@ def _check(gate: Gate, facts: GateFacts) -> Check:
     if gate.reference:
         other = facts.production if gate.reference == "production" else facts.baseline
         return _against(gate, facts, measured, other)
-    if gate.level is None:
+    if gate.level is None and gate.metric not in facts.apart:
         return _judge(gate, measured, gate.offset, "")
     try:
         found = _interval(gate, facts)
@@ -161,7 +161,8 @@ def _check(gate: Gate, facts: GateFacts) -> Check:
         return _failed(gate, error.message)
     note = f"{found.value:.4g} [{found.low:.4g}, {found.high:.4g}] on {found.n} rows"
     told = _say("interval" if _is_share(gate.metric, facts) else "interval_number", **found.model_dump())
-    return _judge(gate, found.low if gate.op == ">=" else found.high, gate.offset, note, told)
+    bound = found.low if gate.op == ">=" else found.high
+    return _judge(gate, measured if gate.level is None else bound, gate.offset, note, told)
 
 
 def _against(gate: Gate, facts: GateFacts, measured: float, other: Reference | None) -> Check:

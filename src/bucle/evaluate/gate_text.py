@@ -125,9 +125,8 @@ def _known(text: str, name: str, own: Mapping[str, Metric], judges: Sequence[str
     except ConfigError:
         every: list[str] = [*metrics(), *APART, *_LIMITS, "licence"]
         near = difflib.get_close_matches(name, every, 1)
-        told = f"known metrics: {', '.join(every)}, judge:NAME, module:function"
-        raise ConfigError(f"the gate `{text}` names an unknown metric, {name}",
-                          f"did you mean {near[0]}? {told}" if near else told) from None
+        raise ConfigError(f"the gate `{text}` names an unknown metric, {name}", f"did you mean {near[0]}?" if near else
+                          f"known metrics: {', '.join(every)}, judge:NAME, module:function") from None
     return _Known(found.better, found.top)
 
 
