@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
 
 from bucle.cli.ci import Outputs, report_options
+from bucle.cli.evaluate import VERBS
 from bucle.cli.shared import as_json, emit, on_project
 
 
@@ -34,6 +36,8 @@ def file(
     from bucle.core.errors import GateFailed
     from bucle.loop.api import Project
 
+    if data in VERBS and not Path(data).exists():
+        raise click.UsageError(f"The verb comes first: bucle evaluate {data} …")
     outputs = Outputs(junit, summary)
     with outputs.around(f"evaluate {data}"):
         project = Project(folder)

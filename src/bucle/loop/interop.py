@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from bucle.core.errors import BadInput, NotFound
 from bucle.core.records import Candidate, Node
-from bucle.loop.candidates import open_candidate
+from bucle.loop.candidates import open_candidate, remembered_replies
 from bucle.loop.measure import release_called
 from bucle.loop.workspace import Workspace
 
@@ -100,7 +100,8 @@ def lm_eval(
         parent = ("model", _model_node(ws, model))
         opened: Any = chat_model(ws, parent[1])
         lm = local_lm(opened) if hasattr(opened, "tokenizer") else chat_lm(opened)
-    found = run(lm, tasks, limit=limit, shots=shots, include=include, out=out, chat=chat)
+    with remembered_replies(ws):  # a remote model is asked nothing twice, however often this is begun again
+        found = run(lm, tasks, limit=limit, shots=shots, include=include, out=out, chat=chat)
     return [_told(ws, _store(ws, one, [parent])) for one in found]
 
 
