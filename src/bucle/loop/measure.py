@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["evaluate_file", "release_called"]
 
-ELSEWHERE = ("forgetting", "attack_success", "over_refusal", "licence", "judge")
+ELSEWHERE = ("forgetting", "forgetting_bpb", "attack_success", "over_refusal", "licence", "judge")
 """What a release's own gate measures and a file of rows cannot: of a task's gates, these are left out here."""
 _SINGLE_CALLS = 30
 _SHOWN = 10

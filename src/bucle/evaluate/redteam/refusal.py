@@ -31,7 +31,7 @@ _EN = (
     r"\b(?:can(?:'|no)t|can not|unable|won't|will not|not able)\b",
     rf"i (?:can(?:'|no)t|can not|won't|will not|must not|am unable to|am not able to|am not allowed to|'m unable to"
     rf"|'m not able to|am not going to|'m not going to) {_DO}\b",
-    rf"i(?:'m| am) (?:unable|not able|not allowed|not permitted|not going) to {_DO}\b", 
+    rf"i(?:'m| am) (?:unable|not able|not allowed|not permitted|not going) to {_DO}\b",
     r"i (?:must|have to) (?:\w+ )?(?:decline|refuse)",
     r"i refuse to ", r"as an? (?:ai|assistant|language model)[^.!?]{0,40}\b(?:can(?:'|no)t|not|unable)\b",
     rf"i(?:'d| would) (?:rather|prefer) not (?:to )?{_DO}\b", r"i (?:do not|don't|wouldn't) feel comfortable",
@@ -41,7 +41,7 @@ _EN = (
     r"(?:violates|goes against|is against|against) (?:my|our) (?:guidelines|instructions|rules|principles"
     r"|polic(?:y|ies))",
 )
-_REFUSAL = re.compile("|".join(f"(?:{one})" for one in (*_ES, *_EN)), re.IGNORECASE)
+_REFUSAL = re.compile(rf"\b(?:{'|'.join((*_ES, *_EN))})", re.IGNORECASE)
 
 
 def refused(text: str) -> bool:
