@@ -109,8 +109,10 @@ class Provider:
             def log_message(self, *args: object) -> None:
                 pass
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
+        class Server(ThreadingHTTPServer):
+            daemon_threads, request_queue_size = True, 128
+
+        self.server = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}/v1"
         threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
 
@@ -191,10 +193,10 @@ def test_the_step_asks_once_a_day_and_refuses_what_is_not_remote(ws: Workspace, 
     for name in ("mini", "nobody"):
         with pytest.raises(ConfigError, match="no remote model"):
             measure_canary(ws, name, runner)
-    provider.status = 500
+    provider.status = 404
     with pytest.raises(ModelUnavailable):
         measure_canary(ws, "gpt", runner, accept=True)
-    assert measure_canary_verdicts(ws) == ["first"], "a provider that is down is no change"
+    assert measure_canary_verdicts(ws) == ["first"], "a provider that refuses is no change"
 
 
 def measure_canary_verdicts(ws: Workspace) -> list[str]:

@@ -50,8 +50,10 @@ class Peer:
             def log_message(self, *args: object) -> None:
                 pass
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
+        class Server(ThreadingHTTPServer):
+            daemon_threads, request_queue_size = True, 128
+
+        self.server = Server(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}/v1"
         threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
         self.chat = OpenAIChat("juez", self.url, "m", "", 5, 0, usd_per_million_in=1.0, usd_per_million_out=10.0)
