@@ -28,13 +28,16 @@ class Peer(ThreadingHTTPServer):
     def __init__(self, truth: dict[str, str]) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.truth, self.asked, self.lock = truth, Counter[str](), threading.Lock()
+        self.calls, self.same = Counter[str](), True
         self.labels = sorted(set(truth.values()))
 
     def answer(self, model: str, text: str) -> str:
         chance = int(hashlib.sha256(f"{model.split('-')[0]} {text}".encode()).hexdigest(), 16) % 1000 / 1000
         right = self.truth.get(text, "")
+        if not right:
+            return f"{model}: {len(text)}"
         wrong = [label for label in self.labels if label != right]
-        return right if right and chance < SKILL[model] else wrong[len(text) % len(wrong)]
+        return right if chance < SKILL[model] else wrong[len(text) % len(wrong)]
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -42,9 +45,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        asked = body["messages"][-1]["content"]
         with self.server.lock:
-            self.server.asked[body["model"]] += 1
-        text = self.server.answer(body["model"], body["messages"][-1]["content"])
+            self.server.calls[body["model"]] += 1
+            self.server.asked[body["model"]] += asked in self.server.truth  # the rest are canaries
+        text = self.server.answer(body["model"] if self.server.same else "poor", asked)
         reply = {
             "model": body["model"],
             "choices": [{"message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
@@ -104,7 +109,7 @@ def test_the_cheapest_that_is_proven_good_enough(tmp_path: Path, peer: Peer) -> 
     out = {c["name"]: c for c in found["ruled_out"]}
     assert set(out) == {"zero-shot/forbidden"}
     assert "research" in out["zero-shot/forbidden"]["reasons"][0]
-    assert peer.asked["forbidden"] == 0  # before a token was spent
+    assert peer.calls["forbidden"] == 0  # before a token was spent
 
     not_climbed = {c["name"]: c for c in found["not_climbed"]}
     assert set(not_climbed) == {"zero-shot/dear"}  # $10,000 a month for what ten dollars a point can never pay
@@ -146,3 +151,18 @@ def test_another_metric_reuses_what_was_said(tmp_path: Path, peer: Peer) -> None
     assert done.returncode == 0, done.stdout + done.stderr
     assert "exact_match" in done.stdout
     assert peer.asked["strong"] == asked
+
+
+def test_a_provider_that_changes_its_model_is_told(tmp_path: Path, peer: Peer) -> None:
+    folder = project(tmp_path / "p", peer, models=["strong"])
+    first = answer("choose", "-p", folder)
+    assert [c["state"] for c in first["canaries"]] == ["first"]
+    value = next(c["value"] for c in first["comparisons"][0]["candidates"] if c["name"] == "zero-shot/strong")
+    peer.same = False
+    found = answer("evaluate", "canary", "strong", "-p", folder, code=1)["models"][0]
+    assert found["verdict"] == "changed", found
+    accepted = answer("evaluate", "canary", "strong", "--accept", "-p", folder)["models"][0]
+    assert accepted["verdict"] == "first"
+    again = answer("choose", "-p", folder)["comparisons"][0]  # figures of a model that is gone are not kept
+    assert next(c["value"] for c in again["candidates"] if c["name"] == "zero-shot/strong") < value - 0.3
+    assert again["recommended"] == "tfidf"

@@ -35,8 +35,11 @@ def command(folder: str, list_: bool, junit: str | None, summary: str | None, js
     def human() -> None:
         for comparison in story["comparisons"]:
             show(comparison, story["project"]["language"])
+        for canary in story.get("canaries", ()):
+            if canary["state"] == "changed":
+                click.echo(f"warning: {canary['note']}")
 
-    emit({"comparisons": story["comparisons"]}, json_, human)
+    emit({"comparisons": story["comparisons"], "canaries": story.get("canaries", [])}, json_, human)
 
 
 commands = {"compare": command}

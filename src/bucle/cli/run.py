@@ -58,6 +58,7 @@ def command(
         "releases": story["releases"],
         "gain": story.get("gain"),
         "alerts": (story.get("monitor") or {}).get("alerts", []),
+        "canaries": story.get("canaries", []),
     }
 
     def human() -> None:
@@ -67,6 +68,9 @@ def command(
         click.echo(f"report: {result.report}")
         if story["releases"]:
             click.echo(f"next:   {_program()} studio {folder}   (studio and API in one server)")
+        for canary in story.get("canaries", ()):
+            if canary["state"] == "changed":
+                click.echo(f"warning: {canary['note']}")
         if result.production_moved:
             click.echo(f"note:   {result.production_moved}")
         click.echo(f"{result.steps} steps, {result.reused} reused")

@@ -56,7 +56,8 @@ class Project:
         from bucle.loop.report import render_report
 
         target = Path(output) if output else path
-        page = render_report(with_outputs(self.workspace, found, self.records()), language=language or self.config.language)
+        whole = with_outputs(self.workspace, found, self.records())
+        page = render_report(whole, language=language or self.config.language)
         target.write_text(page, encoding="utf-8")
         return found, target
 

@@ -16,6 +16,7 @@ from bucle.choose import Rung, ladder
 from bucle.choose.climb import Climb, Decision, Expected
 from bucle.core.records import Prediction
 from bucle.execute import Outcome, Runner, StepContext, StepRecord
+from bucle.loop.canary import check_before
 from bucle.loop.candidates import (
     TaskData,
     fit_step,
@@ -60,6 +61,7 @@ def bake_off(ws: Workspace, runner: Runner, data: TaskData) -> Bakeoff:
     expected = {rung.name: expect_rung(ws, data.name, rung, train, tests, {}) for rung in rungs}
     longest = max((row.input for row in ws.examples(data.dataset)), key=len, default="")
     allowed, ruled_out = _rule_out(ws, rungs, expected, longest)
+    check_before(ws, runner, data.models, [rung.base for rung in allowed])
     search = rows_of(ws, data.dataset, data.split, "validation")
     budget = choose.budget
     limited = choose.costs.usd_per_point is not None or any(

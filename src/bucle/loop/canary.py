@@ -5,26 +5,26 @@ Nodes of kind `canary`: a reference (its answers as `answers.json`) and the late
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from bucle.core.config import OpenAIModel
-from bucle.core.errors import BadInput, ConfigError
-from bucle.core.ids import sha256_hex
+from bucle.core.errors import BadInput, ConfigError, ModelUnavailable
 from bucle.core.ports import Report
 from bucle.core.records import Node
 from bucle.evaluate.canary import AGAIN, FIRST, Answers, ask_canary, finds, packaged_prompts, same_model
 from bucle.execute import Outcome, Runner, StepContext, StepRecord
 from bucle.ledger import now
 from bucle.loop.judging import replies_file
-from bucle.loop.model_steps import chat_model, model_step
+from bucle.loop.model_steps import canary_alias, chat_model, model_step
 from bucle.loop.workspace import Workspace
 from bucle.models.ask import remembered
 
-__all__ = ["ALARM", "canary_step", "check_canary", "measure_canary", "own_prompts", "remote_models"]
+__all__ = ["ALARM", "canary_step", "check_before", "check_canary", "measure_canary", "own_prompts", "remote_models"]
 
 ALARM = 0.01
 """The chance that a check calls a model changed that is the same."""
@@ -48,6 +48,15 @@ def canary_step(ws: Workspace, runner: Runner, name: str, model: str) -> StepRec
 
     return runner.step(f"canary {name}", work, stage="models", inputs={"model": model},
                        params={"day": datetime.now(UTC).date().isoformat(), "alarm": ALARM})
+
+
+def check_before(ws: Workspace, runner: Runner, models: Mapping[str, str], names: Iterable[str]) -> None:
+    """The canaries of those of `names` that somebody else runs, before they are compared (`models`: name -> node). One
+    that does not answer is passed over: whatever is still to be asked will say so, and what is finished stays."""
+    for name in dict.fromkeys(names):
+        if name in remote_models(ws):
+            with suppress(ModelUnavailable):
+                canary_step(ws, runner, name, models[name])
 
 
 def own_prompts(path: Path) -> tuple[str, ...]:
@@ -155,7 +164,7 @@ def _history(ws: Workspace, identity: str) -> _History | None:
 
 
 def _alias(identity: str) -> str:
-    return f"canary-{sha256_hex(identity)[:24]}"
+    return canary_alias(*identity.split(" ", 1))
 
 
 def _shown(texts: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ from bucle.execute import Outcome, Runner, StepContext, StepRecord
 from bucle.loop.document_step import read_documents
 from bucle.loop.workspace import Workspace
 
-__all__ = ["chat_model", "fingerprint", "index_step", "model_folder", "model_step"]
+__all__ = ["canary_alias", "chat_model", "fingerprint", "index_step", "model_folder", "model_step"]
 
 
 def model_step(
@@ -28,8 +28,11 @@ def model_step(
     if isinstance(model, PretrainModel):
         return _pretrain(ws, runner, name, model, corpus, datasets)
 
+    changed = {"epoch": epoch} if isinstance(model, OpenAIModel) and (epoch := _epoch(ws, model)) else {}
+
     def work(ctx: StepContext) -> Outcome:
         attrs = {"name": name, **model.model_dump(mode="json", exclude_none=True), "fingerprint": fingerprint(model)}
+        attrs |= changed
         figures = _describe(model)
         return Outcome({"model": ctx.ledger.put("base_model", attrs).id}, {"name": name, "kind": model.kind, **figures})
 
@@ -37,8 +40,18 @@ def model_step(
         f"model {name}",
         work,
         stage="models",
-        params={"name": name, "model": model.model_dump(mode="json"), "fingerprint": fingerprint(model)},
+        params={"name": name, "model": model.model_dump(mode="json"), "fingerprint": fingerprint(model), **changed},
     )
+
+
+def canary_alias(base_url: str, model: str) -> str:
+    """The alias of a remote model's canary reference; it moves when the team accepts a changed model."""
+    return "canary-" + sha256_hex(f"{base_url.rstrip('/')} {model}")[:24]
+
+
+def _epoch(ws: Workspace, model: OpenAIModel) -> int:
+    """How often the team accepted that the model behind this name is another: what was measured before is not of it."""
+    return max(0, len(ws.ledger.alias_history(canary_alias(model.base_url, model.model))) - 1)
 
 
 def _pretrain(
