@@ -156,7 +156,7 @@ def test_what_a_row_lacks_is_told_by_its_id() -> None:
         score(Scoring("generate"), rows("a", None), said("a", "b"))
     with pytest.raises(BadInput, match="example e0 has no document to be found"):
         score(Scoring("retrieve"), rows(None), said(""))
-    with pytest.raises(BadInput, match="example e0 has no tests"):
+    with pytest.raises(BadInput, match="example e0 has tests that test nothing"):
         score(Scoring("code"), rows(" "), said("x = 1"))
     with pytest.raises(BadInput, match="neither checks nor a reference"):
         score(Scoring("instruct"), rows(None), said("x"))

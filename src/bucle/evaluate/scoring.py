@@ -117,9 +117,6 @@ def score(scoring: Scoring, examples: Sequence[Example], predictions: Sequence[P
     unlabelled = next((row.id for row in examples if scoring.kind == "classify" and row.target is None), None)
     if unlabelled is not None:
         raise BadInput(f"example {unlabelled} has no label to compare with", "remove it or label it")
-    untested = next((row.id for row in examples if scoring.kind == "code" and not (row.target or "").strip()), None)
-    if untested is not None:
-        raise BadInput(f"example {untested} has no tests, which any code would pass", "remove it or write some")
     check_metrics(scoring.kind, scoring.metrics, tuple(scoring.judges))
     for name in scoring.also:  # none of them decides
         check_metrics(scoring.kind, (scoring.primary, name) if name != scoring.primary else (), tuple(scoring.judges))

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from bucle.core.errors import BadInput
 from bucle.core.ports import Report
 from bucle.core.records import Example, Prediction, TaskKind
 from bucle.evaluate.metrics.registry import lacks
@@ -73,8 +74,12 @@ def samples_of(scoring: Scoring, rows: Sequence[Example], said: Sequence[Predict
     samples = [_sample(scoring, row, one) for row, one in zip(rows, said, strict=True)]
     if not run_code:
         return samples
-    from bucle.evaluate.sandbox import python_of, tried
+    from bucle.evaluate.sandbox import idle, python_of, tried
 
+    for row in rows:
+        if idle(row.target or ""):
+            raise BadInput(f"example {row.id} has tests that test nothing: what they define is called nowhere",
+                           "call it at their end, as in `check(my_function)`, or name functions `test…`")
     tries = [() if void(one) else (one.output, *one.others) for one in said]
     jobs = [(python_of(text), row.target or "") for row, texts in zip(rows, tries, strict=True) for text in texts]
     outcomes = iter(tried(jobs, report=report))

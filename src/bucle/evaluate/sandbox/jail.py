@@ -244,7 +244,8 @@ def judge(job: dict[str, object]) -> dict[str, str]:
         return {"passed": "yes"}
     if os.WIFSIGNALED(status):
         name = signal.Signals(os.WTERMSIG(status)).name
-        return {"error": "it took too much processor time" if name in ("SIGXCPU", "SIGKILL") else f"ended by {name}"}
+        return {"error": "it took too much processor time or memory" if name in ("SIGXCPU", "SIGKILL") else
+                f"ended by {name}"}
     if isinstance(told, dict) and isinstance(told.get("error"), str):
         return {"error": told["error"]}
     return {"error": "it ended before its tests did"}
@@ -256,6 +257,8 @@ def main() -> None:
         with open("/proc/self/oom_score_adj", "w") as file:
             file.write("1000")
         enter()
+        call("prctl", SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)  # who asked is gone: so is all of this
+        signal.alarm(job["limits"]["wall_s"] + 2)
         child = os.fork()
         if child:
             os.waitpid(child, 0)

@@ -22,7 +22,7 @@ from tempfile import TemporaryDirectory
 from bucle.core.errors import Infrastructure
 from bucle.core.ports import Report
 
-__all__ = ["LIMITS", "Limits", "Outcome", "python_of", "refusal", "run_tests", "tried"]
+__all__ = ["LIMITS", "Limits", "Outcome", "idle", "python_of", "refusal", "run_tests", "tried"]
 
 JAIL = Path(__file__).with_name("jail.py")
 LONGEST = 200_000
@@ -62,6 +62,19 @@ def python_of(text: str) -> str:
     if not blocks:
         return text
     return max(blocks, key=lambda block: (_parses(block), len(block)))
+
+
+def idle(tests: str) -> bool:
+    """Whether tests only define what nobody calls (HumanEval's `check` without its call): any code would pass."""
+    try:
+        body = ast.parse(tests.replace("\r\n", "\n")).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return not any(
+        node.name.startswith("test") if isinstance(node, ast.FunctionDef) else bool(node.bases)
+        if isinstance(node, ast.ClassDef) else not isinstance(node, ast.AsyncFunctionDef | ast.Import | ast.ImportFrom)
+        and any(isinstance(part, ast.Assert | ast.Call | ast.Raise) for part in ast.walk(node))
+        for node in body)
 
 
 @cache
