@@ -3,11 +3,11 @@
     python benchmarks/overhead.py [--quick] [--json] [--peer PYTHON]
 
 Overhead: a model that answers at once, through the zero-shot candidate, the remembered replies (SQLite, each stored
-as it comes) and the scoring of a classify task of 1,000 rows, intervals of 10,000 draws and all. Limit: 500 requests at once to a provider that takes a second
-for each and refuses what is beyond 64 under way; no client can take less than 8 rounds of a second. PYTHON is the
-interpreter of an environment with inspect-ai and openai, which runs the same two (its own mock model; the same
-provider). Fails where the overhead is 1 ms or more, a request is lost or refused, the limit is not reached, or less
-than 95% of the best throughput is.
+as it comes) and the scoring of a classify task of 1,000 rows, intervals of 10,000 draws and all. Limit: 500 requests at
+once to a provider that takes a second for each and refuses what is beyond 64 under way; no client can take less than 8
+rounds of a second. PYTHON is the interpreter of an environment with inspect-ai and openai, which runs the same two (its
+own mock model; the same provider). Fails where the overhead is 1 ms or more, a request is lost or refused, the limit is
+not reached, or less than 95% of the best throughput is.
 """
 
 from __future__ import annotations
@@ -174,12 +174,14 @@ def main() -> None:
                ratio=peer["overhead_ms"] / cost["mean"] if peer else None,
                target="< 1 ms a sample; 500 requests reach 64 at once, never more, at >= 95% of the best throughput",
                packages=["httpx", "numpy"], samples=batches * size, percentiles=cost, requests=REQUESTS, limit=LIMIT,
-               seconds=seconds, answered_seconds=answered, best_seconds=best, share_of_best=filled, provider=counted, lost=lost, inspect=peer,
+               seconds=seconds, answered_seconds=answered, best_seconds=best,
+               share_of_best=filled, provider=counted, lost=lost, inspect=peer,
                seconds_ratio=peer["seconds"] / seconds if peer else None)
     else:
         print(f"overhead of {batches * size:,} samples: " + ", ".join(f"{k} {v:.3f} ms" for k, v in cost.items()))
         print(f"{REQUESTS} requests, {LIMIT} at once allowed, {SECONDS:g} s each: {answered:.2f} s, best {best:.2f} s "
-              f"({filled:.1%}), with scoring {seconds:.2f} s; at most {counted['peak']} at once, {counted['refused']} refused, {lost} lost")
+              f"({filled:.1%}), with scoring {seconds:.2f} s; at most {counted['peak']} at once, "
+              f"{counted['refused']} refused, {lost} lost")
         if peer:
             print(f"inspect-ai: {peer['overhead_ms']:.3f} ms a sample ({peer['overhead_ms'] / cost['mean']:.1f} times "
                   f"ours), {peer['seconds']:.2f} s ({peer['seconds'] / seconds:.2f} times ours), at most "

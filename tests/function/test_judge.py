@@ -111,8 +111,9 @@ def test_what_is_wrong_with_a_judge_is_told(project: Path, provider: Provider) -
 
     provider.say = quoted_score
     assert "no judge `tone`" in wrong("tone")
-    for rows, message in (([("q", "a", "six")], "scored.csv:2: human is 'six'"), ([("q", "a", 6)], "from 1 to 5"),
-                          ([], "no rows"), ([("q", "respuesta 1", 3)] * 9, "same")):
+    for rows, message in (
+            ([("q", "a", "six")], "scored.csv:2: human is 'six'"), ([("q", "a", 6)], "from 1 to 5"), ([], "no column"),
+            ([(f"q{n}", "respuesta 3", 3) for n in range(9)], "every score is the same")):
         scored(project / "scored.csv", rows)
         assert message in wrong("tono"), message
     (project / "scored.csv").write_text("input,answer,human\nq,a,1\n")

@@ -5,6 +5,7 @@ Nodes of kind `canary`: a reference (its answers as `answers.json`) and the late
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -97,11 +98,14 @@ def check_canary(ws: Workspace, name: str, model: str, *, prompts: Sequence[str]
     identity = str(getattr(chat, "identity", ""))
     history = _history(ws, identity)
     seed = ws.config.seed if seed is None else seed
-    if history is None or prompts or accept:
-        wanted = tuple(prompts) or (history.answers.prompts if history else packaged_prompts())
-        return _first(ws, name, model, identity, ask_canary(chat, wanted, FIRST, report=report), alarm, seed)
+    again = history is not None and not prompts and not accept
+    wanted = tuple(prompts) or (history.answers.prompts if history else packaged_prompts())
+    with contextlib.ExitStack() as stack:
+        stack.callback(getattr(chat, "close", lambda: None))
+        later = ask_canary(chat, wanted, AGAIN if again else FIRST, report=report)
+    if history is None or not again:
+        return _first(ws, name, model, identity, later, alarm, seed)
     reference = history.answers
-    later = ask_canary(chat, reference.prompts, AGAIN, report=report)
     change = same_model(reference, later, alarm=alarm, seed=seed)
     renamed = bool(reference.served_by and later.served_by) and not set(later.served_by) & set(reference.served_by)
     verdict = "changed" if change.changed else "renamed" if renamed else "equal"

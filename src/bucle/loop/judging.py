@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from bucle.core.errors import BadInput, ConfigError
@@ -96,8 +97,9 @@ def judge_step(ws: Workspace, runner: Runner, name: str, model: str) -> StepReco
     content = sha256_hex(ws.file(settings.agreement).read_bytes())
 
     def work(ctx: StepContext) -> Outcome:
-        with remembered(replies_file(ws)):
+        with remembered(replies_file(ws)), contextlib.ExitStack() as stack:
             judge = open_judge(ws, name, model)
+            stack.callback(getattr(judge.model, "close", lambda: None))
             judge.probe()
             found = judge.agreement(rows, ctx.report)
         figures = found.to_dict() | {"judge": name, "model": settings.model, "fingerprint": made,

@@ -201,9 +201,8 @@ class Endpoint:
         return Usage(tokens_in=tokens_in, tokens_out=tokens_out, usd=usd or 0.0)
 
     def _settle(self, place: Reserved, reply: Mapping[str, Any]) -> None:
-        if isinstance(reply.get("usage"), dict):
-            used = self.usage(reply)
-            self._limits.settle(place, used.tokens_in + used.tokens_out)
+        if isinstance(used := reply.get("usage"), dict):
+            self._limits.settle(place, _count(used.get("prompt_tokens")) + _count(used.get("completion_tokens")))
 
     def _authorisation(self) -> dict[str, str]:
         if not self._key_env:
