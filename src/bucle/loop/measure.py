@@ -5,16 +5,18 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from bucle.choose import Rung
 from bucle.core.errors import BadInput
 from bucle.core.ports import FitContext, LoadContext, Predictor
-from bucle.core.records import Candidate, Example, Interval, Node, Prediction
+from bucle.core.records import Candidate, Example, Node, Prediction
 from bucle.customise.registry import technique
 from bucle.loop.candidates import TaskData, open_candidate, remembered_replies, scores
+from bucle.loop.gating import licences_of
 from bucle.loop.overlap import overlap
 from bucle.loop.row_step import task_columns
 from bucle.loop.workspace import Workspace
@@ -22,10 +24,11 @@ from bucle.release import production, releases
 
 if TYPE_CHECKING:
     from bucle.evaluate.gate import Gate, GateFacts
+    from bucle.evaluate.scoring import Scored
 
 __all__ = ["evaluate_file", "release_called"]
 
-ELSEWHERE = ("forgetting", "forgetting_bpb", "attack_success", "over_refusal", "licence", "judge")
+ELSEWHERE = ("forgetting", "forgetting_bpb", "forgetting_bpb", "attack_success", "over_refusal", "judge")
 """What a release's own gate measures and a file of rows cannot: of a task's gates, these are left out here."""
 _SINGLE_CALLS = 30
 _SHOWN = 10
@@ -64,7 +67,7 @@ def evaluate_file(
     scorer = _Scorer(ws, data, rows, asked)
     predictor = open_candidate(ws, candidate_id)
     mine = scorer(candidate_id)
-    figures = mine.figures | ({} if _remote(ws, candidate) else _latency(predictor, rows))
+    figures = mine.scored.figures | ({} if _remote(ws, candidate) else _latency(predictor, rows))
     clusters = [r.cluster for r in rows]
     both = overlap([e.input for e in learned], [r.input for r in rows], ws.config.data.near_duplicates)
     fresh = [i for i in range(len(rows)) if i not in both]
@@ -77,8 +80,8 @@ def evaluate_file(
         "left_out": sum(left_out.values()),
         "left_out_reasons": dict(left_out.most_common()),
         "seen": sum(r.input in known for r in rows),
-        "metric": next(iter(mine.per_row)),
-        "metrics": _intervals(mine, clusters),
+        "metric": next(iter(mine.scored.per_row)),
+        "metrics": _intervals(mine.scored, clusters),
         "summary": figures,
         "overlap": {
             "exact": sum(one.exact for one in both.values()),
@@ -94,16 +97,16 @@ def evaluate_file(
                 for i, one in list(both.items())[:_SHOWN]
             ],
             "fresh": len(fresh),
-            "metrics": _intervals(scorer.of(mine.said, fresh), [clusters[i] for i in fresh]) if some else None,
+            "metrics": _intervals(scorer.of(mine.said, fresh).scored, [clusters[i] for i in fresh]) if some else None,
         },
     }
     reference = None
     if settings.kind == "classify":
         reference = ("tfidf", scorer.of(_tfidf(fitted, rows, ws.config.seed)))
         metric = result["metric"]
-        base = reference[1].per_row[metric]
+        base = reference[1].scored.per_row[metric]
         result["baseline"] = {"name": "tfidf", **interval(base, clusters=clusters).model_dump()}
-        result["difference"] = paired_difference(mine.per_row[metric], base, clusters=clusters).model_dump()
+        result["difference"] = paired_difference(mine.scored.per_row[metric], base, clusters=clusters).model_dump()
     elif any(gate.reference == "baseline" for gate in asked):
         reference = _stored_baseline(ws, node, task, scorer)
     facts = _facts(ws, task, scorer, mine, figures, reference, candidate_id)
@@ -112,7 +115,7 @@ def evaluate_file(
 
 
 def _elsewhere(gate: Gate) -> bool:
-    return bool(gate.licence) or gate.metric.partition(":")[0] in ELSEWHERE
+    return gate.metric.partition(":")[0] in ELSEWHERE
 
 
 def _learned(
@@ -128,14 +131,11 @@ def _learned(
     return learned, fitted, TaskData(task, roles["dataset"], roles["split"], 1, roles.get("index", ""), models)
 
 
-@dataclass(frozen=True)
-class _Measured:
-    """Scores of predictions, as `bucle.evaluate.scoring.Scored`."""
+class _Measured(NamedTuple):
+    """Predictions, and what they scored."""
 
     said: Sequence[Prediction]
-    per_row: Mapping[str, list[float]]
-    figures: dict[str, Any]
-    values: Mapping[str, Interval]
+    scored: Scored
 
 
 class _Scorer:
@@ -143,15 +143,12 @@ class _Scorer:
 
     def __init__(self, ws: Workspace, data: TaskData, rows: Sequence[Example], gates: Sequence[Gate]) -> None:
         from bucle.evaluate.gate import gate_metrics
-        from bucle.evaluate.scoring import DEFAULTS, check_metrics
         from bucle.loop.scoring import scoring_of
 
         self._ws, self._rows, self.gates = ws, rows, gates
-        self._scoring = scoring_of(ws, data)
-        have = self._scoring.metrics or DEFAULTS[self._scoring.kind]
-        wanted = gate_metrics([gate.text for gate in gates])
-        self._more = tuple(m for m in wanted if m not in have and not m.startswith("judge:"))
-        check_metrics(self._scoring.kind, (self._scoring.primary, *self._more), tuple(self._scoring.judges))
+        asked = gate_metrics([gate.text for gate in gates])
+        also = tuple(name for name in asked if not name.startswith("judge:"))  # a judge is asked for a metric only
+        self._scoring = replace(scoring_of(ws, data), also=also)
 
     @property
     def rows(self) -> Sequence[Example]:
@@ -169,16 +166,10 @@ class _Scorer:
         places = range(len(self._rows)) if keep is None else keep
         rows, given = [self._rows[i] for i in places], [said[i] for i in places]
         with remembered_replies(self._ws):  # judges are not asked twice
-            found = score(self._scoring, rows, given)
-            if not self._more:
-                return _Measured(given, found.per_row, found.figures, found.values)
-            more = score(replace(self._scoring, metrics=(self._scoring.primary, *self._more)), rows, given)
-        return _Measured(
-            given, found.per_row | more.per_row, found.figures | more.figures, found.values | more.values
-        )
+            return _Measured(given, score(self._scoring, rows, given))
 
 
-def _intervals(found: _Measured, clusters: Sequence[str]) -> dict[str, Any]:
+def _intervals(found: Scored, clusters: Sequence[str]) -> dict[str, Any]:
     """Every metric that has an interval, the deciding one first, in its own unit."""
     from bucle.evaluate.statistics import interval
 
@@ -215,26 +206,33 @@ def _rows(ws: Workspace, task: str, path: Path) -> tuple[list[Example], Counter[
 
 def _facts(
     ws: Workspace, task: str, scorer: _Scorer, mine: _Measured, figures: Mapping[str, Any],
-    baseline: tuple[str, _Measured] | None, candidate: str,
+    baseline: tuple[str, _Measured] | None, candidate_id: str,
 ) -> GateFacts:
     from bucle.evaluate.gate import GateFacts, Reference
+
+    def reference(name: str, found: _Measured, *, same: bool = False) -> Reference:
+        scored = found.scored
+        return Reference(name, _numbers(scored.figures), scored.per_row, measured=scored.measured, same=same)
 
     before = None
     if any(gate.reference == "production" for gate in scorer.gates):
         served = str(production(ws.ledger).attrs["tasks"].get(task, ""))
-        if served == candidate:
-            before = Reference("production", _numbers(figures), mine.per_row, same=True)
-        elif served:
-            theirs = scorer(served)
-            before = Reference("production", _numbers(theirs.figures), theirs.per_row)
+        if served:
+            same = served == candidate_id
+            before = reference("production", mine if same else scorer(served), same=same)
+    candidate = Candidate.model_validate(ws.ledger.get(candidate_id).attrs)
+    rung = Rung(candidate.name, technique(candidate.technique), candidate.base, candidate.encoder)
+    known = all(name in ws.config.models for name in (rung.base, rung.encoder) if name)
     return GateFacts(
         rows=len(scorer.rows),
         metrics=_numbers(figures),
-        per_row=mine.per_row,
-        intervals=mine.values,
+        per_row=mine.scored.per_row,
+        intervals=mine.scored.values,
+        measured=mine.scored.measured,
         clusters=[r.cluster for r in scorer.rows],
         production=before,
-        baseline=Reference(baseline[0], _numbers(baseline[1].figures), baseline[1].per_row) if baseline else None,
+        baseline=reference(*baseline, same=baseline[0] == candidate.name) if baseline else None,
+        licences=licences_of(ws, rung) if known else None,
         seed=ws.config.seed,
     )
 
