@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from bucle.data.rows import RowProblem
     from bucle.data.schema import Schema
 
-__all__ = ["examples_step", "labels_node", "put_dataset", "task_columns", "task_schema"]
+__all__ = ["examples_step", "labels_node", "measurable", "needs_of", "put_dataset", "task_columns", "task_schema"]
 
 _BATCH = 1_000
 _CHECKPOINT = 20 * _BATCH
@@ -49,7 +49,7 @@ def examples_step(ws: Workspace, runner: Runner, name: str) -> StepRecord:
     store, back = AnnotationStore(ws.ledger), restored(ws.ledger)
     said = labels_digest(store, name)
     schema_file = getattr(task, "json_schema", "")
-    languages, needs = _languages(ws, name), _needs(ws, name)
+    languages, needs = _languages(ws, name), needs_of(ws, name)
 
     def work(ctx: StepContext) -> Outcome:
         from bucle.data.clean_rows import RowCleaner
@@ -84,12 +84,12 @@ def examples_step(ws: Workspace, runner: Runner, name: str) -> StepRecord:
                         yield saying(task.kind, row, label.label, label.by)
                     continue
                 if not said or isinstance(row, RowProblem):
-                    yield row if isinstance(row, RowProblem) else _measurable(row, needs)
+                    yield row if isinstance(row, RowProblem) else measurable(row, needs)
                     continue
                 free = task.kind in OPTIONAL and (task.kind != "instruct" or bool(row.checks))
                 found = next(apply_labels([row], labels, kind=task.kind, keep_unlabelled=free), None)
                 missing = RowProblem(row.source, _MISSING.get(task.kind, "no-reference"), row.input[:80])
-                yield _measurable(found, needs) if found else missing
+                yield measurable(found, needs) if found else missing
 
         made = _through(name, ctx.work, source(), cleaner, path.stat().st_size, ctx.report)
         if not made.rows:
@@ -236,7 +236,7 @@ def task_schema(ws: Workspace, name: str) -> Schema | None:
     return load_schema(ws.file(task.json_schema)) if isinstance(task, TextTask) and task.json_schema else None
 
 
-def _needs(ws: Workspace, name: str) -> dict[str, str]:
+def needs_of(ws: Workspace, name: str) -> dict[str, str]:
     """What a task's metrics read of a row that its kind may lack (`references`, `checks`), and the metric that does:
     such a row could be measured by nothing. Of the kind's own metrics only the first must have what it needs."""
     task = ws.config.tasks[name]
@@ -249,7 +249,7 @@ def _needs(ws: Workspace, name: str) -> dict[str, str]:
     return {need: n for n in reversed(names) for need in metric(n).needs if need in ("references", "checks")}
 
 
-def _measurable(row: Example, needs: Mapping[str, str]) -> Example | RowProblem:
+def measurable(row: Example, needs: Mapping[str, str]) -> Example | RowProblem:
     """`row`, or why no metric of its task could score it."""
     from bucle.data.rows import RowProblem
 
