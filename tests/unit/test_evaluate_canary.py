@@ -199,6 +199,15 @@ def test_the_step_asks_once_a_day_and_refuses_what_is_not_remote(ws: Workspace, 
     assert measure_canary_verdicts(ws) == ["first"], "a provider that refuses is no change"
 
 
+def test_a_model_that_thinks_first_gets_more_tokens(ws: Workspace, provider: Provider) -> None:
+    provider.say = lambda text: "" if len(provider.asked) <= 24 * FIRST else f"old {len(text)}"
+    assert measure_canary(ws, "gpt", Runner(ws.ledger))["verdict"] == "first"
+    assert [body["max_tokens"] for body in provider.asked] == [80] * 24 * FIRST + [2000] * 24 * FIRST
+    provider.say = lambda text: " "
+    with pytest.raises(ModelUnavailable, match="with nothing"):
+        measure_canary(ws, "gpt", Runner(ws.ledger))
+
+
 def measure_canary_verdicts(ws: Workspace) -> list[str]:
     return [str(node.attrs["verdict"]) for node in ws.ledger.nodes("canary")]
 

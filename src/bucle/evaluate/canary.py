@@ -29,6 +29,8 @@ __all__ = ["AGAIN", "FIRST", "Answers", "Change", "ask_canary", "finds", "packag
 FIRST, AGAIN = 5, 3
 """How often each prompt is asked for the reference, and later."""
 REPLY_TOKENS = 80
+THINKING_TOKENS = 2_000
+"""Tokens of a reply, and of one by a model that thinks first and said nothing with so few."""
 DRAWS = 9_999
 _LONGEST = 2_000  # characters of an answer that are compared
 _SPLITS = 500  # exchanges of one prompt's answers that are looked at; all of them for 5 and 3
@@ -86,8 +88,15 @@ def packaged_prompts() -> tuple[str, ...]:
 def ask_canary(model: ChatModel, prompts: Sequence[str], times: int, *, report: Report | None = None) -> Answers:
     """Each prompt asked `times` times at temperature 0; remembered replies are neither used nor made. Raises
     ModelUnavailable where the model does not answer, or not half of the prompts."""
-    asks = [Ask([{"role": "user", "content": prompt}], REPLY_TOKENS) for prompt in prompts for _ in range(times)]
-    replies = ask_all(model, asks, report=report, fresh=True)
+    for tokens in (REPLY_TOKENS, THINKING_TOKENS):
+        asks = [Ask([{"role": "user", "content": prompt}], tokens) for prompt in prompts for _ in range(times)]
+        replies = ask_all(model, asks, report=report, fresh=True)
+        silent = sum(isinstance(reply, ChatReply) and not reply.text.strip() for reply in replies)
+        if silent * 2 <= len(replies):
+            break
+    else:
+        raise ModelUnavailable(f"{model.name} answered {silent} of {len(replies)} short prompts with nothing, although "
+                               f"it had {THINKING_TOKENS:,} tokens", "a canary cannot watch a model that says nothing")
     rows = [replies[place:place + times] for place in range(0, len(replies), times)]
     came = [[reply for reply in row if isinstance(reply, ChatReply)] for row in rows]
     if sum(len(row) == times for row in came) * 2 < len(prompts):

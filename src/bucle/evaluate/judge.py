@@ -80,7 +80,7 @@ class Judge:
         """One short call: raises ModelUnavailable that names the setting where the judge does not answer, so that
         nothing is scored in vain."""
         try:
-            replies = ask_all(self.model, [Ask([{"role": "user", "content": "Reply with OK."}], max_tokens=16)],
+            replies = ask_all(self.model, [Ask([{"role": "user", "content": "Reply with OK."}], REPLY_TOKENS)],
                               fresh=True)
         except ModelUnavailable as error:
             raise self._unreachable(error) from error
