@@ -115,7 +115,7 @@ def _cost(ws: Workspace, task: str, rung: Rung, settings: Costs, measured: Mappi
     elif rows and "chat" in rung.technique.needs and rung.technique.name != "distilled":
         expected = expect_rung(ws, task, rung, rows, 1, {})
         price, tokens = list(expected.usd_per_1k), list(expected.tokens)
-    if _remote(ws, rung) and (not _priced(ws, rung) or (measured is None and not rows)):
+    if _remote(ws, rung) and rung.base in serves and (not _priced(ws, rung) or (measured is None and not rows)):
         price = None
     training = seconds / 3600 if "base" in rung.technique.needs else 0.0
     months = None
