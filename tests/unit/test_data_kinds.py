@@ -103,6 +103,24 @@ def test_every_format_gives_the_same_rows(tmp_path: Path) -> None:
     assert json.loads(str(found["a.csv"][2][2])) == {"n": "2", "é": [1, None]}
 
 
+def test_objects_from_other_stores_keep_their_numbers(tmp_path: Path) -> None:
+    import datetime
+    from decimal import Decimal
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from bucle.data.connect.rows import as_value
+
+    day = datetime.date(2026, 3, 1)
+    held = {"a": 1, "b": [Decimal("2.50"), Decimal(3)], "c": True, "d": None, "e": day, "f": 0.5}
+    assert as_value(held, "campos") == {"a": 1, "b": [2.5, 3], "c": True, "d": None, "e": "2026-03-01", "f": 0.5}
+    pq.write_table(pa.Table.from_pylist([{"texto": "t", "campos": {"a": 1, "e": day}}]), tmp_path / "a.parquet")
+    rows, problems = read(tmp_path / "a.parquet", "extract")
+    assert not problems
+    assert json.loads(str(rows[0].target)) == {"a": 1, "e": "2026-03-01"}
+
+
 def test_what_is_no_workbook_is_told(tmp_path: Path) -> None:
     (tmp_path / "a.xlsx").write_bytes(b"PK\x03\x04 no")
     with pytest.raises(BadInput, match="cannot be read"):

@@ -113,7 +113,7 @@ def text_of(value: Any) -> str:
     if isinstance(value, str):
         return value.strip()
     if isinstance(value, dict | list):
-        return json.dumps(value, ensure_ascii=False)
+        return json.dumps(value, ensure_ascii=False, default=text_of)  # dates and the like
     return value.isoformat() if hasattr(value, "isoformat") else str(value)
 
 

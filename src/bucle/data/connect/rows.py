@@ -114,8 +114,8 @@ def _text(value: Any, column: str) -> str:
 
 
 def as_value(value: Any, column: str) -> Any:
-    """`value` as text, or None; dates are ISO 8601, numbers as written, lists and objects stay. Raises BadInput for
-    bytes, which have no one meaning as text."""
+    """`value` as text, or None; dates are ISO 8601, numbers as written, lists and objects stay, with the numbers and
+    truth values in them. Raises BadInput for bytes, which have no one meaning as text."""
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, bool):
@@ -131,10 +131,19 @@ def as_value(value: Any, column: str) -> Any:
             f"Column {column!r} holds bytes, not text.", "Leave it out of the query, or have the database decode it."
         )
     if isinstance(value, Mapping):
-        return {str(key): as_value(inner, column) for key, inner in value.items()}
+        return {str(key): _inside(inner, column) for key, inner in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [as_value(inner, column) for inner in value]
+        return [_inside(inner, column) for inner in value]
     return str(value)
+
+
+def _inside(value: Any, column: str) -> Any:
+    """A value within a list or an object, as JSON has it."""
+    if isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    if isinstance(value, decimal.Decimal) and value.is_finite():
+        return int(value) if value == value.to_integral_value() else float(value)
+    return as_value(value, column)
 
 
 def rows_file(mirror: Mirror) -> Path:
