@@ -7,15 +7,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bucle.choose import Rung
 from bucle.core.errors import BadInput
-from bucle.core.ports import FitContext, LoadContext, Predictor
+from bucle.core.ports import Predictor
 from bucle.core.records import Candidate, Example, Node, Prediction
 from bucle.customise.registry import technique
-from bucle.loop.candidates import TaskData, open_candidate, remembered_replies, scores
+from bucle.loop.baselines import stored_baseline, tfidf
+from bucle.loop.candidates import TaskData, open_candidate, remembered_replies
 from bucle.loop.gating import licences_of
 from bucle.loop.overlap import overlap
 from bucle.loop.row_step import task_columns
@@ -102,13 +102,14 @@ def evaluate_file(
     }
     reference = None
     if settings.kind == "classify":
-        reference = ("tfidf", scorer.of(_tfidf(fitted, rows, ws.config.seed)))
+        reference = ("tfidf", scorer.of(tfidf(fitted, rows, ws.config.seed)))
         metric = result["metric"]
         base = reference[1].scored.per_row[metric]
         result["baseline"] = {"name": "tfidf", **interval(base, clusters=clusters).model_dump()}
         result["difference"] = paired_difference(mine.scored.per_row[metric], base, clusters=clusters).model_dump()
     elif any(gate.reference == "baseline" for gate in asked):
-        reference = _stored_baseline(ws, node, task, scorer)
+        stored = stored_baseline(ws, node, task)
+        reference = (stored[0], scorer(stored[1])) if stored else None
     facts = _facts(ws, task, scorer, mine, figures, reference, candidate_id)
     result["gates"] = {**check_gates(asked, facts).to_dict(), "elsewhere": [gate.text for gate in elsewhere]}
     return result
@@ -237,20 +238,6 @@ def _facts(
     )
 
 
-def _stored_baseline(ws: Workspace, release: Node, task: str, scorer: _Scorer) -> tuple[str, _Measured] | None:
-    """The best baseline of the comparison behind a release, on the scorer's rows: its name and scores."""
-    made_from = {e.role: e.parent for e in ws.ledger.parents(release.id)}
-    best: tuple[float, str, str] | None = None
-    for edge in ws.ledger.parents(made_from[f"comparison {task}"]) if f"comparison {task}" in made_from else []:
-        if not edge.role.startswith("evaluation "):
-            continue
-        its = next(e.parent for e in ws.ledger.parents(edge.parent) if e.role == "candidate")
-        if technique(str(ws.ledger.get(its).attrs["technique"])).baseline:
-            values = next(iter(scores(ws, edge.parent)[1].values()))
-            best = max(best or (-1.0, "", ""), (sum(values) / len(values), edge.role.split(" ", 1)[1], its))
-    return (best[1], scorer(best[2])) if best else None
-
-
 def _remote(ws: Workspace, candidate: Candidate) -> bool:
     model = ws.config.models.get(candidate.base)
     return model is not None and model.kind == "openai"
@@ -270,27 +257,6 @@ def _latency(predictor: Predictor, rows: Sequence[Example]) -> dict[str, float]:
 
 def _numbers(figures: Mapping[str, Any]) -> dict[str, float]:
     return {k: float(v) for k, v in figures.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
-
-
-def _tfidf(fitted: list[Example], rows: Sequence[Example], seed: int) -> list[Prediction]:
-    baseline = technique("tfidf")
-    with TemporaryDirectory() as folder:
-        out = Path(folder)
-        labels = sorted({str(e.target) for e in fitted})
-        baseline.fit(
-            FitContext(
-                out=out,
-                work=out,
-                train=fitted,
-                validation=[],
-                labels=labels,
-                params={},
-                seed=seed,
-                report=lambda done, total, note="": None,
-            )
-        )
-        loaded = baseline.load(out, LoadContext(labels=labels, params={}))
-        return loaded.predict([r.input for r in rows])
 
 
 def release_called(ws: Workspace, name: str) -> Node:
