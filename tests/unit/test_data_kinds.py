@@ -364,7 +364,8 @@ def test_chats_teach_replies_only(tmp_path: Path) -> None:
 def test_what_a_person_says_has_the_form_of_the_kind() -> None:
     assert accepted("retrieve", " a.md ; b.md;") == "a.md;b.md"
     assert accepted("extract", ' {"n":"1"} ', Schema(SHARED)) == '{"n": "1"}'
-    for kind, wrong in (("extract", "nueve"), ("extract", '{"n": 1}'), ("code", "x = 1"), ("summarise", " "), ("retrieve", " ; ")):
+    refused = (("extract", "nueve"), ("extract", '{"n": 1}'), ("code", "x = 1"), ("summarise", " "), ("retrieve", " ;"))
+    for kind, wrong in refused:
         with pytest.raises(BadInput):
             accepted(kind, wrong, Schema(SHARED))  # type: ignore[arg-type]
     label = Label("b.md;c.md", "ana", "confirmed")

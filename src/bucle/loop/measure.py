@@ -18,7 +18,7 @@ from bucle.loop.baselines import stored_baseline, tfidf
 from bucle.loop.candidates import TaskData, open_candidate, remembered_replies
 from bucle.loop.gating import licences_of
 from bucle.loop.overlap import overlap
-from bucle.loop.row_step import task_columns
+from bucle.loop.row_step import measurable, needs_of, task_columns, task_schema
 from bucle.loop.workspace import Workspace
 from bucle.release import production, releases
 
@@ -194,13 +194,18 @@ def _rows(ws: Workspace, task: str, path: Path) -> tuple[list[Example], Counter[
     for role in ("id", "group", "time", "document", "checks"):  # fresh rows seldom have them: measured without
         if columns.get(role) not in there and not (role == "document" and settings.kind == "retrieve"):
             columns.pop(role, None)
-    rows, problems = read_examples(path, settings.kind, columns)
-    reasons = Counter(one.reason for one in problems)
+    found, problems = read_examples(path, settings.kind, columns, schema=task_schema(ws, task))
+    needs = needs_of(ws, task)
+    checked = [measurable(row, needs) for row in found]
+    rows = [row for row in checked if isinstance(row, Example)]
+    reasons = Counter(one.reason for one in (*problems, *checked) if not isinstance(one, Example))
     if not rows:
         said = ", ".join(f"{n} {reason}" for reason, n in reasons.most_common()) or "it is empty"
         raise BadInput(
             f"{path} holds no row that can be used ({said}).",
-            f"`{task}` reads the columns {', '.join(columns.values())}; see its data in bucle.yaml.",
+            f"`{task}` reads the columns {', '.join(columns.values())}; see its data in bucle.yaml."
+            if columns
+            else f"docs/tasks.md says what a row of a {settings.kind} task holds.",
         )
     return rows, reasons
 
