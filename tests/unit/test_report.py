@@ -323,7 +323,10 @@ def test_the_answer_stands_first_in_the_choose_section_with_interval_and_cost(ht
     told = section[: section.index("What would change the choice")]
     for part in ("frozen encoder", "91.2%", "[88.6%; 93.6%]", "+4.8 points", "per thousand", "$36.90", "nano full"):
         assert part in told, part
-    assert "No candidate beats the baseline “quote-passage”." in section
+    assert "No candidate beats quoting the best passage beyond chance. Nothing else has shown to be better" in section
+    story = full_story()
+    story["comparisons"][1] |= {"why": ""}
+    assert "No candidate beats the baseline “quote-passage”." in _english(render_report(story))
 
 
 def test_every_rung_is_in_the_table_climbed_or_not(html: str) -> None:
