@@ -1,15 +1,13 @@
-"""Metrics: one registry of them all (`metric`, `metrics`, `measure`), and the figures of a task's evaluation
-(`score_rows`, `summarise`). Each is a value by row where it has one, and a sum of statistics by row where its score is
+"""Metrics: one registry of them all (`metric`, `metrics`, `measure`); `bucle.evaluate.scoring` measures a task by
+them. Each is a value by row where it has one, and a sum of statistics by row where its score is
 the corpus's, so that every one of them has an interval and a paired difference (`bucle.evaluate.resample`)."""
 
 from bucle.evaluate.metrics.numbers import brier_score, calibration_error, pass_at_k, perplexity
 from bucle.evaluate.metrics.registry import measure, metric, metrics, own_metric
-from bucle.evaluate.metrics.rows import PRIMARY, score_rows, summarise
 from bucle.evaluate.metrics.samples import Measured, Metric, Sample, Statistics
 from bucle.evaluate.metrics.words import exact_match, normalise, token_f1
 
 __all__ = [
-    "PRIMARY",
     "Measured",
     "Metric",
     "Sample",
@@ -24,7 +22,5 @@ __all__ = [
     "own_metric",
     "pass_at_k",
     "perplexity",
-    "score_rows",
-    "summarise",
     "token_f1",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bucle.core.errors import BadInput
 from bucle.core.ports import Report
@@ -15,9 +15,7 @@ from bucle.evaluate.metrics.samples import Metric, Sample
 if TYPE_CHECKING:
     from bucle.evaluate.scoring import Scoring
 
-__all__ = ["PRIMARY", "given", "kind_gives", "lacking", "samples_of", "score_rows", "settled", "summarise", "void"]
-
-PRIMARY: Mapping[str, str] = {"classify": "accuracy", "answer": "token_f1"}
+__all__ = ["given", "kind_gives", "lacking", "samples_of", "settled", "void"]
 
 _GIVES = {
     "references": "text to be near to", "correct": "label", "wanted": "label", "confidence": "confidence",
@@ -105,19 +103,3 @@ def _sample(scoring: Scoring, row: Example, said: Prediction) -> Sample:
                       decided=float(not void(said)))
     return Sample(output, references, checks=row.checks, schema=scoring.schema,
                   sources=(row.input,) if kind == "summarise" else ())
-
-
-def score_rows(kind: TaskKind, examples: Sequence[Example], predictions: Sequence[Prediction],
-               documents_of_chunks: Mapping[str, str] | None = None) -> dict[str, list[float]]:
-    """`bucle.evaluate.scoring.score` by the kind's own metrics: its scores by row."""
-    from bucle.evaluate.scoring import Scoring, score
-
-    return score(Scoring(kind, documents=documents_of_chunks or {}), examples, predictions).per_row
-
-
-def summarise(kind: TaskKind, examples: Sequence[Example], predictions: Sequence[Prediction],
-              documents_of_chunks: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """`bucle.evaluate.scoring.score` by the kind's own metrics: its figures."""
-    from bucle.evaluate.scoring import Scoring, score
-
-    return score(Scoring(kind, documents=documents_of_chunks or {}), examples, predictions).figures
