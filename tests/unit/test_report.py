@@ -423,3 +423,18 @@ def test_side_by_side_is_made_of_predictions() -> None:
     with pytest.raises(BadInput, match="same 300 rows"):
         side_by_side(rows, {"one": (said[:5], scores)})
     assert Page(render_report({"comparisons": [{"task": "t", "outputs": made, "slices": part}]})).open == []
+
+
+def test_every_technique_kind_metric_and_probe_has_a_name_for_people() -> None:
+    from typing import get_args
+
+    from bucle.core.records import TaskKind
+    from bucle.customise.registry import techniques
+    from bucle.evaluate.redteam.probes import Kind
+    from bucle.evaluate.scoring import DEFAULTS
+
+    known = catalogue(LOCALES)
+    wanted = {f"technique.{name}" for name in techniques()} | {f"kind.{name}" for name in get_args(TaskKind)}
+    wanted |= {f"metric.{name}" for names in DEFAULTS.values() for name in names}
+    wanted |= {f"probe.{name}" for name in get_args(Kind)}
+    assert wanted - known.keys() == set()
