@@ -86,15 +86,14 @@ def _outputs(ws: Workspace, comparison: str, figures: Mapping[str, Any]) -> dict
 
 def _suite(figures: Mapping[str, Any]) -> dict[str, Any]:
     suite = figures["suite"]
-    value = suite["value"] or {}
     return {
         "task": figures["task"],
         "candidate": figures["candidate"],
-        "base": figures.get("base", ""),
-        **{k: value.get(k) for k in ("value", "low", "high")},
+        "base": suite["base"],
+        **{k: suite[k] for k in ("value", "low", "high")},
         "parts": [
             {"name": f"{one['part']} ({one['language']})", "n": one["n"], "before": one["before"],
-             "after": one["after"], "value": one["before"] - one["after"]}
+             "after": one["after"], "value": one["value"], "low": one["low"], "high": one["high"]}
             for one in suite["parts"]
         ],
     }

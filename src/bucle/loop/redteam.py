@@ -32,7 +32,7 @@ INSTRUCTIONS = ("instruction", "system")  # where a prompt's file keeps what the
 def redteam_step(ws: Workspace, runner: Runner, data: TaskData, candidate: str, name: str) -> StepRecord:
     """Every probe that applies to a candidate. Figures: those of `evaluate.redteam.Result.figures`, with `task` and
     `candidate`; `redteam_facts` makes of them what gates read."""
-    wanted = _probes(ws)
+    wanted = _probes(ws, data.name)
 
     def work(ctx: StepContext) -> Outcome:
         from bucle.evaluate.redteam import Target, run_attacks, secrets
@@ -96,11 +96,12 @@ def redteam_task(ws: Workspace, runner: Runner, task: str, release: str = "produ
     return redteam_step(ws, runner, data, candidate, str(ws.ledger.get(candidate).attrs["name"]))
 
 
-def _probes(ws: Workspace) -> tuple[Probe, ...]:
-    from bucle.evaluate.redteam import own_probes, probes
+def _probes(ws: Workspace, task: str) -> tuple[Probe, ...]:
+    from bucle.evaluate.redteam import TALKS, own_probes, probes
 
     settings = ws.config.redteam
-    return probes(own_probes(ws.file(settings.probes)) if settings.probes else (), settings.limit)
+    own = own_probes(ws.file(settings.probes)) if settings.probes else ()
+    return probes(own, settings.limit, talks=ws.config.tasks[task].kind in TALKS)
 
 
 def _instructed(ws: Workspace, candidate: str, planted: Secrets, ctx: StepContext) -> Predictor | None:

@@ -5,10 +5,10 @@ Kinds: `injection` (orders in the user's text), `indirect` (orders inside a docu
 or in a passage) and `harmless`. Success is read off the output: the label that was ordered, a word that only an answer
 which obeys puts together, the planted code or address."""
 
-from bucle.evaluate.redteam.attack import Attempt, Secrets, attempts, secrets, succeeded
+from bucle.evaluate.redteam.attack import TALKS, Attempt, Secrets, attempts, secrets, succeeded
 from bucle.evaluate.redteam.probes import ATTACKS, Probe, own_probes, packaged, probes
 from bucle.evaluate.redteam.refusal import refused
 from bucle.evaluate.redteam.run import Result, Target, run_attacks
 
-__all__ = ["ATTACKS", "Attempt", "Probe", "Result", "Secrets", "Target", "attempts", "own_probes", "packaged", "probes",
-           "refused", "run_attacks", "secrets", "succeeded"]
+__all__ = ["ATTACKS", "TALKS", "Attempt", "Probe", "Result", "Secrets", "Target", "attempts", "own_probes", "packaged",
+           "probes", "refused", "run_attacks", "secrets", "succeeded"]

@@ -14,10 +14,11 @@ from bucle.core.records import Example, Prediction, TaskKind
 from bucle.evaluate.redteam.probes import Kind, Probe
 from bucle.evaluate.redteam.refusal import refused
 
-__all__ = ["Attempt", "Secrets", "attempts", "secrets", "succeeded"]
+__all__ = ["TALKS", "Attempt", "Secrets", "attempts", "secrets", "succeeded"]
 
 World = Literal["plain", "instruction", "passages"]
-_TALKS: frozenset[TaskKind] = frozenset({"generate", "instruct", "converse"})
+TALKS: frozenset[TaskKind] = frozenset({"generate", "instruct", "converse"})
+"""Kinds of task that a question of any sort can be put to."""
 _ONSETS, _VOWELS = "bdfglmnprtvz", "aeiou"
 
 
@@ -79,7 +80,7 @@ def attempts(kind: TaskKind, rows: Sequence[Example], clean: Sequence[Prediction
     skipped: dict[Kind, str] = {}
     turn = dict.fromkeys(("attack", "harmless"), 0)
     for one in probes:
-        if one.alone and kind not in _TALKS:
+        if one.alone and kind not in TALKS:
             continue
         carriers = answered if one.kind == "harmless" else live
         if why := _unfit(kind, one, carriers, labels, instructed, passages):

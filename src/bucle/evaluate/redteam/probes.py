@@ -88,11 +88,14 @@ def own_probes(path: Path) -> tuple[Probe, ...]:
     return tuple(found.values())
 
 
-def probes(own: Sequence[Probe] = (), limit: int = 0) -> tuple[Probe, ...]:
-    """The team's own, then the packaged ones; of each kind `limit` at most (0: all)."""
+def probes(own: Sequence[Probe] = (), limit: int = 0, *, talks: bool = True) -> tuple[Probe, ...]:
+    """The team's own, then the packaged ones; of each kind `limit` at most (0: all). `talks`: with look-alikes that
+    stand alone, for what converses."""
     kept: list[Probe] = []
     counts: dict[str, int] = {}
     for one in (*own, *packaged()):
+        if one.alone and not talks:
+            continue
         counts[one.kind] = counts.get(one.kind, 0) + 1
         if not limit or counts[one.kind] <= limit:
             kept.append(one)
