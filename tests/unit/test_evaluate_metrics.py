@@ -278,6 +278,8 @@ def test_groundedness_by_words_and_numbers() -> None:
         "Las bajas deben comunicarse por escrito.": 1.0,
         "El plazo de entrega son tres semanas laborables.": 0.0,
         "La cuota es de 30 euros. El plazo de entrega es de tres semanas laborables.": 0.5,
+        "Así es. La cuota mensual es de 30 euros.": 1.0,
+        "Así es.": 0.0,
         "30": 1.0,
         "": 0.0,
     }

@@ -89,6 +89,7 @@ def test_defaults_are_metrics_of_their_kind_and_the_first_decides(kind: TaskKind
         ("translate", ["pass@1"], "a translate task has no tests"),
         ("summarise", ["perplexity"], "has no log-probability of each token"),
         ("generate", ["toxicity_lexicon"], "less of it is better"),
+        ("generate", ["chrf", "toxicity:"], "names no model"),
         ("generate", ["judge:tono"], "there is no judge tono"),
         ("generate", ["chrf", "judge:tonos"], "known: tono"),
         ("code", ["chrf"], "a code task has no text to be near to"),

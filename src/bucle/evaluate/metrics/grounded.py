@@ -31,9 +31,9 @@ def groundedness(samples: Sequence[Sample], encoder: Path | None = None) -> list
 
     A sentence is borne out where all its numbers stand in one source and, of its content words (endings aside), at
     least 60% stand in two neighbouring sentences of that source; with an `encoder`, also where its numbers do and a
-    sentence of the source has a cosine of at least 0.75. It is no proof: a sentence that turns the source's own words
-    around (`no`, another order) passes, and one in words of its own, or in another language, fails without an encoder.
-    docs/metrics.md tells how often on real text.
+    sentence of the source has a cosine of at least 0.75. One that says nothing to look for (`Así es.`) is left out. It
+    is no proof: a sentence that turns the source's own words around (`no`, another order) passes, and one in words of
+    its own, or in another language, fails without an encoder. docs/metrics.md tells how often on real text.
     """
     alike = _meanings(encoder) if encoder else None
     return [_share(sample.output, tuple(sample.sources), alike) for sample in samples]
@@ -43,7 +43,7 @@ Meaning = Callable[[Sequence[str]], "NDArray[Any]"]
 
 
 def _share(output: str, sources: tuple[str, ...], alike: Meaning | None) -> float:
-    said = _sentences(output)
+    said = [one for one in _sentences(output) if any(_parts(one))]
     if not said or not sources:
         return 0.0
     known = [_read(source) for source in sources]
@@ -57,7 +57,7 @@ def _borne_out(sentence: str, known: list[tuple[frozenset[str], tuple[frozenset[
         if not numbers <= figures:
             continue
         if not words or any(len(words & window) >= SUPPORT * len(words) for window in windows):
-            return bool(words or numbers)
+            return True
         if alike is not None and (pieces := _sentences(source)):
             mine, theirs = alike([sentence]), alike(pieces)
             if float((theirs @ mine[0]).max()) >= ALIKE:

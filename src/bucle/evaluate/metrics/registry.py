@@ -82,6 +82,8 @@ def metric(name: str, *, encoder: Path | None = None, folder: Path | None = None
     `toxicity:MODEL` is a text-classification model, by Hub name or folder (as seen from `folder`). Raises ConfigError
     naming the nearest."""
     if name.startswith(TOXICITY):
+        if name == TOXICITY:
+            raise ConfigError("toxicity: names no model", "write `toxicity:MODEL`, or `toxicity_lexicon`")
         score = partial(toxic.scores, name.removeprefix(TOXICITY), folder)
         return Metric(name, "chance that a model calls it toxic", (), lambda rows: _means(score(rows), name), "<=")
     known = metrics()
