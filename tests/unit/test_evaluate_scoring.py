@@ -242,6 +242,14 @@ def test_classification_tells_its_labels() -> None:
     assert "ece" not in score(Scoring("classify"), rows("a", "a"), said("a", "a")).figures
 
 
+def test_an_error_does_not_take_the_calibration_of_all_rows() -> None:
+    found = score(Scoring("classify", also=("ece", "macro_f1")), rows("a", "a", "b"),
+                  [*said("a", "b", score=0.75), Prediction(output="", error="x")])
+    assert found.figures["ece"] == pytest.approx((1 - 0.75 - 0.75) / -3)
+    with pytest.raises(BadInput, match="example e0 has no confidence, which ece needs"):
+        score(Scoring("classify", also=("ece",)), rows("a"), said("a"))
+
+
 def test_unicode_and_long_texts() -> None:
     found = score(Scoring("summarise"), rows("ñandú 😀 北京", "e\u0301l"), said("ñandú 😀 北京\r\n", "él"))
     assert found.per_row["rougeL_words"][0] == 1

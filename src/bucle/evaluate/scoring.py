@@ -109,8 +109,8 @@ def score(scoring: Scoring, examples: Sequence[Example], predictions: Sequence[P
 
     A row that ended in an error scores 0 everywhere, and so does an abstention, which is no answer: except where the
     example has no answer (target None), which only an abstention gets right. Such a row counts in every score by row,
-    and is left out of a corpus's. Raises BadInput (lengths that differ, a row without what a metric needs, a judge
-    that could not rate) and ConfigError.
+    and is left out of a corpus's. Raises BadInput (lengths that differ, a row without what a metric needs),
+    ConfigError, ModelUnavailable (a judge that cannot rate) and Infrastructure (code, where there is no sandbox).
     """
     if len(examples) != len(predictions):
         raise BadInput(f"{len(predictions)} predictions for {len(examples)} examples")
@@ -122,9 +122,9 @@ def score(scoring: Scoring, examples: Sequence[Example], predictions: Sequence[P
         check_metrics(scoring.kind, (scoring.primary, name) if name != scoring.primary else (), tuple(scoring.judges))
     if not examples:
         return Scored({scoring.primary: []}, {"rows": 0}, {}, {})
-    asked = [settled(scoring.kind, row, said) is None for row, said in zip(examples, predictions, strict=True)]
-    rows = [row for row, kept in zip(examples, asked, strict=True) if kept]
-    said = [one for one, kept in zip(predictions, asked, strict=True) if kept]
+    settled_as = [settled(scoring.kind, row, one) for row, one in zip(examples, predictions, strict=True)]
+    rows = [row for row, value in zip(examples, settled_as, strict=True) if value is None]
+    said = [one for one, value in zip(predictions, settled_as, strict=True) if value is None]
     own = scoring.metrics or _defaults(scoring.kind, said)
     names = (*own, *(name for name in scoring.also if name not in own))
     wanted = {name: _metric(scoring, name, first=name == names[0]) for name in names if not name.startswith(JUDGE)}
@@ -140,11 +140,9 @@ def score(scoring: Scoring, examples: Sequence[Example], predictions: Sequence[P
                            "write it, leave the row out, or name other metrics")
         del wanted[name]
     measured = _measured(wanted, samples, [not void(one) for one in said])
-    settled_as = [settled(scoring.kind, row, one) for row, one in zip(examples, predictions, strict=True)]
     per_row: dict[str, list[float]] = {}
-    figures, values = _costs(predictions), {}
+    figures = _costs(predictions)
     judged, usage = _judged(scoring, names, rows, said, report)
-    clusters = [row.cluster for row in rows]
     for name in names:
         if name in judged:
             per_row[name] = _spread(judged[name], settled_as)
@@ -156,10 +154,12 @@ def score(scoring: Scoring, examples: Sequence[Example], predictions: Sequence[P
             figures[name] = _mean(per_row[name])
         elif name in measured:
             figures[name] = _mean(measured[name][1])
-    values = _intervals({name: one for name, (one, _) in measured.items() if one is not None}, clusters, scoring.seed)
-    signatures = {name: one.signature for name, (one, _) in measured.items() if one is not None and one.signature}
-    return Scored(per_row, figures | _described(scoring.kind, examples, predictions), values, signatures, usage,
-                  {name: one for name, (one, _) in measured.items() if one is not None and not one.metric.mean})
+    found_as = {name: one for name, (one, _) in measured.items() if one is not None}
+    return Scored(
+        per_row, figures | _described(scoring.kind, examples, predictions),
+        _intervals(found_as, [row.cluster for row in rows], scoring.seed),
+        {name: one.signature for name, one in found_as.items() if one.signature}, usage,
+        {name: one for name, one in found_as.items() if not one.metric.mean})
 
 
 def _check(kind: TaskKind, one: Metric, *, first: bool) -> None:

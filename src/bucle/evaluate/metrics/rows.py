@@ -89,7 +89,8 @@ def _sample(scoring: Scoring, row: Example, said: Prediction) -> Sample:
     kind, output = scoring.kind, "" if void(said) else said.output
     if kind == "classify":
         right = float(not void(said) and said.output == row.target)
-        return Sample(output, (row.target or "",), correct=right, confidence=said.score, wanted=row.target)
+        sure = 0.0 if said.score is None and void(said) else said.score  # no answer is nothing to be sure of
+        return Sample(output, (row.target or "",), correct=right, confidence=sure, wanted=row.target)
     relevant = {name.strip(): 1.0 for name in row.document.split(";") if name.strip()}
     chunks = () if void(said) else said.chunks
     shown = tuple(scoring.documents.get(name, name) for name in chunks)
