@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     batch = fast(texts, padding=True, return_tensors="pt")
     batch.pop("token_type_ids", None)
     optimiser = torch.optim.Adam(model.parameters(), 0.02)
-    for _ in range(60):
+    for _ in range(200):
         optimiser.zero_grad()
         model(**batch, labels=torch.tensor(["bobo" in text for text in texts]).long()).loss.backward()
         optimiser.step()
