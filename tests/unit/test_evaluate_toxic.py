@@ -29,11 +29,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = BertConfig(vocab_size=len(words), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
                         intermediate_size=32, max_position_embeddings=64, id2label=labels,
                         label2id={name: at for at, name in labels.items()})  # fmt: skip
-    model = BertForSequenceClassification(config)
+    model = BertForSequenceClassification(config).eval()  # without dropout: six texts are learned by heart
     texts = ["hola un día", "eres un bobo", "hola bobo", "eres un día", "hola", "bobo"]
     batch = fast(texts, padding=True, return_tensors="pt")
     batch.pop("token_type_ids", None)
-    optimiser = torch.optim.Adam(model.parameters(), 0.02)
+    optimiser = torch.optim.Adam(model.parameters(), 0.01)
     for _ in range(200):
         optimiser.zero_grad()
         model(**batch, labels=torch.tensor(["bobo" in text for text in texts]).long()).loss.backward()
