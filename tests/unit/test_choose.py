@@ -26,8 +26,8 @@ def names(kind: TaskKind, models: dict[str, Model] = MODELS, /, *, index: bool =
 def test_every_technique_meets_every_model_that_fits_cheapest_first() -> None:
     assert names("classify") == [
         "majority", "nearest", "tfidf", "zero-shot/nano", "zero-shot/gpt", "few-shot/nano", "few-shot/gpt",
-        "chain-of-thought/nano", "chain-of-thought/gpt", "frozen-encoder/minilm", "frozen-encoder/e5",
-        "hybrid-head/minilm", "hybrid-head/e5", "lora/nano", "full/nano", "distilled/nano", "distilled/gpt"]
+        "chain-of-thought/gpt", "frozen-encoder/minilm", "frozen-encoder/e5",
+        "hybrid-head/minilm", "hybrid-head/e5", "lora/nano", "full/nano", "distilled/gpt"]
     answers = names("answer")
     assert answers[:2] == ["no-answer", "quote"]
     assert {"retrieve/minilm", "rag/nano", "rag/gpt", "zero-shot-answer/nano"} <= set(answers)
@@ -38,10 +38,19 @@ def test_every_technique_meets_every_model_that_fits_cheapest_first() -> None:
 
 def test_a_student_takes_the_encoder_where_the_project_has_one() -> None:
     def encoder(models: dict[str, Model]) -> set[str]:
-        return {r.encoder for r in ladder("classify", models, Choose(), has_index=False) if r.name == "distilled/nano"}
+        choose = Choose(candidates=("distilled",))
+        return {r.encoder for r in ladder("classify", models, choose, has_index=False) if r.name == "distilled/nano"}
 
     assert encoder(MODELS) == {"minilm"}
     assert encoder({"nano": MODELS["nano"]}) == {""}
+
+
+def test_a_model_of_the_projects_own_text_reasons_and_teaches_only_if_asked_to() -> None:
+    assert "distilled/nano" not in names("classify")
+    assert "chain-of-thought-answer/nano" not in names("answer")
+    asked = names("classify", candidates=("chain-of-thought", "distilled/nano"))
+    assert {"chain-of-thought/nano", "chain-of-thought/gpt", "distilled/nano"} <= set(asked)
+    assert "distilled/gpt" not in asked
 
 
 def test_what_a_project_lacks_takes_its_candidates_away() -> None:

@@ -13,8 +13,8 @@ import pytest
 from bucle.core.errors import BadInput
 from bucle.core.ports import FitContext, LoadContext
 from bucle.core.records import Chunk, Example
-from bucle.customise.retrieve.index import Index, build_index, sentences
 from bucle.customise.overlap import token_f1
+from bucle.customise.retrieve.index import Index, build_index, sentences
 
 
 @pytest.mark.parametrize(("text", "expected"), [

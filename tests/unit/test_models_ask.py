@@ -22,7 +22,7 @@ from bucle.core.errors import BadInput, ModelUnavailable
 from bucle.core.ports import ChatReply
 from bucle.models import ask as asking
 from bucle.models import limits
-from bucle.models.ask import Ask, ask_all, remembered
+from bucle.models.ask import Ask, ask_all, remembered, without_waiting
 from bucle.models.limits import Limits
 from bucle.models.remote import OpenAIChat, RateLimited
 
@@ -312,6 +312,15 @@ def test_a_provider_that_keeps_limiting_is_waited_for_and_then_reported(
         ask_all(peer.chat(max_parallel=2), [ask(f"z{n}") for n in range(9)])
     assert (caught.value.retry_after or 0) > 90
     assert len(peer.asked) - asked <= 2, "the pause holds for all"
+
+
+def test_whoever_serves_is_told_to_wait_and_does_not(peer: Peer) -> None:
+    peer.answer = lambda text, n: (429, b"", {"retry-after": "0.01"}) if n <= 5 else ok(text)
+    with without_waiting(), pytest.raises(RateLimited):
+        ask_all(peer.chat(), [ask("a")])
+    waiting = len(peer.asked)
+    assert texts(ask_all(peer.chat(), [ask("a")])) == ["a"]
+    assert waiting < len(peer.asked)
 
 
 def test_requests_a_minute_are_shared_by_all_callers(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -146,17 +146,20 @@ def _from(step: int, c: float, t: float, p: float) -> int:
 
 
 def ruled_out(facts: ModelFacts, constraints: Constraints, *, usd_per_1k: float | None = None,
-              requests_per_month: float | None = None, needed: int | None = None) -> list[str]:
+              requests_per_month: float | None = None, needed: int | None = None,
+              reply: int | None = None) -> list[str]:
     """Why a model breaks a hard limit, before a token is spent; empty where it breaks none.
 
     `usd_per_1k` is what a thousand of the team's own requests are expected to cost (None: not known), `needed` the
-    tokens of the longest prompt and reply. A licence, place or price that is not known
+    tokens of the longest prompt and reply, `reply` those of a usual reply. A licence, place or price that is not known
     breaks a limit on it: a limit that is not checked is none. Languages and context that are not known do not, since
     the comparison measures what they do.
     """
     told: list[str] = []
     if needed is not None and facts.context is not None and needed > facts.context:
         told.append(f"reads {facts.context:,} tokens at once; the longest prompt and reply take {needed:,}")
+    if reply is not None and facts.max_output is not None and reply > facts.max_output:
+        told.append(f"writes {facts.max_output:,} tokens at most; a usual reply takes {reply:,}")
     told += _licence(facts, constraints) + _place(facts, constraints)
     if constraints.context and facts.context is not None and facts.context < constraints.context:
         told.append(f"reads {facts.context:,} tokens at once; {constraints.context:,} are asked for")

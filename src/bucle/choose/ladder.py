@@ -29,7 +29,9 @@ def ladder(kind: TaskKind, models: Mapping[str, Model], choose: Choose, *, has_i
     """Candidates for a task of `kind`, cheapest first: every technique with every model that fits its needs.
 
     `choose.candidates` narrows it to names (`tfidf`, `lora/nano`) or techniques (`lora`). Baselines always stay, since
-    nothing is recommended without them. Raises ConfigError for a name that no candidate has.
+    nothing is recommended without them. Unless named, a technique that asks for a `grown` model (one that can reason,
+    or teach) is not tried with one pretrained on the project's own text. Raises ConfigError for a name that no
+    candidate has.
     """
     rungs = [
         rung for t in techniques().values() if kind in t.kinds for rung in _with_models(t, models, choose, has_index)
@@ -60,6 +62,8 @@ def _with_models(t: Technique, models: Mapping[str, Model], choose: Choose, has_
         bases = [n for n, m in usable.items() if m.kind in ("pretrain", "local")]
     elif "chat" in t.needs:
         bases = [n for n, m in usable.items() if m.kind in ("pretrain", "local", "openai")]
+        if choose.candidates == "auto" and getattr(t, "grown", False):
+            bases = [n for n in bases if usable[n].kind != "pretrain"]
     return [
         Rung("/".join(part for part in (t.name, base or encoder) if part), t, base, encoder)
         for base in bases

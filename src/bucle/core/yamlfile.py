@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import re
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -13,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 
 from bucle.core.errors import ConfigError
 
-__all__ = ["load_yaml_model"]
+__all__ = ["at_line", "load_yaml_model"]
 
 M = TypeVar("M", bound=BaseModel)
 MAX_BYTES = 1_000_000
@@ -56,6 +58,24 @@ def load_yaml_model(path: Path, model: type[M]) -> M:
         return model.model_validate(value)
     except ValidationError as error:
         raise ConfigError(*_explain(error, path, lines, model)) from None
+
+
+@contextmanager
+def at_line(path: Path, *keys: str | int) -> Iterator[None]:
+    """A ConfigError raised inside it begins with the file and line of `keys` (`"tasks", "faq", "gates", 0`), or of
+    their nearest parent that the file holds. For what only a later room can check."""
+    try:
+        yield
+    except ConfigError as error:
+        lines: dict[_PathKey, int] = {}
+        try:
+            root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+            if root is not None:
+                _plain(root, (), lines, path)
+        except (OSError, ValueError, yaml.YAMLError, ConfigError):
+            raise error from None
+        line = next((lines[keys[:n]] for n in range(len(keys), -1, -1) if keys[:n] in lines), 1)
+        raise ConfigError(f"{path}:{line}: {error.message}", error.hint) from None
 
 
 def _plain(node: yaml.Node, where: _PathKey, lines: dict[_PathKey, int], path: Path, depth: int = 0) -> Any:

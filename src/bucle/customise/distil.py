@@ -37,6 +37,7 @@ class Distilled:
     """What it needs to answer, where that is less than to be fitted: the teacher is not served."""
     rung = 70
     baseline = False
+    grown = True
     when = "A good prompted model that is too slow or too dear to serve; pays with many inputs, since few are labelled."
     settings: frozenset[str] = frozenset({"instruction", "shots"})
 

@@ -21,8 +21,8 @@ GUESSING = 0.01
 class Lost:
     """What tuning cost on the suite. `before` and `after` are 1 or 0 for each question of the parts that the base knows
     (`known`), in order; `value` the loss of accuracy there with its paired interval (None: it knows none, so nothing
-    could be lost); `parts` a table for people: part, language, name (both), n, chance, before, after, known, and the loss
-    with its interval (value, low, high)."""
+    could be lost); `parts` a table for people: part, language, name (both), n, chance, before, after, known, and the
+    loss with its interval (value, low, high)."""
 
     known: tuple[str, ...]
     before: tuple[float, ...]

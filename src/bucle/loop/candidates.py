@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bucle.choose import Rung
+from bucle.core.config import OpenAIModel
 from bucle.core.ids import sha256_hex
 from bucle.core.ports import FitContext, LoadContext, Predictor, Technique
 from bucle.core.records import Candidate, Example, Prediction
@@ -156,8 +157,8 @@ def task_params(ws: Workspace, task: str, technique: Technique) -> dict[str, Any
         return found
     if settings.instruction:
         found["instruction"] = settings.instruction
+    found["language"] = ws.config.language
     if settings.kind not in ("classify", "answer", "retrieve"):
-        found["language"] = ws.config.language
         for name in ("source", "target", "voice"):
             if value := getattr(settings, name):
                 found[name] = value
@@ -238,6 +239,7 @@ def score_step(
         )
         figures |= {
             "metric": scoring.primary,
+            "shortened": int(getattr(predictor, "shortened", 0)),
             "intervals": {name: value.model_dump() for name, value in found.values.items()},
             "signatures": dict(found.signatures),
             "judge_usage": found.judge_usage.model_dump(),
@@ -261,7 +263,7 @@ def score_step(
         work,
         stage=stage,
         version=2,
-        params=scoring_key(ws, data),
+        params=scoring_key(ws, data) | _prices(ws, candidate),
         inputs={"candidate": candidate, "split": data.split, "index": data.index},
     )
 
@@ -288,9 +290,22 @@ def predict_kept(
     return said
 
 
+def _prices(ws: Workspace, candidate: str) -> dict[str, Any]:
+    """What a remote model's tokens cost here: other prices, other figures."""
+    name = str(ws.ledger.get(candidate).attrs["base"])
+    model = ws.config.models.get(name)
+    if not isinstance(model, OpenAIModel):
+        return {}
+    from bucle.models.catalogue import paid
+
+    return {"prices": paid(name, model, ws.config.catalogue)}
+
+
 def _is_remote(ws: Workspace, candidate: str) -> bool:
-    model = ws.config.models.get(str(ws.ledger.get(candidate).attrs["base"]))
-    return model is not None and model.kind == "openai"
+    """Whether a provider is asked for each answer. A student of a remote teacher answers by itself."""
+    attrs = ws.ledger.get(candidate).attrs
+    t, model = technique(str(attrs["technique"])), ws.config.models.get(str(attrs["base"]))
+    return model is not None and model.kind == "openai" and "chat" in getattr(t, "serving_needs", t.needs)
 
 
 def _latency(

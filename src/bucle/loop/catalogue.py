@@ -66,7 +66,8 @@ def reasons_against(ws: Workspace, rung: Rung, expected: Forecast | None, *, lon
             needed = _needed(ws, name, expected, longest)
         unpriced = remote and known.usd_per_million_in is None
         found = ruled_out(known, ws.config.choose.constraints, usd_per_1k=None if unpriced else usd,
-                          requests_per_month=ws.config.choose.costs.requests_per_month, needed=needed)
+                          requests_per_month=ws.config.choose.costs.requests_per_month, needed=needed,
+                          reply=round(expected.reply[0]) if remote and expected is not None else None)
         told += [f"{name}: {reason}" for reason in found]
     return list(dict.fromkeys(told))
 

@@ -115,7 +115,7 @@ def compare_step(ws: Workspace, runner: Runner, data: TaskData, bakeoff: Bakeoff
         f"compare {data.name}{data.suffix}",
         work,
         stage="choose",
-        version=2,
+        version=3,
         params={
             "margin": choose.margin,
             "constraints": choose.constraints.limits(),
@@ -139,14 +139,15 @@ def _detectable(scored: Sequence[Any], metric: str, baseline: str, clusters: Seq
     from bucle.evaluate.statistics import design_effect
 
     base = _per_row(scored, baseline, metric)
+    effect = max(design_effect(base, clusters), 1.0) if len(set(clusters)) < len(base) else 1.0
     shares = [
-        sum(a != b for a, b in zip(one.per_row[metric], base, strict=True)) / len(base)
+        sum((a - b) ** 2 for a, b in zip(one.per_row[metric], base, strict=True)) / len(base)
         for one in scored
         if not one.baseline
     ]
-    share = sum(shares) / len(shares) if shares else 0.0
-    effect = design_effect(base, clusters) if len(set(clusters)) < len(base) else 1.0
-    return detectable(len(base), discordance=max(share, 1 / len(base)), effect=max(effect, 1.0))
+    if not any(shares):  # nobody to disagree
+        return detectable(len(base), effect=effect)
+    return detectable(len(base), discordance=sum(shares) / len(shares), effect=effect)
 
 
 def _candidate(

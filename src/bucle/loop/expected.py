@@ -43,6 +43,7 @@ class Forecast:
     minutes: Range
     usd_per_1k: Range = (0.0, 0.0)
     prompt: Range = (0.0, 0.0)
+    reply: Range = (0.0, 0.0)
     before: bool = False
 
 
@@ -71,8 +72,8 @@ def expect_rung(
     rows: int,
     seconds: Mapping[str, float],
 ) -> Forecast:
-    """Fitting a rung on `train` and asking it `rows` rows. Tokens are of prompt and reply together; `prompt` the tokens
-    of one prompt."""
+    """Fitting a rung on `train` and asking it `rows` rows. Tokens are of prompt and reply together; `prompt` and
+    `reply` those of one of each."""
     names = [f"fit {task} {rung.name}", f"score {task} {rung.name}"]
     known = sum(seconds[n] for n in names) if all(n in seconds for n in names) else None
     model = ws.config.models.get(rung.base)
@@ -119,7 +120,7 @@ def _asking(
     else:
         minutes = _minutes("prompt", known, tokens, size_of) if size_of or known is not None else _quick()
     per_1k = (0.0, 0.0) if rung.technique.name == "distilled" else (usd[0] * 1000, usd[1] * 1000)
-    return Forecast(tokens, (usd[0] * asked, usd[1] * asked), minutes, per_1k, prompt, known is not None)
+    return Forecast(tokens, (usd[0] * asked, usd[1] * asked), minutes, per_1k, prompt, out, known is not None)
 
 
 def parameters(model: PretrainModel) -> float:

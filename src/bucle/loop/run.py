@@ -11,6 +11,7 @@ from typing import Any, Literal
 from bucle.choose import Rung, ladder
 from bucle.core.errors import BadInput, ConfigError, GateFailed, NotFound
 from bucle.core.records import Node
+from bucle.core.yamlfile import at_line
 from bucle.customise.registry import technique
 from bucle.execute import Display, Outcome, Runner, StepContext, StepRecord, project_lock
 from bucle.loop.bakeoff import bake_off
@@ -143,30 +144,38 @@ def _release_next(
 def _check(ws: Workspace) -> None:
     """What bucle.yaml can get wrong and only a late step would notice, said before the first one. Raises ConfigError
     or BadInput."""
-    from bucle.evaluate.gate import parse_gate
-    from bucle.evaluate.scoring import check_metrics
+    from bucle.evaluate.gate import gate_metrics, parse_gate
+    from bucle.evaluate.scoring import DEFAULTS, check_metrics
 
+    file, judges = ws.root / "bucle.yaml", tuple(ws.config.judges)
     for name, task in ws.config.tasks.items():
         ws.rows_file(name)
-        ladder(task.kind, ws.config.models, ws.config.choose, has_index=ws.config.data.documents is not None)
-        check_metrics(task.kind, task.metrics, tuple(ws.config.judges))
-        for gate in task.gates:
-            parse_gate(gate, judges=tuple(ws.config.judges))
+        with at_line(file, "choose", "candidates"):
+            ladder(task.kind, ws.config.models, ws.config.choose, has_index=ws.config.data.documents is not None)
+        with at_line(file, "tasks", name, "metrics"):
+            check_metrics(task.kind, task.metrics, judges)
+        for n, gate in enumerate(task.gates):
+            with at_line(file, "tasks", name, "gates", n):
+                parse_gate(gate, judges=judges)
+                first = (task.metrics or DEFAULTS[task.kind])[0]
+                check_metrics(task.kind, tuple(dict.fromkeys((first, *gate_metrics([gate])))), judges)
     for given_name, given in ws.config.choose.techniques.items():
-        known = technique(given_name).settings
-        if unknown := sorted(set(given) - known):
-            near = get_close_matches(unknown[0], known, n=1)
-            raise ConfigError(
-                f"choose.techniques: `{given_name}` has no setting `{unknown[0]}`.",
-                f"Did you mean `{near[0]}`?" if near else f"It reads: {', '.join(sorted(known)) or 'none'}.",
-            )
+        with at_line(file, "choose", "techniques", given_name):
+            known = technique(given_name).settings
+            if unknown := sorted(set(given) - known):
+                near = get_close_matches(unknown[0], known, n=1)
+                raise ConfigError(
+                    f"choose.techniques: `{given_name}` has no setting `{unknown[0]}`.",
+                    f"Did you mean `{near[0]}`?" if near else f"It reads: {', '.join(sorted(known)) or 'none'}.",
+                )
     if replay := ws.config.replay:
         read_log(ws.file(replay.log))
         if replay.upstream and replay.upstream not in ws.config.models:
-            raise ConfigError(
-                f"replay.upstream names `{replay.upstream}`, which is not under `models:`.",
-                f"Known: {', '.join(ws.config.models)}.",
-            )
+            with at_line(file, "replay", "upstream"):
+                raise ConfigError(
+                    f"replay.upstream names `{replay.upstream}`, which is not under `models:`.",
+                    f"Known: {', '.join(ws.config.models)}.",
+                )
 
 
 def _adds_to_latest(ws: Workspace, records: Sequence[StepRecord]) -> bool:

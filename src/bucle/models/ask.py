@@ -20,7 +20,7 @@ from bucle.core.ports import ChatModel, ChatReply, Message, Report
 from bucle.models.endpoint import RateLimited, Refused
 from bucle.models.replies import Replies, known, memory, remembered, reply_key
 
-__all__ = ["Ask", "ask_all", "remembered"]
+__all__ = ["Ask", "ask_all", "remembered", "without_waiting"]
 
 PATIENCE_S = 120.0
 """The longest pause that a provider may ask for: a longer one ends the asking."""
@@ -31,6 +31,19 @@ OWN_FAULT = 0.05
 FINAL = (Refused, RateLimited)
 """What ends the asking at the first: asking the next changes nothing."""
 _GOODBYE_S = 3.0  # what is under way may end, and be remembered, after Ctrl-C
+
+
+_patient = contextvars.ContextVar("bucle_patient", default=True)
+
+
+@contextlib.contextmanager
+def without_waiting() -> Generator[None, None, None]:
+    """Inside it, a provider that says `wait` is not waited for: somebody is there who would rather know now."""
+    token = _patient.set(False)
+    try:
+        yield
+    finally:
+        _patient.reset(token)
 
 
 @dataclass(frozen=True)
@@ -69,7 +82,7 @@ def ask_all(model: ChatModel, asks: Sequence[Ask], *, report: Report | None = No
     if report is not None and results:
         report(len(results), len(asks))
     work = [(key, asks[where[0]]) for key, where in places.items()]
-    run = _Run(model, identity, replies)
+    run = _Run(model, identity, replies, _patient.get())
     with contextlib.closing(run.answers(work, len(found))) as answers:
         for key, result in answers:
             again = replace(result, cached=True) if isinstance(result, ChatReply) else result
@@ -89,6 +102,7 @@ class _Run:
     model: ChatModel
     identity: str
     replies: Replies | None
+    patient: bool = True
     stop: threading.Event = field(default_factory=threading.Event)
 
     def answers(self, work: Sequence[tuple[str, Ask]], answered: int) -> _Answers:
@@ -170,7 +184,7 @@ class _Run:
                                         stop=ask.stop, seed=ask.seed)
             except RateLimited as error:
                 wait = error.retry_after if error.retry_after is not None else min(30.0, 2.0**attempt)
-                if wait > PATIENCE_S or attempt == TRIES - 1 or self.stop.wait(wait):
+                if not self.patient or wait > PATIENCE_S or attempt == TRIES - 1 or self.stop.wait(wait):
                     return error
                 continue
             except BucleError as error:

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from bucle.core.ports import ChatReply, Predictor
 from bucle.core.records import Prediction
+from bucle.models.ask import without_waiting
 from bucle.models.remote import forward_headers
 
 __all__ = ["Answered", "Batcher", "Pump", "with_headers"]
@@ -77,7 +78,8 @@ class Batcher:
     def _answer(self, jobs: list[_Job], headers: Mapping[str, str]) -> None:
         started = time.perf_counter()
         try:
-            found = with_headers(headers, lambda: self._predictor.predict([j.text for j in jobs]))
+            with without_waiting():
+                found = with_headers(headers, lambda: self._predictor.predict([j.text for j in jobs]))
             if len(found) != len(jobs):
                 raise RuntimeError(f"the predictor gave {len(found)} answers to {len(jobs)} inputs")
         except Exception as error:

@@ -42,6 +42,7 @@ class ChainOfThought:
     needs = frozenset({"chat"})
     rung = 5
     baseline = False
+    grown = True
     when = "Answers that need several steps, and a model that can take them; costs the tokens of its reasoning."
     settings: frozenset[str] = frozenset({"instruction", "max_tokens", "samples"})
 

@@ -83,6 +83,7 @@ class RagThought(Rag):
     name = "chain-of-thought-answer"
     version = 1
     rung = 5
+    grown = True
     when = "Answers that follow from several passages together; costs the tokens of the reasoning."
     settings: frozenset[str] = frozenset({"instruction", "max_tokens", "samples"})
     max_tokens = MAX_THOUGHT_TOKENS
