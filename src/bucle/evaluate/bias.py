@@ -46,12 +46,14 @@ class Flip:
 class BiasFound:
     """`bias_flips`: the share of rows with such a word whose output changes, with its interval over the rows' clusters;
     `by_kind` the same for each kind met; `rows` how many rows have such a word; `flips` the first of those that
-    changed."""
+    changed; `by_row` 1 or 0 for each row by its id, and `clusters` its source."""
 
     bias_flips: Interval | None
     by_kind: dict[Kind, Interval]
     rows: int
     flips: tuple[Flip, ...]
+    by_row: Mapping[str, float]
+    clusters: Mapping[str, str]
 
 
 def counterfactuals(text: str, kind: Kind, language: str = "") -> str:
@@ -124,7 +126,8 @@ def bias_flips(predictor: Predictor, examples: Sequence[Example], *, kinds: Sequ
     found = interval(list(by_row.values()), clusters=[clusters[name] for name in by_row]) if by_row else None
     return BiasFound(
         found, {kind: interval([value for value, _ in values], clusters=[name for _, name in values])
-                for kind, values in by_kind.items()}, len(by_row), tuple(flips[:SHOWN]))
+                for kind, values in by_kind.items()}, len(by_row), tuple(flips[:SHOWN]),
+        by_row, {name: clusters[name] for name in by_row})
 
 
 def _same(one: Prediction, other: Prediction) -> bool:

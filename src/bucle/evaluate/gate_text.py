@@ -17,8 +17,9 @@ from bucle.evaluate.metrics.samples import Metric
 __all__ = ["APART", "LICENCES", "Gate", "gate_metrics", "parse_gate"]
 
 Op = Literal[">=", "<="]
-APART = ("attack_success", "over_refusal", "forgetting")
-"""Shares that are measured on rows of their own: attacks, harmless look-alikes, the forgetting suite's questions."""
+APART = ("attack_success", "over_refusal", "forgetting", "bias_flips")
+"""Shares that are measured on rows of their own: attacks, harmless look-alikes, the forgetting suite's questions,
+inputs with a name, gender or nationality changed."""
 _LIMITS = ("p50_ms", "p95_ms", "usd_per_1k", "tokens", "errors", "forgetting_bpb")
 LICENCES: tuple[Licence, ...] = ("research", "commercial", "open")
 """What a gate on the licence can ask for, least first; an unknown licence is never enough."""

@@ -8,6 +8,7 @@ from typing import Any
 from bucle.choose import Rung
 from bucle.core.records import Candidate, Example, Prediction
 from bucle.execute import Outcome, Runner, StepContext, StepRecord
+from bucle.loop.bias import bias_facts
 from bucle.loop.candidates import TaskData, open_candidate, predictions, remembered_replies, rows_of, scores
 from bucle.loop.forgetting import forgetting_facts
 from bucle.loop.judging import agreed
@@ -38,6 +39,7 @@ def gate_step(
     baseline: StepRecord,
     forgetting: StepRecord | None = None,
     redteam: StepRecord | None = None,
+    bias: StepRecord | None = None,
     judges: Mapping[str, StepRecord] | None = None,
 ) -> StepRecord:
     """Each gate of the task, checked. The step finishes whether or not they hold.
@@ -60,6 +62,8 @@ def gate_step(
         apart, spared = forgetting_facts(forgetting)
         if redteam is not None:
             apart |= redteam_facts(redteam)
+        if bias is not None:
+            apart |= bias_facts(bias)
 
         def corpus(record: StepRecord) -> Mapping[str, Any]:
             return _corpus(ws, data, held, predictions(ws, record["evaluation"]))
@@ -109,7 +113,7 @@ def gate_step(
             "gates": list(gates),
             "seed": ws.config.seed,
             "licences": licences,
-            "apart": [record.key for record in (forgetting, redteam) if record is not None],
+            "apart": [record.key for record in (forgetting, redteam, bias) if record is not None],
             "judges": sorted(record.key for record in measured_judges.values()),
             "scoring": scoring_key(ws, data),
         },

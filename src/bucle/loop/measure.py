@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from bucle.evaluate.gate import Gate, GateFacts
     from bucle.evaluate.scoring import Scored
 
-__all__ = ["evaluate_file", "release_called"]
+__all__ = ["evaluate_file", "fresh_rows", "release_called"]
 
-ELSEWHERE = ("forgetting", "forgetting_bpb", "forgetting_bpb", "attack_success", "over_refusal", "judge")
+ELSEWHERE = ("forgetting", "forgetting_bpb", "attack_success", "over_refusal", "bias_flips", "judge")
 """What a release's own gate measures and a file of rows cannot: of a task's gates, these are left out here."""
 _SINGLE_CALLS = 30
 _SHOWN = 10
@@ -56,7 +56,7 @@ def evaluate_file(
     asked = [parse_gate(gate, judges=judges) for gate in (settings.gates if gates is None else gates)]
     elsewhere = [gate for gate in asked if gates is None and _elsewhere(gate)]
     asked = [gate for gate in asked if gate not in elsewhere]
-    rows, left_out = _rows(ws, task, path)
+    rows, left_out = fresh_rows(ws, task, path)
     node = release_called(ws, release)
     if task not in node.attrs.get("tasks", {}):
         served = ", ".join(node.attrs.get("tasks", {})) or "none"
@@ -179,7 +179,7 @@ def _intervals(found: Scored, clusters: Sequence[str]) -> dict[str, Any]:
     return {m: both[m].model_dump() for m in dict.fromkeys([*found.per_row, *found.values])}
 
 
-def _rows(ws: Workspace, task: str, path: Path) -> tuple[list[Example], Counter[str]]:
+def fresh_rows(ws: Workspace, task: str, path: Path) -> tuple[list[Example], Counter[str]]:
     """The rows of a file in the task's columns, and why others were left out."""
     from bucle.data.tables import read_examples, read_table
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from bucle.evaluate.gate import Apart
     from bucle.evaluate.redteam import Probe, Secrets
 
-__all__ = ["redteam_facts", "redteam_step", "redteam_task"]
+__all__ = ["redteam_facts", "redteam_step", "redteam_task", "served"]
 
 CARRIERS = 60  # held-out rows that probes are laid over, in turn
 PROMPT_FILE = "prompt.json"
@@ -81,19 +81,25 @@ def redteam_facts(record: StepRecord) -> dict[str, Apart]:
 def redteam_task(ws: Workspace, runner: Runner, task: str, release: str = "production") -> StepRecord:
     """The red team against the candidate that a release serves for a task: its sibling that never saw the held-out
     rows, where it was fitted again on all of them. Raises BadInput, NotFound."""
+    return redteam_step(ws, runner, *served(ws, task, release))
+
+
+def served(ws: Workspace, task: str, release: str) -> tuple[TaskData, str, str]:
+    """What a release serves for a task: the data behind it, the candidate that never saw the held-out rows, and its
+    name. Raises BadInput, NotFound."""
     from bucle.loop.measure import release_called
 
     if task not in ws.config.tasks:
         raise BadInput(f"There is no task `{task}`.", f"Tasks: {', '.join(ws.config.tasks)}.")
-    served = release_called(ws, release).attrs["tasks"]
-    if task not in served:
-        raise BadInput(f"The release serves no `{task}`.", f"It serves {', '.join(served)}. bucle run")
-    roles = {e.role: e.parent for e in ws.ledger.parents(str(served[task]))}
-    candidate = roles.get("refit_of", str(served[task]))
+    serves = release_called(ws, release).attrs["tasks"]
+    if task not in serves:
+        raise BadInput(f"The release serves no `{task}`.", f"It serves {', '.join(serves)}. bucle run")
+    roles = {e.role: e.parent for e in ws.ledger.parents(str(serves[task]))}
+    candidate = roles.get("refit_of", str(serves[task]))
     roles = {e.role: e.parent for e in ws.ledger.parents(candidate)}
     data = TaskData(task, roles["dataset"], roles["split"], int(ws.ledger.get(roles["dataset"]).attrs["version"]),
                     roles.get("index", ""))
-    return redteam_step(ws, runner, data, candidate, str(ws.ledger.get(candidate).attrs["name"]))
+    return data, candidate, str(ws.ledger.get(candidate).attrs["name"])
 
 
 def _probes(ws: Workspace, task: str) -> tuple[Probe, ...]:

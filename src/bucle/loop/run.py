@@ -15,6 +15,7 @@ from bucle.core.yamlfile import at_line
 from bucle.customise.registry import technique
 from bucle.execute import Display, Outcome, Runner, StepContext, StepRecord, project_lock
 from bucle.loop.bakeoff import bake_off
+from bucle.loop.bias import bias_step
 from bucle.loop.candidates import TaskData, fit_step, score_step
 from bucle.loop.data_steps import explore_step, preferences_step, split_step
 from bucle.loop.decide import compare_step
@@ -297,6 +298,7 @@ def _choose(ws: Workspace, runner: Runner, data: TaskData, corpus: str, *, gated
         baseline=evaluations[reference.name],
         forgetting=lost.get(name),
         redteam=_attacked(ws, runner, data, fits[name]["candidate"], name),
+        bias=_probed(ws, runner, data, fits[name]["candidate"], name),
         judges=judges,
     )
     _must_pass(gate, data)
@@ -317,6 +319,11 @@ def _judges(ws: Workspace, runner: Runner, data: TaskData) -> dict[str, StepReco
 def _attacked(ws: Workspace, runner: Runner, data: TaskData, candidate: str, name: str) -> StepRecord | None:
     """The red team against a candidate, where a gate asks how it fares."""
     return redteam_step(ws, runner, data, candidate, name) if wants(ws, data.name, *ATTACKED) else None
+
+
+def _probed(ws: Workspace, runner: Runner, data: TaskData, candidate: str, name: str) -> StepRecord | None:
+    """The probe for bias, where a gate asks for it."""
+    return bias_step(ws, runner, data, candidate, name) if wants(ws, data.name, "bias_flips") else None
 
 
 def _again(ws: Workspace, runner: Runner, data: TaskData, before: Chosen, corpus: str) -> Chosen:
@@ -340,6 +347,7 @@ def _again(ws: Workspace, runner: Runner, data: TaskData, before: Chosen, corpus
         baseline=baseline,
         forgetting=lost,
         redteam=_attacked(ws, runner, data, fit["candidate"], rung.name),
+        bias=_probed(ws, runner, data, fit["candidate"], rung.name),
         judges=_judges(ws, runner, data),
     )
     _must_pass(gate, data)
