@@ -12,6 +12,7 @@ import yaml
 from command import answer, bucle, told
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "intents-es"
+RUNGS = ("zero-shot", "few-shot", "chain-of-thought", "frozen-encoder", "hybrid-head", "lora", "full", "distilled")
 pytestmark = [
     pytest.mark.torch,
     pytest.mark.skipif(not (DATA / "train.tsv").is_file(), reason=f"the collection is not in {DATA}"),
@@ -31,8 +32,20 @@ def test_quick_with_an_encoder_and_the_baselines(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_every_candidate(tmp_path: Path) -> None:
-    as_good_and_honest(initialised(tmp_path / "intents"))
+def test_every_rung(tmp_path: Path) -> None:
+    """Every rung of the ladder has its interval in the table, and the choice stands on the rows held back from all."""
+    folder = initialised(tmp_path / "intents")
+    settings = folder / "bucle.yaml"
+    body = yaml.safe_load(settings.read_text("utf-8"))
+    body["choose"] = {"candidates": list(RUNGS)}
+    settings.write_text(yaml.safe_dump(body, allow_unicode=True, sort_keys=False), "utf-8")
+    as_good_and_honest(folder)
+    found = answer("evaluate", "confirm", DATA / "eval.tsv", "-p", folder)
+    for c in found["candidates"]:
+        print(f"{c['name']:<22} {c['value']:.4f} [{c['low']:.4f}, {c['high']:.4f}] chosen by {c['before']:.4f}")
+    assert {c["name"].split("/")[0] for c in found["candidates"]} == {"majority", "nearest", "tfidf", *RUNGS}
+    assert all(c["low"] < c["value"] < c["high"] for c in found["candidates"])
+    assert found["holds"], found["better"]
 
 
 def initialised(folder: Path) -> Path:
