@@ -8,16 +8,16 @@ from typing import Any
 from bucle.choose import Rung
 from bucle.core.records import Candidate, Example, Prediction
 from bucle.execute import Outcome, Runner, StepContext, StepRecord
-from bucle.loop.bias import bias_facts
+from bucle.loop.bias import bias_facts, bias_step
 from bucle.loop.candidates import TaskData, open_candidate, predictions, remembered_replies, rows_of, scores
 from bucle.loop.forgetting import forgetting_facts
-from bucle.loop.judging import agreed
-from bucle.loop.redteam import redteam_facts
+from bucle.loop.judging import agreed, judge_step
+from bucle.loop.redteam import redteam_facts, redteam_step
 from bucle.loop.scoring import judges_of, scoring_key, scoring_of
 from bucle.loop.workspace import Workspace
 from bucle.release import PRODUCTION
 
-__all__ = ["ATTACKED", "gate_step", "licences_of", "production_sibling", "wants"]
+__all__ = ["gate_step", "judge_steps", "licences_of", "production_sibling", "wants"]
 
 ATTACKED = ("attack_success", "over_refusal")
 
@@ -38,16 +38,18 @@ def gate_step(
     *,
     baseline: StepRecord,
     forgetting: StepRecord | None = None,
-    redteam: StepRecord | None = None,
-    bias: StepRecord | None = None,
+    candidate: str,
     judges: Mapping[str, StepRecord] | None = None,
 ) -> StepRecord:
-    """Each gate of the task, checked. The step finishes whether or not they hold.
+    """Each gate of the task, checked, after what it alone asks for (the red team and the probe for bias on the
+    `candidate` evaluated). The step finishes whether or not they hold.
 
     Production is what the alias points to when the gate is first checked, judged by its held-out sibling on the same
     rows; it is written into the node and is no part of the key, so that a finished gate stays finished when
     production moves on.
     """
+    redteam = redteam_step(ws, runner, data, candidate, rung.name) if wants(ws, data.name, *ATTACKED) else None
+    bias = bias_step(ws, runner, data, candidate, rung.name) if wants(ws, data.name, "bias_flips") else None
     gates, measured_judges = ws.config.tasks[data.name].gates, dict(judges or {})
     licences = licences_of(ws, rung)
 
@@ -57,7 +59,6 @@ def gate_step(
         rows = {r.id: r for r in rows_of(ws, data.dataset, data.split)}
         ids, per_row = scores(ws, evaluation["evaluation"])
         held = [rows[i] for i in ids]
-        candidate = next(e.parent for e in ws.ledger.parents(evaluation["evaluation"]) if e.role == "candidate")
         before = production_sibling(ws, data)
         apart, spared = forgetting_facts(forgetting)
         if redteam is not None:
@@ -118,6 +119,16 @@ def gate_step(
             "scoring": scoring_key(ws, data),
         },
     )
+
+
+def judge_steps(ws: Workspace, runner: Runner, data: TaskData) -> dict[str, StepRecord]:
+    """How far the task's judges agree with people, of those that have a file of rows that people scored: measured
+    before anything is judged."""
+    return {
+        name: judge_step(ws, runner, name, data.models[ws.config.judges[name].model])
+        for name in judges_of(ws, data.name)
+        if ws.config.judges[name].agreement
+    }
 
 
 def licences_of(ws: Workspace, rung: Rung) -> dict[str, str]:

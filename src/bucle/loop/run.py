@@ -5,30 +5,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from typing import Any, Literal
 
-from bucle.choose import Rung, ladder
-from bucle.core.errors import BadInput, ConfigError, GateFailed, NotFound
+from bucle.choose import Rung
+from bucle.core.errors import BadInput, GateFailed, NotFound
 from bucle.core.records import Node
-from bucle.core.yamlfile import at_line
-from bucle.customise.registry import technique
 from bucle.execute import Display, Outcome, Runner, StepContext, StepRecord, project_lock
 from bucle.loop.bakeoff import bake_off
-from bucle.loop.bias import bias_step
 from bucle.loop.candidates import TaskData, fit_step, score_step
+from bucle.loop.check import check_project
 from bucle.loop.data_steps import explore_step, preferences_step, split_step
 from bucle.loop.decide import compare_step
 from bucle.loop.document_step import documents_step
 from bucle.loop.forgetting import forgetting_step
-from bucle.loop.gating import ATTACKED, gate_step, wants
-from bucle.loop.judging import judge_step
+from bucle.loop.gating import gate_step, judge_steps
 from bucle.loop.learn import dataset_step, gain_step, live_dataset_step
 from bucle.loop.model_steps import index_step, model_step
-from bucle.loop.redteam import redteam_step
 from bucle.loop.replay import read_log, replay_step, start_of
 from bucle.loop.row_step import examples_step
-from bucle.loop.scoring import judges_of
 from bucle.loop.story import latest_records, save_report
 from bucle.loop.versions import number_of
 from bucle.loop.watch import watch_step
@@ -70,7 +64,7 @@ class RunResult:
 
 def run(ws: Workspace, display: Display, *, until: Stage = "all") -> RunResult:
     """Run the project up to and including stage `until`. Raises GateFailed after writing the report if a gate fails."""
-    _check(ws)
+    check_project(ws)
     if not ws.config.tasks and until not in ("data", "models"):
         raise BadInput(
             "This project has documents and no task yet.",
@@ -107,7 +101,7 @@ def learn(ws: Workspace, display: Display, task: str) -> RunResult:
     """The next release from all feedback so far on a classify task: its rows grow, the recipe that the comparison chose
     is fitted again, gated against production on rows neither has seen, and released. Raises BadInput where feedback
     adds nothing, GateFailed (after writing the report) where the gate does not hold."""
-    _check(ws)
+    check_project(ws)
     if task not in ws.config.tasks or ws.config.tasks[task].kind != "classify":
         names = [n for n, t in ws.config.tasks.items() if t.kind == "classify"]
         raise BadInput(f"`{task}` is no classify task of this project.", f"bucle feedback learn {' | '.join(names)}")
@@ -140,43 +134,6 @@ def _release_next(
     grown = replace(data, dataset=heard["dataset"], split=made, version=version + 1)
     again = _again(ws, runner, grown, chosen[task], corpus)
     _release(ws, runner, {**chosen, task: again}, {**tasks, task: grown})
-
-
-def _check(ws: Workspace) -> None:
-    """What bucle.yaml can get wrong and only a late step would notice, said before the first one. Raises ConfigError
-    or BadInput."""
-    from bucle.evaluate.gate import gate_metrics, parse_gate
-    from bucle.evaluate.scoring import DEFAULTS, check_metrics
-
-    file, judges = ws.root / "bucle.yaml", tuple(ws.config.judges)
-    for name, task in ws.config.tasks.items():
-        ws.rows_file(name)
-        with at_line(file, "choose", "candidates"):
-            ladder(task.kind, ws.config.models, ws.config.choose, has_index=ws.config.data.documents is not None)
-        with at_line(file, "tasks", name, "metrics"):
-            check_metrics(task.kind, task.metrics, judges)
-        for n, gate in enumerate(task.gates):
-            with at_line(file, "tasks", name, "gates", n):
-                parse_gate(gate, judges=judges)
-                first = (task.metrics or DEFAULTS[task.kind])[0]
-                check_metrics(task.kind, tuple(dict.fromkeys((first, *gate_metrics([gate])))), judges)
-    for given_name, given in ws.config.choose.techniques.items():
-        with at_line(file, "choose", "techniques", given_name):
-            known = technique(given_name).settings
-            if unknown := sorted(set(given) - known):
-                near = get_close_matches(unknown[0], known, n=1)
-                raise ConfigError(
-                    f"choose.techniques: `{given_name}` has no setting `{unknown[0]}`.",
-                    f"Did you mean `{near[0]}`?" if near else f"It reads: {', '.join(sorted(known)) or 'none'}.",
-                )
-    if replay := ws.config.replay:
-        read_log(ws.file(replay.log))
-        if replay.upstream and replay.upstream not in ws.config.models:
-            with at_line(file, "replay", "upstream"):
-                raise ConfigError(
-                    f"replay.upstream names `{replay.upstream}`, which is not under `models:`.",
-                    f"Known: {', '.join(ws.config.models)}.",
-                )
 
 
 def _adds_to_latest(ws: Workspace, records: Sequence[StepRecord]) -> bool:
@@ -268,7 +225,7 @@ def _all(ws: Workspace, runner: Runner, until: Stage) -> None:
 
 def _choose(ws: Workspace, runner: Runner, data: TaskData, corpus: str, *, gated: bool) -> Chosen | None:
     """Every candidate of a task fitted, scored and compared; the recommended one gated and made ready for release."""
-    judges = _judges(ws, runner, data)
+    judges = judge_steps(ws, runner, data)
     bakeoff = bake_off(ws, runner, data)
     rungs, fits, evaluations = bakeoff.rungs, bakeoff.fits, bakeoff.evaluations
     found = compare_step(ws, runner, data, bakeoff)
@@ -297,33 +254,12 @@ def _choose(ws: Workspace, runner: Runner, data: TaskData, corpus: str, *, gated
         evaluations[name],
         baseline=evaluations[reference.name],
         forgetting=lost.get(name),
-        redteam=_attacked(ws, runner, data, fits[name]["candidate"], name),
-        bias=_probed(ws, runner, data, fits[name]["candidate"], name),
+        candidate=fits[name]["candidate"],
         judges=judges,
     )
     _must_pass(gate, data)
     ready = _ready(ws, runner, data, rung, fits[name]["candidate"])
     return Chosen(rung, reference, found, evaluations[name], ready, gate)
-
-
-def _judges(ws: Workspace, runner: Runner, data: TaskData) -> dict[str, StepRecord]:
-    """How far the task's judges agree with people, of those that have a file of rows that people scored: measured
-    before anything is judged."""
-    return {
-        name: judge_step(ws, runner, name, data.models[ws.config.judges[name].model])
-        for name in judges_of(ws, data.name)
-        if ws.config.judges[name].agreement
-    }
-
-
-def _attacked(ws: Workspace, runner: Runner, data: TaskData, candidate: str, name: str) -> StepRecord | None:
-    """The red team against a candidate, where a gate asks how it fares."""
-    return redteam_step(ws, runner, data, candidate, name) if wants(ws, data.name, *ATTACKED) else None
-
-
-def _probed(ws: Workspace, runner: Runner, data: TaskData, candidate: str, name: str) -> StepRecord | None:
-    """The probe for bias, where a gate asks for it."""
-    return bias_step(ws, runner, data, candidate, name) if wants(ws, data.name, "bias_flips") else None
 
 
 def _again(ws: Workspace, runner: Runner, data: TaskData, before: Chosen, corpus: str) -> Chosen:
@@ -346,9 +282,8 @@ def _again(ws: Workspace, runner: Runner, data: TaskData, before: Chosen, corpus
         evaluation,
         baseline=baseline,
         forgetting=lost,
-        redteam=_attacked(ws, runner, data, fit["candidate"], rung.name),
-        bias=_probed(ws, runner, data, fit["candidate"], rung.name),
-        judges=_judges(ws, runner, data),
+        candidate=fit["candidate"],
+        judges=judge_steps(ws, runner, data),
     )
     _must_pass(gate, data)
     ready = _ready(ws, runner, data, rung, fit["candidate"])

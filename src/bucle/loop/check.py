@@ -1,0 +1,51 @@
+"""What bucle.yaml can get wrong and only a late step would notice."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+
+from bucle.choose import ladder
+from bucle.core.errors import ConfigError
+from bucle.core.yamlfile import at_line
+from bucle.customise.registry import technique
+from bucle.loop.replay import read_log
+from bucle.loop.workspace import Workspace
+
+__all__ = ["check_project"]
+
+
+def check_project(ws: Workspace) -> None:
+    """Candidates, metrics, gates, settings of techniques and the replay, before the first step. Raises ConfigError with
+    file and line, or BadInput."""
+    from bucle.evaluate.gate import gate_metrics, parse_gate
+    from bucle.evaluate.scoring import DEFAULTS, check_metrics
+
+    file, judges = ws.root / "bucle.yaml", tuple(ws.config.judges)
+    for name, task in ws.config.tasks.items():
+        ws.rows_file(name)
+        with at_line(file, "choose", "candidates"):
+            ladder(task.kind, ws.config.models, ws.config.choose, has_index=ws.config.data.documents is not None)
+        with at_line(file, "tasks", name, "metrics"):
+            check_metrics(task.kind, task.metrics, judges)
+        for n, gate in enumerate(task.gates):
+            with at_line(file, "tasks", name, "gates", n):
+                parse_gate(gate, judges=judges)
+                first = (task.metrics or DEFAULTS[task.kind])[0]
+                check_metrics(task.kind, tuple(dict.fromkeys((first, *gate_metrics([gate])))), judges)
+    for given_name, given in ws.config.choose.techniques.items():
+        with at_line(file, "choose", "techniques", given_name):
+            known = technique(given_name).settings
+            if unknown := sorted(set(given) - known):
+                near = get_close_matches(unknown[0], known, n=1)
+                raise ConfigError(
+                    f"choose.techniques: `{given_name}` has no setting `{unknown[0]}`.",
+                    f"Did you mean `{near[0]}`?" if near else f"It reads: {', '.join(sorted(known)) or 'none'}.",
+                )
+    if replay := ws.config.replay:
+        read_log(ws.file(replay.log))
+        if replay.upstream and replay.upstream not in ws.config.models:
+            with at_line(file, "replay", "upstream"):
+                raise ConfigError(
+                    f"replay.upstream names `{replay.upstream}`, which is not under `models:`.",
+                    f"Known: {', '.join(ws.config.models)}.",
+                )
