@@ -133,6 +133,7 @@ def test_the_cheapest_that_is_proven_good_enough(tmp_path: Path, peer: Peer) -> 
     assert dict(peer.asked) == before  # nothing is asked twice
 
 
+@pytest.mark.slow
 def test_a_budget_in_dollars_holds(tmp_path: Path, peer: Peer) -> None:
     folder = project(tmp_path / "p", peer, budget={"usd": 0.05}, models=["strong", "dear"])
     found = answer("choose", "-p", folder)["comparisons"][0]
@@ -141,6 +142,7 @@ def test_a_budget_in_dollars_holds(tmp_path: Path, peer: Peer) -> None:
     assert found["recommended"] == "zero-shot/strong"
 
 
+@pytest.mark.slow
 def test_another_metric_reuses_what_was_said(tmp_path: Path, peer: Peer) -> None:
     folder = project(tmp_path / "p", peer, models=["strong"])
     answer("choose", "-p", folder)

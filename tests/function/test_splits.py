@@ -67,6 +67,7 @@ def test_rows_relabelled_taken_out_and_put_back_stay_on_their_side(tmp_path: Pat
         assert {text: last[text] for text in before} == before
 
 
+@pytest.mark.slow
 def test_with_an_id_column_an_edited_row_keeps_its_side_its_label_and_its_name(tmp_path: Path) -> None:
     folder, all_ = project(tmp_path / "p", ", id: ref"), texts(160)
     header = "ref\ttexto\ttema"
@@ -86,7 +87,7 @@ def test_with_an_id_column_an_edited_row_keeps_its_side_its_label_and_its_name(t
     assert (counts["edited"], counts["relabelled"], counts["added"], counts["removed"]) == (79, 1, 0, 0)
 
 
-@pytest.mark.parametrize("filled", ["t0", "t1"])
+@pytest.mark.parametrize("filled", ["t0", pytest.param("t1", marks=pytest.mark.slow)])
 def test_a_label_given_by_a_person_outlives_what_the_team_writes_into_the_cell(tmp_path: Path, filled: str) -> None:
     folder, all_ = project(tmp_path / "p"), texts(60)
     rows = [(text, f"t{n % 3}", "") for n, text in enumerate(all_)]
@@ -121,6 +122,7 @@ def test_a_row_between_two_sides_is_told_with_its_reason(tmp_path: Path) -> None
     assert "excluded-from-split" in told("data", "problems", "-p", folder)
 
 
+@pytest.mark.slow
 def test_an_imported_row_that_the_team_writes_into_its_file_is_one_row(tmp_path: Path) -> None:
     folder, all_ = project(tmp_path / "p"), texts(61)
     rows = [(text, f"t{n % 3}", "") for n, text in enumerate(all_[:60])]

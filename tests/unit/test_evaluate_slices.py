@@ -68,7 +68,7 @@ def test_two_together_are_told_only_where_they_are_worse_than_either() -> None:
     assert [one.where for one in find_slices(some, alone) if one.worse and len(one.where) == 2] == []
 
 
-@pytest.mark.parametrize("graded", [False, True])
+@pytest.mark.parametrize("graded", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_chance_is_called_a_weak_spot_in_at_most_one_of_twenty(graded: bool) -> None:
     """Where no slice differs, anything found is wrong: the false discovery rate is the share of trials that find."""
     rng, wrong, sure, tests = np.random.default_rng(1), 0, 0, 0

@@ -182,6 +182,7 @@ def test_registro() -> None:
     assert repes / len(filas) < 0.04
 
 
+@pytest.mark.slow
 def test_dificultad_de_los_mensajes() -> None:
     pytest.importorskip("sklearn")
     import numpy as np
