@@ -102,6 +102,23 @@ def test_a_judge_beside_people(project: Path, provider: Provider) -> None:
     assert "points higher than people" in said
 
 
+def test_a_judge_whose_model_changed_may_not_gate_until_it_is_measured_again(project: Path, provider: Provider) -> None:
+    provider.say = quoted_score
+    assert answer("evaluate", "canary", "gpt", "-p", project)["models"][0]["verdict"] == "first"
+    assert answer("evaluate", "judge", "tono", "-p", project)["may_gate"]
+    provider.say = lambda text: quoted_score(text, 2) if "respuesta" in text else "somebody else"
+    assert answer("evaluate", "judge", "tono", "-p", project)["reused"], "nothing has told that it changed"
+    assert bucle("evaluate", "canary", "-p", project).returncode == 1
+    changed = answer("evaluate", "judge", "tono", "-p", project)
+    assert (changed["reused"], changed["may_gate"]) == (False, False)
+    assert changed["kappa"]["value"] < 0.5
+    assert "bucle evaluate canary gpt --accept" in changed["advice"][0]
+    told("evaluate", "canary", "gpt", "--accept", "-p", project)
+    provider.say = lambda text: quoted_score(text) if "respuesta" in text else "somebody else"
+    after = answer("evaluate", "judge", "tono", "-p", project)
+    assert (after["reused"], after["may_gate"], after["kappa"]["value"]) == (False, True, 1.0)
+
+
 def test_what_is_wrong_with_a_judge_is_told(project: Path, provider: Provider) -> None:
     def wrong(*args: str) -> str:
         done = bucle("evaluate", "judge", *args, "-p", project)

@@ -259,4 +259,8 @@ def test_a_judge_that_does_not_agree_with_people_may_not_gate() -> None:
     low = judged({"tone": Agreed(Interval(value=0.7, low=0.5, high=0.85, n=60), 0.6)})
     assert not low.passed
     assert "more rows scored" in low.note
-    assert judged({"tone": Agreed(Interval(value=0.8, low=0.65, high=0.9, n=100), 0.6)}).passed
+    fine = Interval(value=0.8, low=0.65, high=0.9, n=100)
+    assert judged({"tone": Agreed(fine, 0.6)}).passed
+    swapped = judged({"tone": Agreed(fine, 0.6, "gpt", "gpt is no longer the model it was.")})
+    assert not swapped.passed
+    assert "gpt is no longer the model it was. bucle evaluate canary gpt --accept" in swapped.note

@@ -46,10 +46,13 @@ class Apart:
 
 @dataclass(frozen=True)
 class Agreed:
-    """How far a judge agrees with people: `kappa` as measured (None: never), and the least that lets it gate."""
+    """How far a judge agrees with people: `kappa` as measured (None: never), and the least that lets it gate. `changed`:
+    what the canary of its `model` said where that is no longer the model that was measured."""
 
     kappa: Interval | None
     min_kappa: float
+    model: str = ""
+    changed: str = ""
 
 
 @dataclass(frozen=True)
@@ -256,6 +259,10 @@ def _unfit(gate: Gate, judges: Mapping[str, Agreed]) -> Check | None:
         return _failed(gate, f"the agreement of the judge {name} with people was never measured, so it may not gate: "
                        f"name a file of rows that people scored in `judges.{name}.agreement`", "judge_unknown",
                        judge=name)
+    if agreed.changed:
+        return _failed(gate, f"the model of the judge {name} changed under its name, so its agreement with people counts "
+                       f"no more: {agreed.changed} bucle evaluate canary {agreed.model} --accept, then bucle evaluate "
+                       f"judge {name}", "judge_changed", judge=name, model=agreed.model)
     kappa = agreed.kappa
     if kappa.low >= agreed.min_kappa:
         return None

@@ -104,6 +104,9 @@ def check_canary(ws: Workspace, name: str, model: str, *, prompts: Sequence[str]
         stack.callback(getattr(chat, "close", lambda: None))
         later = ask_canary(chat, wanted, AGAIN if again else FIRST, report=report)
     if history is None or not again:
+        if history is not None:  # what it said before this reference is of the model that was
+            with remembered(replies_file(ws)) as replies:
+                replies.forget(identity)
         return _first(ws, name, model, identity, later, alarm, seed)
     reference = history.answers
     change = same_model(reference, later, alarm=alarm, seed=seed)

@@ -5,17 +5,19 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
+from bucle.core.config import OpenAIModel
 from bucle.core.errors import BadInput, ConfigError
 from bucle.core.ids import sha256_hex
 from bucle.core.records import Interval
 from bucle.evaluate.gate import Agreed
 from bucle.evaluate.judge import Agreement, HumanRow, Judge
 from bucle.execute import Outcome, Runner, StepContext, StepRecord
-from bucle.loop.model_steps import chat_model, fingerprint, model_step
+from bucle.loop.model_steps import canary_alias, chat_model, fingerprint, model_step
 from bucle.loop.workspace import Workspace
 from bucle.models.ask import remembered
 
-__all__ = ["advice", "agreed", "human_rows", "judge_step", "measure_judge", "open_judge", "replies_file"]
+__all__ = ["advice", "agreed", "changed_since", "human_rows", "judge_step", "measure_judge", "open_judge",
+           "replies_file"]
 
 MOST = 5_000
 """Rows of an agreement file that are used."""
@@ -86,15 +88,32 @@ def measure_judge(ws: Workspace, name: str, runner: Runner) -> StepRecord:
     return judge_step(ws, runner, name, model_step(ws, runner, model, "", {})["model"])
 
 
+def changed_since(ws: Workspace, model: str) -> tuple[int, str]:
+    """Of a model of bucle.yaml: how often the team accepted that it is another one, and what the canary's last check
+    said where it found it changed and nobody has accepted that yet (empty otherwise)."""
+    settings = ws.config.models[model]
+    if not isinstance(settings, OpenAIModel):
+        return 0, ""
+    moves = ws.ledger.alias_history(canary_alias(settings.base_url, settings.model))
+    if not moves:
+        return 0, ""
+    checks = [ws.ledger.get(e.child).attrs for e in ws.ledger.children(moves[-1]["node"]) if e.role == "reference"]
+    last = max(checks, key=lambda attrs: str(attrs["at"]), default={})
+    return len(moves) - 1, str(last["said"]) if last.get("verdict") == "changed" else ""
+
+
 def judge_step(ws: Workspace, runner: Runner, name: str, model: str) -> StepRecord:
     """The agreement of the judge `name` (its model's node in `model`) with the people of its `agreement` file, as a
-    node of kind `judge`. The step is repeated where the rubric, the file or the model changed. Raises as `human_rows`
+    node of kind `judge`. The step is repeated where the rubric, the file or the model changed, as its name, its files
+    or its canary tell; while the canary's last word is that it changed, the judge may not gate. Raises as `human_rows`
     and, before anything is scored, ModelUnavailable where the judge does not answer."""
     settings = ws.config.judges[name]
     rows = human_rows(ws, name)
     config = ws.config.models[settings.model]
     made = model if config.kind == "pretrain" else fingerprint(config)
     content = sha256_hex(ws.file(settings.agreement).read_bytes())
+    epoch, changed = changed_since(ws, settings.model)
+    canary = {"canary": [epoch, bool(changed)]} if epoch or changed else {}
 
     def work(ctx: StepContext) -> Outcome:
         with remembered(replies_file(ws)), contextlib.ExitStack() as stack:
@@ -104,8 +123,12 @@ def judge_step(ws: Workspace, runner: Runner, name: str, model: str) -> StepReco
             found = judge.agreement(rows, ctx.report)
         figures = found.to_dict() | {"judge": name, "model": settings.model, "fingerprint": made,
                                      "scale": settings.scale, "min_kappa": settings.min_kappa,
-                                     "may_gate": found.kappa.low >= settings.min_kappa,
-                                     "advice": advice(found, name, settings.min_kappa)}
+                                     "may_gate": found.kappa.low >= settings.min_kappa and not changed,
+                                     "changed": changed, "advice": []}
+        if changed:
+            figures["advice"].append(f"{changed} Where that is known: bucle evaluate canary {settings.model} --accept, "
+                                     f"then bucle evaluate judge {name}.")
+        figures["advice"] += advice(found, name, settings.min_kappa)
         attrs = {"name": name, "model": settings.model, "rubric": settings.rubric, "scale": settings.scale,
                  "samples": settings.samples, "fingerprint": made, "kappa": found.kappa.model_dump(), "n": found.n}
         node = ctx.ledger.put("judge", attrs, parents=[("model", model)])
@@ -115,13 +138,14 @@ def judge_step(ws: Workspace, runner: Runner, name: str, model: str) -> StepReco
 
     return runner.step(f"judge {name}", work, stage="evaluate", inputs={"model": model},
                        params={"judge": settings.model_dump(mode="json"), "rows": content, "fingerprint": made,
-                               "seed": ws.config.seed})
+                               "seed": ws.config.seed, **canary})
 
 
 def agreed(ws: Workspace, name: str, record: StepRecord | None) -> Agreed:
     """What a gate needs to know of a judge: its agreement as `judge_step` measured it (None: never)."""
-    least = ws.config.judges[name].min_kappa
-    return Agreed(Interval.model_validate(record.figures["kappa"]) if record else None, least)
+    settings = ws.config.judges[name]
+    kappa = Interval.model_validate(record.figures["kappa"]) if record else None
+    return Agreed(kappa, settings.min_kappa, settings.model, changed_since(ws, settings.model)[1])
 
 
 def advice(found: Agreement, name: str, least: float) -> list[str]:

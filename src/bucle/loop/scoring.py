@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from bucle.evaluate.scoring import Scoring
     from bucle.loop.candidates import TaskData
 
-__all__ = ["json_schema", "judges_of", "scoring_key", "scoring_of"]
+__all__ = ["json_schema", "judge_models", "judges_of", "scoring_key", "scoring_of"]
 
 MAX_SCHEMA_BYTES = 1_000_000
 
@@ -92,6 +92,11 @@ def judges_of(ws: Workspace, task: str) -> list[str]:
     settings = ws.config.tasks[task]
     names = dict.fromkeys([*settings.metrics, *gate_metrics(settings.gates)])
     return [name.removeprefix("judge:") for name in names if name.startswith("judge:")]
+
+
+def judge_models(ws: Workspace, task: str) -> list[str]:
+    """The models of bucle.yaml behind a task's judges, each once: their canaries belong before what they judge."""
+    return list(dict.fromkeys(ws.config.judges[name].model for name in judges_of(ws, task)))
 
 
 def _encoder(ws: Workspace, data: TaskData) -> Path | None:
