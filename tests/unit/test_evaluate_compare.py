@@ -171,11 +171,19 @@ def test_a_gain_that_does_not_pay_leaves_the_baseline() -> None:
     assert compare([dear, TFIDF, MAJORITY], metric="accuracy", usd_per_point=11.0).recommended == "lora"
 
 
-def test_the_cheapest_a_month_comes_first_where_money_counts() -> None:
+def test_the_cheapest_a_month_comes_first() -> None:
     called = one("few-shot", 30, range(900), usd_per_month=500.0)
     hosted = one("lora", 50, range(900), usd_per_month=50.0)
-    assert compare([called, hosted, TFIDF], metric="accuracy").recommended == "few-shot"
+    assert compare([called, hosted, TFIDF], metric="accuracy").recommended == "lora"
     assert compare([called, hosted, TFIDF], metric="accuracy", usd_per_point=100.0).recommended == "lora"
+    free = hosted.model_copy(update={"usd_per_month": 500.0})
+    assert compare([called, free, TFIDF], metric="accuracy").recommended == "few-shot"  # as dear: the lower rung
+
+
+def test_a_month_too_dear_is_ruled_out() -> None:
+    dear = one("few-shot", 30, range(950), usd_per_month=500.0)
+    found = compare([dear, TFIDF], metric="accuracy", constraints={"usd_per_month": 100.0})
+    assert (row(found, "few-shot").verdict, found.recommended) == ("ruled_out", "tfidf")
 
 
 def test_mcnemar_is_told_for_scores_of_right_and_wrong_only() -> None:

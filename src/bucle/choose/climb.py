@@ -33,8 +33,8 @@ class Expected:
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether a rung is climbed, with a message key and its figures: `climbed`, `free`, `does_not_pay`, `over_usd` or
-    `over_minutes`."""
+    """Whether a rung is climbed, with a message key and its figures: `climbed`, `free`, `does_not_pay`, `over_usd`,
+    `over_minutes`, or what `leave` was told."""
 
     name: str
     climbed: bool
@@ -56,6 +56,20 @@ class Climb:
     def share(self) -> float:
         """The share of the error left that the next rung is expected to take away."""
         return (PRIOR_SHARE * PRIOR_RUNGS + sum(self._shares)) / (PRIOR_RUNGS + len(self._shares))
+
+    @property
+    def spent(self) -> tuple[float, float]:
+        """US dollars and minutes so far."""
+        return self._usd, self._minutes
+
+    def pay(self, usd: float, minutes: float) -> None:
+        """What was spent beside the rungs themselves: on canaries."""
+        self._usd += usd
+        self._minutes += minutes
+
+    def leave(self, name: str, key: str, **figures: Any) -> None:
+        """A rung left out for another reason than what `decide` weighs."""
+        self.decisions.append(Decision(name, False, key, figures))
 
     def decide(self, name: str, expected: Expected) -> Decision:
         """Whether the rung called `name` is worth trying now."""

@@ -68,6 +68,8 @@ class Standing:
 class Contest:
     """A contest among `names`, cheapest first, over `rows` rows whose scores lie in [0, 1].
 
+    `population`: the rows are a sample of so many (None: they are all there is, and a proof is of them alone). With it a
+    proof is of the population, and rows that run out prove nothing more.
     `level` is the chance of not dropping the full run's choice by proof; `budget` the most scores to pay for (None:
     as many as proof takes, at most all); `batch` rows are asked at once; `seed` decides their order. Raises BadInput.
 
@@ -78,13 +80,15 @@ class Contest:
     """
 
     def __init__(self, names: Sequence[str], rows: int, *, margin: float = 0.0, level: float = 0.95,
-                 budget: int | None = None, batch: int = 20, seed: int = 0) -> None:
+                 budget: int | None = None, batch: int = 20, population: int | None = None, seed: int = 0) -> None:
         import numpy as np
 
         if not names or len(set(names)) != len(names):
             raise BadInput("a contest needs candidates with different names")
         if rows < 1 or batch < 1 or not 0 <= margin < 1 or not 0.5 <= level < 1:
             raise BadInput("a contest needs rows, a margin from 0 to below 1 and a level from 0.5 to below 1")
+        if population is not None and population < rows:
+            raise BadInput(f"{rows} rows are no sample of {population}")
         if budget is not None and budget < len(names):
             raise BadInput(f"{budget} scores do not pay for one row of {len(names)} candidates", "raise the budget")
         many = len(names)
@@ -100,7 +104,8 @@ class Contest:
         self._out: list[Out] = []
         # the full run's choice dropped, the best taken for a lesser, a lesser taken for near: many - 1 ways each
         self._bar = float(np.log((3 if margin > 0 else 2) * max(many - 1, 1) / (1 - level)))
-        self._bets = _Bets(many, rows, margin, self._bar)
+        self._sample = population is not None
+        self._bets = _Bets(many, population or rows, margin, self._bar)
 
     @property
     def order(self) -> tuple[int, ...]:
@@ -150,7 +155,7 @@ class Contest:
         import numpy as np
 
         means = self._means()
-        finished = self._at == self._rows or self._wins.sum() == 1
+        finished = (self._at == self._rows and not self._sample) or self._wins.sum() == 1
         by_proof = all(out.why != "budget" for out in self._out)
         return Standing(
             chosen=self._names[int(self._choice(means[None])[0])], done=self.ask() is None,

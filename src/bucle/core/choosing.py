@@ -59,7 +59,7 @@ class Constraints(Section):
 
     def limits(self) -> dict[str, float]:
         """The limits on measured figures that a comparison checks."""
-        return {k: v for k in ("p95_ms", "usd_per_1k") if (v := getattr(self, k)) is not None}
+        return {k: v for k in ("p95_ms", "usd_per_1k", "usd_per_month") if (v := getattr(self, k)) is not None}
 
 
 class Costs(Section):

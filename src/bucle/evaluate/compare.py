@@ -15,7 +15,8 @@ __all__ = ["CONSTRAINTS", "Comparison", "Row", "Scored", "compare"]
 
 Verdict = Literal["reference", "beats", "ties", "loses", "ruled_out"]
 CONSTRAINTS: Mapping[str, str] = {
-    "p50_ms": "ms_p50", "p95_ms": "ms_p95", "usd_per_1k": "usd_per_1k", "tokens": "tokens",
+    "p50_ms": "ms_p50", "p95_ms": "ms_p95", "usd_per_1k": "usd_per_1k", "usd_per_month": "usd_per_month",
+    "tokens": "tokens",
 }
 """What a constraint may limit from above, and the figure of `Scored` that it limits."""
 
@@ -100,19 +101,19 @@ def compare(scored: Sequence[Scored], *, metric: str, clusters: Sequence[str] | 
        where the Holm-adjusted two-sided p is below 0.05. A candidate over a constraint is `ruled_out`, with
        its reasons.
     3. The pool is the candidates that beat the best baseline and are not ruled out. The highest mean in it
-       is the mark. Recommended is the lowest rung in the pool that is as good as the mark: its paired 95%
+       is the mark. Recommended is the cheapest in the pool (dollars a month, then a thousand requests, then the
+       rung) that is as good as the mark: its paired 95%
        interval against the mark lies above -`margin`, or its mean is at most `margin` lower and p against
        the mark is at least 0.05. So a dearer step must show its gain, and a cheaper one may not hide a loss
        behind few rows.
     4. If the pool is empty the baseline stands: recommended is the best baseline, or, where a constraint
        rules that out, the baseline with the highest mean that is not. If every baseline is ruled out, it is
-       the lowest rung that is as good (as in 3) as the highest mean of what is left, and nothing is claimed
+       the cheapest that is as good (as in 3) as the highest mean of what is left, and nothing is claimed
        against a baseline.
     5. If everything is ruled out nothing is recommended.
     6. With `usd_per_point` (what 0.01 of the metric is worth a month) the margin between two candidates is at least
-       the loss that their difference in `usd_per_month` buys, and the cheapest a month comes first, so that a dearer
-       one must be worth its price; one that beats the best baseline gives way to it where the gain is worth less than
-       what it costs more.
+       the loss that their difference in `usd_per_month` buys, so that a dearer one must be worth its price; one that
+       beats the best baseline gives way to it where the gain is worth less than what it costs more.
 
     Measured latency takes part only through `constraints` (keys of `CONSTRAINTS`, upper limits): a rerun on
     a busier machine reaches the same recommendation. The runner-up is the highest mean among the others not
@@ -132,6 +133,10 @@ def compare(scored: Sequence[Scored], *, metric: str, clusters: Sequence[str] | 
 
     def highest(pool: Sequence[Scored]) -> Scored:
         return max(pool, key=lambda one: (quality[one.name].value, -order.index(one)))
+
+    def cheapest(pool: Sequence[Scored]) -> list[Scored]:
+        """By what they cost a month, then a thousand requests; where that is the same, by the ladder."""
+        return sorted(pool, key=lambda one: (one.usd_per_month, one.usd_per_1k, order.index(one)))
 
     def gap(one: str, other: str) -> tuple[Interval, float]:
         if (one, other) not in kept:
@@ -171,9 +176,7 @@ def compare(scored: Sequence[Scored], *, metric: str, clusters: Sequence[str] | 
     chosen: Scored | None = None
     if pool:
         mark = highest(pool)
-        if usd_per_point:  # a lower rung that is served by the call may cost more than a higher one
-            pool = sorted(pool, key=lambda one: (one.usd_per_month, order.index(one)))
-        chosen = next(one for one in pool if as_good(one, mark))
+        chosen = next(one for one in cheapest(pool) if as_good(one, mark))
         key = "best" if chosen is mark else "cheapest_as_good"
         if base in baselines and usd_per_point and quality[chosen.name].value - quality[base.name].value < saved(
                 base, chosen):
@@ -183,7 +186,7 @@ def compare(scored: Sequence[Scored], *, metric: str, clusters: Sequence[str] | 
         key = "baseline_stands" if chosen is base else "allowed_baseline_stands"
     elif allowed:
         mark = highest(allowed)
-        chosen, key = next(one for one in allowed if as_good(one, mark)), "baselines_ruled_out"
+        chosen, key = next(one for one in cheapest(allowed) if as_good(one, mark)), "baselines_ruled_out"
     else:
         mark, key = base, "all_ruled_out"
     others = [one for one in allowed if one is not chosen]
