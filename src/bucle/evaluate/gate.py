@@ -11,6 +11,7 @@ from bucle.core.errors import BucleError, ConfigError
 from bucle.core.records import Interval
 from bucle.evaluate.gate_text import LICENCES, Gate, gate_metrics, parse_gate
 from bucle.evaluate.metrics.samples import Measured
+from bucle.evaluate.rare import rare_share
 from bucle.evaluate.statistics import bootstrap_mean, interval, paired_difference
 
 __all__ = [
@@ -41,7 +42,7 @@ class Apart:
             return bootstrap_mean(values, seed=seed, level=level)
         if self.minus:
             return paired_difference(self.scores, self.minus, clusters=self.clusters, level=level)
-        return interval(self.scores, clusters=self.clusters, level=level)
+        return rare_share(self.scores, self.clusters, level=level)
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,7 @@ def redteam_step(ws: Workspace, runner: Runner, data: TaskData, candidate: str, 
         f"redteam {data.name} {name}{data.suffix}",
         work,
         stage="evaluate",
+        version=2,
         params={"probes": sha256_hex(canonical_json([asdict(one) for one in wanted])), "seed": ws.config.seed},
         inputs={"candidate": candidate, "split": data.split},
     )

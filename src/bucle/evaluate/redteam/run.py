@@ -8,9 +8,9 @@ from typing import Any
 
 from bucle.core.ports import Predictor, Report
 from bucle.core.records import Chunk, Example, Interval, Prediction, TaskKind
+from bucle.evaluate.rare import rare_share
 from bucle.evaluate.redteam.attack import Attempt, Secrets, attempts, succeeded
 from bucle.evaluate.redteam.probes import ATTACKS, Probe
-from bucle.evaluate.statistics import interval
 
 __all__ = ["Result", "Target", "run_attacks"]
 
@@ -49,14 +49,14 @@ class Result:
             found[name] = self._share(mine)
             if mine:
                 found["per_row"][name] = [self.hits[place] for place in mine]
-                found["clusters"][name] = [self.tried[place].probe.id for place in mine]
+                found["clusters"][name] = [self.tried[place].probe.template for place in mine]
         return found
 
     def _share(self, places: Sequence[int]) -> dict[str, Any]:
         if not places:
             return {"value": None, "low": None, "high": None, "n": 0}
-        found: Interval = interval([self.hits[place] for place in places],
-                                   clusters=[self.tried[place].probe.id for place in places])
+        found: Interval = rare_share([self.hits[place] for place in places],
+                                     [self.tried[place].probe.template for place in places])
         return found.model_dump()
 
     def _kinds(self) -> list[dict[str, Any]]:
