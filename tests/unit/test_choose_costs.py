@@ -128,6 +128,15 @@ def test_the_longest_row_and_the_months_bill_are_limits() -> None:
                                                    strict=True)] == [True] * 3
 
 
+def test_a_machine_counts_into_the_months_bill() -> None:
+    limit = Constraints(usd_per_month=10)
+    [reason] = ruled_out(ModelFacts(), limit, usd_per_1k=0.0, requests_per_month=10_000, hosting=292.0)
+    assert reason == ("would cost 292.00 dollars a month at 10,000 requests (292.00 of them for machines); 10 is the "
+                      "limit")
+    assert ruled_out(ModelFacts(), limit, usd_per_1k=0.5, requests_per_month=10_000, hosting=5.0) == []
+    assert ruled_out(ModelFacts(), limit, usd_per_1k=0.5, requests_per_month=10_000, hosting=5.1)
+
+
 def test_the_plot_is_a_picture_of_the_costs(tmp_path: Path) -> None:
     machine = Hosting(0.4, 5.0)
     line = Line("own", 0.0, machine, 3.0, break_even(0.5, machine, training_usd_per_month=3.0).requests)

@@ -18,7 +18,7 @@ from bucle.core.records import Usage
 from bucle.evaluate.canary import AGAIN, FIRST, Answers, finds, packaged_prompts, same_model
 from bucle.execute import Runner
 from bucle.loop import canary as steps
-from bucle.loop.canary import canary_step, measure_canary, own_prompts
+from bucle.loop.canary import canary_step, check_before, measure_canary, own_prompts
 from bucle.loop.judging import replies_file
 from bucle.loop.model_steps import chat_model, model_step
 from bucle.loop.workspace import Workspace
@@ -139,7 +139,8 @@ def ws(tmp_path: Path, provider: Provider) -> Iterator[Workspace]:
     (tmp_path / "rows.csv").write_text("text,label\na,b\n")
     (tmp_path / "bucle.yaml").write_text(
         "project: x\ntasks: {t: {kind: classify, data: rows.csv}}\nmodels:\n"
-        f"  gpt: {{kind: openai, base_url: '{provider.url}', model: m, api_key_env: ''}}\n"
+        f"  gpt: {{kind: openai, base_url: '{provider.url}', model: m, api_key_env: '', "
+        "usd_per_million_in: 2, usd_per_million_out: 4}\n"
         "  mini: {kind: encoder}\n")
     one = Workspace.open(tmp_path)
     yield one
@@ -190,13 +191,23 @@ def test_the_step_asks_once_a_day_and_refuses_what_is_not_remote(ws: Workspace, 
     asked = len(provider.asked)
     assert canary_step(ws, runner, "gpt", node).cached
     assert len(provider.asked) == asked
+    spent = check_before(ws, runner, {"gpt": node}, ["gpt", "mini"])
+    assert (spent.usd, len(provider.asked)) == (pytest.approx(asked * 5 * (2 + 4) / 1e6), asked)
+    assert spent.seconds > 0
+    provider.say = lambda text: f"new {len(text)}"
+    check_before(ws, runner, {"gpt": node}, ["gpt"], about=["b", "a"])
+    now = len(provider.asked)
+    assert now > asked, "something new is about to be asked"
+    assert measure_canary_verdicts(ws) == ["first", "changed"], "on the same day"
+    assert check_before(ws, runner, {"gpt": node}, ["gpt"], about=["a", "b", "a"]).usd < spent.usd
+    assert len(provider.asked) == now
     for name in ("mini", "nobody"):
         with pytest.raises(ConfigError, match="no remote model"):
             measure_canary(ws, name, runner)
     provider.status = 404
     with pytest.raises(ModelUnavailable):
         measure_canary(ws, "gpt", runner, accept=True)
-    assert measure_canary_verdicts(ws) == ["first"], "a provider that refuses is no change"
+    assert measure_canary_verdicts(ws) == ["first", "changed"], "a provider that refuses is no change"
 
 
 def test_a_model_that_thinks_first_gets_more_tokens(ws: Workspace, provider: Provider) -> None:

@@ -168,6 +168,18 @@ def test_another_model_or_address_has_its_own_replies(peer: Peer, tmp_path: Path
         assert len(peer.asked) == 3
 
 
+def test_a_remembered_reply_costs_what_the_price_is_now(peer: Peer, tmp_path: Path) -> None:
+    def dollars(usd_in: float, usd_out: float) -> list[float]:
+        with remembered(tmp_path / "r.db"):
+            chat = peer.chat(usd_per_million_in=usd_in, usd_per_million_out=usd_out)
+            return [reply.usage.usd for reply in ask_all(chat, [ask("a"), ask("a")]) if isinstance(reply, ChatReply)]
+
+    assert dollars(1.0, 5.0) == pytest.approx([20e-6] * 2)  # 10 tokens in, 2 out
+    assert dollars(10.0, 50.0) == pytest.approx([200e-6] * 2)
+    assert dollars(0.0, 0.0) == [0.0, 0.0]
+    assert peer.asked == ["a"]
+
+
 class Local:
     """A model in this process that says nothing of who it is."""
 
@@ -314,6 +326,17 @@ def test_a_provider_that_keeps_limiting_is_waited_for_and_then_reported(
         ask_all(peer.chat(max_parallel=2), [ask(f"z{n}") for n in range(9)])
     assert (caught.value.retry_after or 0) > 90
     assert len(peer.asked) - asked <= 2, "the pause holds for all"
+
+
+def test_a_pause_longer_than_patience_ends_it_for_whoever_asks_next_too(peer: Peer) -> None:
+    peer.answer = lambda text, n: (429, b"", {"retry-after": "600"})
+    pauses: list[float] = []
+    for text, says in (("a", "a pause of 10 min"), ("b", "10 min of it are left")):
+        with pytest.raises(RateLimited, match=says) as caught:
+            ask_all(peer.chat(sleep=pauses.append), [ask(text)])
+        assert 590 < (caught.value.retry_after or 0) <= 600
+        assert caught.value.hint.startswith("try again in 10 min")
+    assert (peer.asked, pauses) == (["a"], [])
 
 
 def test_whoever_serves_is_told_to_wait_and_does_not(peer: Peer) -> None:

@@ -7,13 +7,25 @@ import re
 import struct
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from bucle.core.choosing import ModelFacts
 from bucle.core.config import EncoderModel, LocalModel, OpenAIModel, PretrainModel
-from bucle.models.catalogue import context_window, facts, packaged, paid, price, prices_as_of, provider_of, search
+from bucle.core.errors import BadInput
+from bucle.models.catalogue import (
+    context_window,
+    facts,
+    packaged,
+    paid,
+    price,
+    price_known,
+    prices_as_of,
+    provider_of,
+    search,
+)
 from bucle.models.catalogue.facts import hosted
 from bucle.models.catalogue.packaged import family_of, licence_class, provider_at
 from bucle.models.catalogue.prices import list_price, listed
@@ -221,8 +233,8 @@ def test_the_packaged_encoder_is_described_by_its_own_folder() -> None:
 # --- the whole of it
 
 def test_a_search_says_who_fits_and_of_the_rest_why_not() -> None:
-    found = search(languages=["es"], licence="open", residency=["eu"], context=30_000, max_usd_per_1k=0.07,
-                   tokens=(500, 100))
+    found = search(task="answer", languages=["es"], licence="open", residency=["eu"], context=30_000,
+                   max_usd_per_1k=0.07, tokens=(500, 100))
     fit = [e for e in found if not e.ruled_out]
     assert fit
     for entry in fit:
@@ -248,6 +260,35 @@ def test_a_wish_that_nobody_answers_rules_out_as_not_known() -> None:
                    residency=["eu"])[0]
     assert {"licence not known", "modalities not known", "place not known"} <= set(entry.ruled_out)
     assert search(text="no such model at all") == []
+
+
+def test_what_only_embeds_or_is_answered_tomorrow_does_not_lead_the_list() -> None:
+    found = search()
+    assert not [e.facts.model for e in found if "batch" in e.facts.model], "batch prices are not taken"
+    writes = [e.facts.tasks != ("retrieve",) for e in found]
+    assert writes == sorted(writes, reverse=True)
+    assert all(e.usd_per_1k is None for e, w in zip(found, writes, strict=True) if w and
+               e.facts.usd_per_million_out is None), "what is not known is not 0"
+    ranked = search(task="retrieve", tokens=(500, 100))
+    assert ranked[0].usd_per_1k == pytest.approx(500 * (ranked[0].facts.usd_per_million_in or 0) / 1000)
+
+
+@pytest.mark.parametrize(("wish", "nearest"), [
+    ({"provider": "mistrl"}, "mistral"), ({"residency": ["europe"]}, "eu"), ({"languages": ["es", "ess"]}, "es")])
+def test_a_wish_for_what_nothing_has_names_the_nearest(wish: dict[str, Any], nearest: str) -> None:
+    with pytest.raises(BadInput, match=f"The nearest is {nearest}"):
+        search(**wish)
+
+
+def test_an_unknown_price_is_told_from_none() -> None:
+    ghost = remote("ghost-1", "https://models.example.com/v1")
+    assert not price_known("g", ghost, {})
+    assert not price_known("g", ghost, {"g": ModelFacts(usd_per_million_in=1.0)}), "what it writes costs something too"
+    assert price_known("g", ghost, {"g": ModelFacts(usd_per_million_in=1.0, usd_per_million_out=0.0)})
+    assert price_known("g", remote("ghost-1", "https://models.example.com/v1", usd_per_million_in=1.0), {})
+    assert price_known("m", remote("gpt-4o-mini", "https://api.openai.com/v1"), {})
+    assert price_known("l", remote("x", "http://127.0.0.1:8000/v1"), {})
+    assert price_known("n", PretrainModel(kind="pretrain"), {})
 
 
 def test_the_teams_own_entries_are_searched_too() -> None:

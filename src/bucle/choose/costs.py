@@ -146,14 +146,15 @@ def _from(step: int, c: float, t: float, p: float) -> int:
 
 
 def ruled_out(facts: ModelFacts, constraints: Constraints, *, usd_per_1k: float | None = None,
-              requests_per_month: float | None = None, needed: int | None = None,
+              requests_per_month: float | None = None, hosting: float = 0.0, needed: int | None = None,
               reply: int | None = None) -> list[str]:
     """Why a model breaks a hard limit, before a token is spent; empty where it breaks none.
 
-    `usd_per_1k` is what a thousand of the team's own requests are expected to cost (None: not known), `needed` the
-    tokens of the longest prompt and reply, `reply` those of a usual reply. A licence, place or price that is not known
-    breaks a limit on it: a limit that is not checked is none. Languages and context that are not known do not, since
-    the comparison measures what they do.
+    `usd_per_1k` is what a thousand of the team's own requests are expected to cost (None: not known), `hosting` the
+    dollars a month for machines that answer beside a provider or instead (0: none, or not known), `needed` the tokens
+    of the longest prompt and reply, `reply` those of a usual reply. A licence, place or price that is not known breaks
+    a limit on it: a limit that is not checked is none. Languages and context that are not known do not, since the
+    comparison measures what they do.
     """
     told: list[str] = []
     if needed is not None and facts.context is not None and needed > facts.context:
@@ -166,7 +167,7 @@ def ruled_out(facts: ModelFacts, constraints: Constraints, *, usd_per_1k: float 
     known = facts.languages
     if known and "*" not in known and (missing := [code for code in constraints.languages if code not in known]):
         told.append(f"is not said to know {', '.join(missing)} (it knows {', '.join(known)})")
-    return told + _price(constraints, usd_per_1k, requests_per_month)
+    return told + _price(constraints, usd_per_1k, requests_per_month, hosting)
 
 
 def _licence(facts: ModelFacts, constraints: Constraints) -> list[str]:
@@ -190,7 +191,8 @@ def _place(facts: ModelFacts, constraints: Constraints) -> list[str]:
     return [f"prompts are processed in {', '.join(facts.residency)}, and {asked} is asked for"]
 
 
-def _price(constraints: Constraints, usd_per_1k: float | None, requests_per_month: float | None) -> list[str]:
+def _price(constraints: Constraints, usd_per_1k: float | None, requests_per_month: float | None, hosting: float
+           ) -> list[str]:
     if usd_per_1k is None:
         if constraints.usd_per_1k is None and constraints.usd_per_month is None:
             return []
@@ -200,8 +202,9 @@ def _price(constraints: Constraints, usd_per_1k: float | None, requests_per_mont
         told.append(f"would cost {usd_per_1k:.4g} dollars for a thousand requests; {constraints.usd_per_1k:g} is the "
                     "limit")
     if constraints.usd_per_month is not None and requests_per_month is not None:
-        month = usd_per_1k * requests_per_month / 1000
+        month = usd_per_1k * requests_per_month / 1000 + hosting
         if month > constraints.usd_per_month:
-            told.append(f"would cost {month:,.2f} dollars a month at {requests_per_month:,.0f} requests; "
+            machines = f" ({hosting:,.2f} of them for machines)" if hosting else ""
+            told.append(f"would cost {month:,.2f} dollars a month at {requests_per_month:,.0f} requests{machines}; "
                         f"{constraints.usd_per_month:g} is the limit")
     return told

@@ -51,7 +51,10 @@ def _list(listed: dict[str, Any]) -> None:
     table(
         ["task", "candidate", "", "$/1k", "when"],
         [
-            [r["task"], r["candidate"], "baseline" if r["baseline"] else "", _range(r["usd_per_1k"]), r["when"]]
+            [
+                r["task"], r["candidate"], "baseline" if r["baseline"] else "",
+                _range(r["usd_per_1k"]) if r["price_known"] else "?", r["when"],
+            ]
             for r in allowed
         ],
     )

@@ -39,11 +39,15 @@ def _show(told: dict[str, Any]) -> None:
         click.echo(f"\n{task['task']}: {task['requests_per_month']:,} requests a month")
         head = ["candidate", "", "$/1k", "tokens", "$/month", "hosting", "training", "machines", "break-even"]
         table(head, [_row(c) for c in task["candidates"]])
+        lacking = list(dict.fromkeys(c["why"] for c in task["candidates"] if c["why"]))
+        for why in lacking:
+            click.echo(f"?: {why}")
         if task["api"]:
             click.echo(f"break-even is against {task['api']['name']} at {task['api']['usd_per_1k']:.4g} dollars a "
                        "thousand requests, in requests a month")
         else:
-            click.echo("no break-even: no candidate pays a provider; --api-usd-per-1k states the price of one")
+            paid = "no price of a provider is known" if lacking else "no candidate pays a provider"
+            click.echo(f"no break-even: {paid}; --api-usd-per-1k states the price of one")
         assumes = dict.fromkeys(a for c in task["candidates"] for m in c["month"] or [] for a in m["assumes"]
                                 if "as measured here" not in a)
         for assumed in assumes:

@@ -42,16 +42,12 @@ REQUIRED: Mapping[TaskKind, tuple[str, str]] = {
     "retrieve": ("query", "document"),
 }
 """The role of what goes in, and of what should come out."""
-_ANSWER_NAMES = {
-    "question": ("question", "pregunta", "query", "consulta", "text"),
-    "answer": ("answer", "respuesta", "target"),
-    "document": ("document", "documento", "source", "fuente", "doc", "path"),
-    "language": ("language", "lang", "idioma"),
-}
+_LANGUAGE_NAMES = ("language", "lang", "idioma")
 _ASKED = "input entrada texto text"
 _MEANT = "reference referencia target output salida expected esperado"
 _ANSWER = "response respuesta reply contestacion completion answer"
 _TEXT_NAMES: Mapping[str, tuple[str, str]] = {
+    "answer": ("question pregunta query consulta text texto", "answer respuesta target reference referencia"),
     "summarise": (f"{_ASKED} document documento article articulo body cuerpo content contenido source fuente",
                   f"{_MEANT} summary resumen abstract highlights"),
     "translate": (f"{_ASKED} source fuente origen original sentence frase",
@@ -69,6 +65,7 @@ _TEXT_NAMES: Mapping[str, tuple[str, str]] = {
                  "reference referencia"),
 }
 """Columns of the input and of the reference by name, without accents; the first that is there is taken."""
+_DOCUMENT_NAMES = ("document", "documento", "source", "fuente", "doc", "path", "ruta")
 _CHECK_NAMES = ("checks", "comprobaciones", "constraints", "restricciones", "requisitos")
 
 
@@ -196,24 +193,18 @@ def choose_columns(
 
 
 def _guesses(table: Table, kind: TaskKind) -> dict[str, str]:
-    lower = {name.lower(): name for name in reversed(table.columns)}
-    named = {
-        role: next((lower[name] for name in names if name in lower), None) for role, names in _ANSWER_NAMES.items()
-    }
-    if kind == "answer":
-        found: dict[str, str | None] = dict(named)
-    elif kind in _TEXT_NAMES:
+    if kind in _TEXT_NAMES:
         return _named(table, kind)
-    else:
-        guess = guess_columns(table)
-        found = {
-            "text": guess.text,
-            "label": guess.label,
-            "id": guess.id,
-            "group": guess.group,
-            "time": guess.time,
-            "language": named["language"],
-        }
+    guess = guess_columns(table)
+    there = _by_bare_name(table)
+    found = {
+        "text": guess.text,
+        "label": guess.label,
+        "id": guess.id,
+        "group": guess.group,
+        "time": guess.time,
+        "language": next((there[name] for name in _LANGUAGE_NAMES if name in there), None),
+    }
     taken: dict[str, str] = {}
     for role, name in found.items():
         if name is not None and name not in taken.values():
@@ -223,10 +214,12 @@ def _guesses(table: Table, kind: TaskKind) -> dict[str, str]:
 
 def _named(table: Table, kind: TaskKind) -> dict[str, str]:
     """The columns of a kind whose cells are texts, by name alone: any text could be any of them."""
-    there = {_bare(name): name for name in reversed(table.columns)}
+    there = _by_bare_name(table)
     wanted, meant = REQUIRED[kind]
     asked, given = (names.split() for names in _TEXT_NAMES[kind])
-    ways: dict[str, Sequence[str]] = {wanted: asked, meant: given, "language": _ANSWER_NAMES["language"]}
+    ways: dict[str, Sequence[str]] = {wanted: asked, meant: given, "language": _LANGUAGE_NAMES}
+    if kind == "answer":
+        ways["document"] = _DOCUMENT_NAMES
     if kind == "instruct":
         ways["checks"] = _CHECK_NAMES
     found: dict[str, str] = {}
@@ -239,6 +232,10 @@ def _named(table: Table, kind: TaskKind) -> dict[str, str]:
             if name not in found.values() and re.fullmatch(_NAMES[role], name.strip(), re.IGNORECASE):
                 found.setdefault(role, name)
     return found
+
+
+def _by_bare_name(table: Table) -> dict[str, str]:
+    return {_bare(name): name for name in reversed(table.columns)}
 
 
 def _bare(name: str) -> str:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bucle.core.config import OpenAIModel
 from bucle.core.errors import BadInput, ConfigError, ModelUnavailable
@@ -25,7 +25,9 @@ from bucle.loop.model_steps import canary_alias, chat_model, model_step
 from bucle.loop.workspace import Workspace
 from bucle.models.ask import remembered
 
-__all__ = ["ALARM", "canary_step", "check_before", "check_canary", "measure_canary", "own_prompts", "remote_models"]
+__all__ = [
+    "ALARM", "Spent", "canary_step", "check_before", "check_canary", "measure_canary", "own_prompts", "remote_models",
+]
 
 ALARM = 0.01
 """The chance that a check calls a model changed that is the same."""
@@ -38,26 +40,41 @@ def remote_models(ws: Workspace) -> list[str]:
     return [name for name, model in ws.config.models.items() if isinstance(model, OpenAIModel)]
 
 
-def canary_step(ws: Workspace, runner: Runner, name: str, model: str) -> StepRecord:
-    """The check of the remote model `name` (its node in `model`), made at most once a day (UTC): for before a
-    comparison. Its figures are those of `check_canary`. A changed model stops nothing by itself; `figures["verdict"]`
-    and `["said"]` are for the caller to show."""
+class Spent(NamedTuple):
+    """What canaries took: US dollars to providers, and seconds."""
+
+    usd: float = 0.0
+    seconds: float = 0.0
+
+
+def canary_step(ws: Workspace, runner: Runner, name: str, model: str, about: Sequence[str] = ()) -> StepRecord:
+    """The check of the remote model `name` (its node in `model`), for before a comparison: made once a day (UTC) for
+    what is `about` to be asked (whatever names it: candidates, a split), and again where that is something else. Its
+    figures are those of `check_canary`. A changed model stops nothing by itself; `figures["verdict"]` and `["said"]`
+    are for the caller to show."""
+    asking = {"about": sorted(set(about))} if about else {}
 
     def work(ctx: StepContext) -> Outcome:
         figures = check_canary(ws, name, model, report=ctx.report)
         return Outcome({"canary": figures["node"]}, figures, figures["said"])
 
     return runner.step(f"canary {name}", work, stage="models", inputs={"model": model},
-                       params={"day": datetime.now(UTC).date().isoformat(), "alarm": ALARM})
+                       params={"day": datetime.now(UTC).date().isoformat(), "alarm": ALARM, **asking})
 
 
-def check_before(ws: Workspace, runner: Runner, models: Mapping[str, str], names: Iterable[str]) -> None:
-    """The canaries of those of `names` that somebody else runs, before they are compared (`models`: name -> node). One
-    that does not answer is passed over: whatever is still to be asked will say so, and what is finished stays."""
+def check_before(ws: Workspace, runner: Runner, models: Mapping[str, str], names: Iterable[str],
+                 about: Sequence[str] = ()) -> Spent:
+    """The canaries of those of `names` that somebody else runs, before they are compared (`models`: name -> node;
+    `about`: see `canary_step`), and what they took. A check that an earlier run of today made counts with what it took
+    then, so that a rerun under a budget decides the same. One that does not answer is passed over: whatever is still
+    to be asked will say so, and what is finished stays."""
+    usd = seconds = 0.0
     for name in dict.fromkeys(names):
         if name in remote_models(ws):
             with suppress(ModelUnavailable):
-                canary_step(ws, runner, name, models[name])
+                record = canary_step(ws, runner, name, models[name], about)
+                usd, seconds = usd + float(record.figures["usage"]["usd"]), seconds + record.seconds
+    return Spent(usd, seconds)
 
 
 def own_prompts(path: Path) -> tuple[str, ...]:

@@ -6,17 +6,20 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import islice
 from typing import Any
 
 from bucle.choose import Rung, ladder
-from bucle.choose.costs import PEAK, Hosting, break_even, monthly, ruled_out
+from bucle.choose.costs import PEAK, Hosting, break_even, monthly, replicas, ruled_out
 from bucle.core.choosing import Costs
-from bucle.core.errors import BadInput, NotFound
+from bucle.core.errors import BadInput, BucleError, NotFound
 from bucle.core.records import Example
+from bucle.loop.costs import hosted
 from bucle.loop.expected import Forecast, expect_rung
+from bucle.loop.row_step import task_columns
 from bucle.loop.story import latest_records
 from bucle.loop.workspace import Workspace
-from bucle.models.catalogue import facts, prices_as_of
+from bucle.models.catalogue import facts, price_known, prices_as_of
 
 __all__ = ["candidates", "costs", "count", "reasons_against"]
 
@@ -24,11 +27,13 @@ SAMPLE = 5000  # rows of a task that are looked at for its mean request
 
 
 def candidates(ws: Workspace) -> dict[str, Any]:
-    """`{candidates: [{task, candidate, baseline, when, models, usd_per_1k, ruled_out}], rows_read, prices_as_of}`.
+    """`{candidates: [{task, candidate, baseline, when, models, usd_per_1k, price_known, ruled_out}], rows_read,
+    prices_as_of}`.
 
     The ladder of every task, cheapest first. `ruled_out` says why a candidate would not be asked at all; `usd_per_1k`
-    is the range forecast for a thousand requests (None: no provider is paid, or its price is not known). Without rows
-    that a run has read (`rows_read`), nothing that depends on them is checked. Nothing is fetched, trained or asked."""
+    is the range forecast for a thousand requests (None: no provider is paid, or its price is not known, which
+    `price_known` tells apart). Without rows that a run has read (`rows_read`), nothing that depends on them is checked.
+    Nothing is fetched, trained or asked."""
     listed, every = [], True
     for task, rungs in _rungs(ws).items():
         rows, longest = _rows(ws, task)
@@ -36,11 +41,13 @@ def candidates(ws: Workspace) -> dict[str, Any]:
         for rung in rungs:
             expected = expect_rung(ws, task, rung, rows, 0, {}) if rows else None
             names = [name for name in (rung.base, rung.encoder) if name]
-            paid = expected is not None and _remote(ws, rung) and _priced(ws, rung)
+            priced = not _remote(ws, rung) or _priced(ws, rung)
+            paid = expected is not None and _remote(ws, rung) and priced
             listed.append({
                 "task": task, "candidate": rung.name, "baseline": rung.technique.baseline, "when": rung.technique.when,
                 "models": {name: _short(ws, name) for name in names},
                 "usd_per_1k": list(expected.usd_per_1k) if expected is not None and paid else None,
+                "price_known": priced,
                 "ruled_out": reasons_against(ws, rung, expected, longest=longest),
             })
     return {"candidates": listed, "rows_read": every, "prices_as_of": prices_as_of()}
@@ -50,23 +57,24 @@ def reasons_against(ws: Workspace, rung: Rung, expected: Forecast | None, *, lon
     """Why a rung breaks a hard limit before a token is spent; a baseline breaks none, since nothing is chosen without.
 
     `expected` is its forecast, of which the cheap end is held to the limits; `longest` the longest input, which must
-    fit into what a provider's model reads."""
+    fit into what a provider's model reads. A model that the team runs itself costs its machines, where
+    `choose.costs` states what one costs and how much it answers."""
     if rung.technique.baseline:
         return []
     told: list[str] = []
+    traffic = ws.config.choose.costs.requests_per_month
+    answers = next(iter(_serving(rung)), "")
     for name in (rung.base, rung.encoder):
         if not name:
             continue
         known, model = facts(name, ws.config.models[name], ws.config.catalogue), ws.config.models[name]
         remote = model.kind == "openai" and name == rung.base
-        usd = 0.0
-        needed = None
+        usd: float | None = 0.0
         if remote:
-            usd = expected.usd_per_1k[0] if expected is not None else 0.0
-            needed = _needed(ws, name, expected, longest)
-        unpriced = remote and known.usd_per_million_in is None
-        found = ruled_out(known, ws.config.choose.constraints, usd_per_1k=None if unpriced else usd,
-                          requests_per_month=ws.config.choose.costs.requests_per_month, needed=needed,
+            usd = None if not _priced(ws, rung) else expected.usd_per_1k[0] if expected is not None else 0.0
+        found = ruled_out(known, ws.config.choose.constraints, usd_per_1k=usd, requests_per_month=traffic,
+                          hosting=_machines(ws, rung) if name == answers else 0.0,
+                          needed=_needed(ws, name, expected, longest) if remote else None,
                           reply=round(expected.reply[0]) if remote and expected is not None else None)
         told += [f"{name}: {reason}" for reason in found]
     return list(dict.fromkeys(told))
@@ -79,8 +87,9 @@ def costs(ws: Workspace, *, requests_per_month: int | None = None, usd_per_hour:
 
     `{tasks: [{task, requests_per_month, api, candidates}], usd_per_hour, peak, prices_as_of}`; what is not given is
     `choose.costs`' of bucle.yaml. A candidate of the latest comparison stands with its measured tokens, price and
-    speed; one that never ran with a forecast (`measured` False), as ranges. `api` is the cheapest candidate that pays a
-    provider, or `api_usd_per_1k`; each hosted candidate's `break_even` is against it. Raises BadInput."""
+    speed; one that never ran with a forecast (`measured` False) over the rows, as ranges; `why` says what is missing
+    where it `asks` a provider at no known price. `api` is the cheapest candidate that pays a provider, or
+    `api_usd_per_1k`; each hosted candidate's `break_even` is against it. Raises BadInput."""
     update: dict[str, Any] = {
         k: v for k, v in (("requests_per_month", requests_per_month), ("usd_per_hour", usd_per_hour),
                           ("requests_per_second", requests_per_second)) if v is not None}
@@ -88,7 +97,7 @@ def costs(ws: Workspace, *, requests_per_month: int | None = None, usd_per_hour:
     tasks = []
     for task, rungs in _rungs(ws).items():
         measured = _measured(ws, task)
-        rows, _ = _rows(ws, task) if any(r.name not in measured for r in rungs) else ([], "")
+        rows = (_rows(ws, task)[0] or _unread(ws, task)) if any(r.name not in measured for r in rungs) else []
         found = [_cost(ws, task, rung, settings, measured.get(rung.name), rows, peak) for rung in rungs]
         asked = [c for c in found if c["usd_per_1k"] is not None and c["usd_per_1k"][1] > 0]
         api = min(asked, key=lambda c: (not c["measured"], sum(c["usd_per_1k"])), default=None)
@@ -103,8 +112,7 @@ def costs(ws: Workspace, *, requests_per_month: int | None = None, usd_per_hour:
 
 def _cost(ws: Workspace, task: str, rung: Rung, settings: Costs, measured: Mapping[str, Any] | None,
           rows: Sequence[Example], peak: float) -> dict[str, Any]:
-    serves = [rung.encoder] if rung.technique.name == "distilled" else [rung.base, rung.encoder]  # a teacher only fits
-    hosted = any(ws.config.models[n].kind != "openai" for n in serves if n)
+    own = hosted(ws, rung)
     tokens: float | list[float] | None = None
     price: list[float] | None = [0.0, 0.0]
     speed = seconds = 0.0
@@ -112,23 +120,30 @@ def _cost(ws: Workspace, task: str, rung: Rung, settings: Costs, measured: Mappi
         price = [float(measured["usd_per_1k"])] * 2
         tokens = measured.get("metrics", {}).get("tokens")
         seconds = float(measured.get("fit_seconds") or 0.0)
-        speed = 1000 / measured["ms_p50"] if hosted and measured.get("ms_p50") else 0.0
+        speed = 1000 / measured["ms_p50"] if own and measured.get("ms_p50") else 0.0
     elif rows and "chat" in rung.technique.needs and rung.technique.name != "distilled":
         expected = expect_rung(ws, task, rung, rows, 1, {})
         price, tokens = list(expected.usd_per_1k), list(expected.tokens)
-    if _remote(ws, rung) and rung.base in serves and (not _priced(ws, rung) or (measured is None and not rows)):
+    asks = _remote(ws, rung) and rung.base in _serving(rung)
+    why = ""
+    if asks and not _priced(ws, rung):
+        why = f"the price of {rung.base} is not known: write it under models.{rung.base} or `catalogue:`"
+    elif asks and measured is None and not rows:
+        why = "the rows have not been read yet: bucle run --until data"
+    if why:
         price = None
     training = seconds / 3600 if "base" in rung.technique.needs else 0.0
     months = None
-    stuck = hosted and settings.usd_per_hour > 0 and not (settings.requests_per_second or speed)
+    stuck = own and settings.usd_per_hour > 0 and not (settings.requests_per_second or speed)
     if price is not None and not stuck:
-        months = [asdict(monthly(settings, usd_per_1k=p, hosted=hosted, requests_per_second=speed,
+        months = [asdict(monthly(settings, usd_per_1k=p, hosted=own, requests_per_second=speed,
                                  training_hours=training, peak=peak)) for p in dict.fromkeys(price)]
     return {
         "candidate": rung.name, "baseline": rung.technique.baseline, "measured": measured is not None,
-        "recommended": bool(measured and measured.get("recommended")), "hosted": hosted, "tokens": tokens,
+        "recommended": bool(measured and measured.get("recommended")), "hosted": own, "tokens": tokens,
+        "asks": asks, "why": why,
         "usd_per_1k": price, "usd_per_request": [p / 1000 for p in price] if price is not None else None,
-        "month": months, "requests_per_second": (settings.requests_per_second or speed) if hosted else None,
+        "month": months, "requests_per_second": (settings.requests_per_second or speed) if own else None,
         "training_hours": training,
     }
 
@@ -186,6 +201,21 @@ def _rows(ws: Workspace, task: str) -> tuple[list[Example], str]:
     return rows, longest
 
 
+def _unread(ws: Workspace, task: str) -> list[Example]:
+    """Some of a task's rows as its file has them, before any run has read them; none where they come from elsewhere or
+    cannot be read, which the run will say."""
+    from bucle.data.rows import stream_rows
+
+    settings = ws.config.tasks[task]
+    if not isinstance(settings.data, str):
+        return []
+    try:
+        found = stream_rows(ws.file(settings.data), settings.kind, task_columns(settings), unlabelled=True)
+        return [row for row in islice(found, SAMPLE) if isinstance(row, Example)]
+    except BucleError:
+        return []
+
+
 def _needed(ws: Workspace, name: str, expected: Forecast | None, longest: str) -> int | None:
     """Tokens of the longest input by the model's own count, or the least of an estimate; at least one prompt's."""
     from bucle.models.tokens import MAX_TEXT, counter
@@ -203,7 +233,23 @@ def _remote(ws: Workspace, rung: Rung) -> bool:
 
 
 def _priced(ws: Workspace, rung: Rung) -> bool:
-    return facts(rung.base, ws.config.models[rung.base], ws.config.catalogue).usd_per_million_in is not None
+    return price_known(rung.base, ws.config.models[rung.base], ws.config.catalogue)
+
+
+def _serving(rung: Rung) -> list[str]:
+    """The models that answer: a teacher is only there while its student is fitted."""
+    serves = [rung.encoder] if rung.technique.name == "distilled" else [rung.base, rung.encoder]
+    return [name for name in serves if name]
+
+
+def _machines(ws: Workspace, rung: Rung) -> float:
+    """Dollars a month of the machines that a rung needs at the team's traffic, as far as bucle.yaml states what one
+    costs and how much it answers; 0 otherwise."""
+    costs = ws.config.choose.costs
+    if not hosted(ws, rung) or not costs.usd_per_hour or not costs.requests_per_second:
+        return 0.0
+    machine = Hosting(costs.usd_per_hour, costs.requests_per_second)
+    return replicas(costs.requests_per_month, machine) * machine.usd_per_month
 
 
 def _short(ws: Workspace, name: str) -> dict[str, Any]:

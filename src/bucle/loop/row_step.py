@@ -140,8 +140,9 @@ def examples_step(ws: Workspace, runner: Runner, name: str) -> StepRecord:
         f"examples {name}",
         work,
         stage="data",
-        version=5,
+        version=6,
         params={
+            "columns": task_columns(task),
             "task": task.model_dump(mode="json", exclude={"gates", "instruction", "split", "data", "metrics", "voice"}),
             "needs": needs,
             "sha256": digest,
@@ -220,11 +221,10 @@ def task_columns(task: ClassifyTask | AnswerTask | TextTask | RetrieveTask) -> d
     """Role -> column as bucle.yaml names them; what it leaves to be guessed is not there. Roles: classify `text`,
     `label`; answer `question`, `answer`, `document`; retrieve `query`, `document`; the kinds of TextTask `input`,
     `reference`, `checks`; but for answer also `id`, `group`, `time`."""
-    if isinstance(task, AnswerTask):
-        return {"question": task.question, "answer": task.answer, "document": task.document}
-    roles = {"classify": ("text", "label"), "retrieve": ("query", "document")}
+    roles = {"classify": ("text", "label"), "answer": ("question", "answer", "document"),
+             "retrieve": ("query", "document")}
     wanted = roles.get(task.kind, ("input", "reference", "checks"))
-    given = {role: str(getattr(task, role)) for role in (*wanted, "id", "group", "time")}
+    given = {role: str(getattr(task, role, "")) for role in (*wanted, "id", "group", "time")}
     return {role: column for role, column in given.items() if column and role in task.model_fields_set}
 
 

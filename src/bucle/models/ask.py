@@ -23,7 +23,7 @@ from bucle.models.replies import Replies, known, memory, remembered, reply_key
 __all__ = ["Ask", "ask_all", "remembered", "without_waiting"]
 
 PATIENCE_S = 120.0
-"""The longest pause that a provider may ask for: a longer one ends the asking."""
+"""The longest pause that a provider may ask for: a longer one ends the asking at once."""
 TRIES = 6
 """How often one that keeps being told to wait is asked, each with an endpoint's own retries."""
 OWN_FAULT = 0.05
@@ -63,7 +63,8 @@ def ask_all(model: ChatModel, asks: Sequence[Ask], *, report: Report | None = No
 
     Up to `model.max_parallel` are asked at once (one without the attribute), in threads, within the endpoint's limits a
     minute; a provider that says `wait` is waited for. Inside `remembered`, a model with an `identity` is asked each
-    thing once, ever; `fresh` asks again and remembers nothing. One ask that fails stands in its place as its error,
+    thing once, ever, and a remembered reply costs what the model's price is now (`model.priced`, where it has it);
+    `fresh` asks again and remembers nothing. One ask that fails stands in its place as its error,
     after a second try at the end. ModelUnavailable is raised where nothing answers, the key or the model's name is
     refused, or more than a twentieth of the asks fail for good: what was answered until then is remembered. Ctrl-C
     stops it.
@@ -73,6 +74,8 @@ def ask_all(model: ChatModel, asks: Sequence[Ask], *, report: Report | None = No
     replies = None if fresh or not identity else memory.get()
     keys = [reply_key(identity, ask) for ask in asks] if replies is not None else [str(n) for n in range(len(asks))]
     found = known(replies, keys)
+    if found and (priced := getattr(model, "priced", None)) is not None:
+        found = {key: replace(reply, usage=priced(reply.usage)) for key, reply in found.items()}
     places: dict[str, list[int]] = {}
     for place, key in enumerate(keys):
         if key in found:

@@ -34,7 +34,7 @@ RETRY_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 MAX_WAIT_S = 30.0
 """A provider that asks for a longer pause than this is reported instead of waited for."""
 LONGEST_PAUSE_S = 120.0
-"""The longest that one refusal holds back the other callers of the same endpoint."""
+"""The longest that one refusal holds back the other callers of the same endpoint; then one may look again."""
 
 forward_headers: contextvars.ContextVar[Mapping[str, str] | None] = contextvars.ContextVar(
     "bucle_forward_headers", default=None)
@@ -154,9 +154,10 @@ class Endpoint:
         waited = False
         for attempt in range(self._retries + 1):
             last = attempt == self._retries
-            if not waited and (left := self._limits.paused()) > MAX_WAIT_S:
-                raise RateLimited(f"{self.name} asked for a pause: {left:.0f} s of it are left",
-                                  "wait, or lower the concurrency", left)
+            if not waited and self._limits.paused() > MAX_WAIT_S:
+                left = self._limits.asked_for()
+                raise RateLimited(f"{self.name} asked for a pause: {_span(left)} of it are left", _come_back(left),
+                                  left)
             place = self._limits.wait(_about(body), self._sleep, pause=not waited)
             waited, sent = False, time.monotonic()
             try:
@@ -179,7 +180,7 @@ class Endpoint:
                     return
                 wait = _retry_after(response.headers.get("retry-after"))
                 if waited := response.status_code == 429 and bool(wait):
-                    self._limits.pause(min(wait or 0.0, LONGEST_PAUSE_S))
+                    self._limits.pause(wait or 0.0, longest=LONGEST_PAUSE_S)
                 if last or response.status_code not in RETRY_STATUS or (wait or 0) > MAX_WAIT_S:
                     raise self._refused(response, wait)
             finally:
@@ -190,7 +191,11 @@ class Endpoint:
         """Tokens as the provider counted them; dollars by the configured price, the list price, or 0."""
         raw = reply.get("usage")
         counts = raw if isinstance(raw, dict) else {}
-        tokens_in, tokens_out = _count(counts.get("prompt_tokens")), _count(counts.get("completion_tokens"))
+        return self.priced(_count(counts.get("prompt_tokens")), _count(counts.get("completion_tokens")))
+
+    def priced(self, tokens_in: int, tokens_out: int) -> Usage:
+        """What these tokens cost today: by the configured price, else the list price, else nothing (`price_known` of
+        models.catalogue says which)."""
         usd_in, usd_out = self._usd
         usd: float | None
         if usd_in is not None or usd_out is not None:
@@ -223,8 +228,8 @@ class Endpoint:
             return Refused(f"{name} refused the key (HTTP {status})", hint)
         said = self._said(self._error_body(response))
         if status == 429:
-            return RateLimited(f"{name} is limiting requests (HTTP 429){said}",
-                               "wait, or lower the concurrency", wait)
+            asks = f" and asks for a pause of {_span(wait)}" if wait else ""
+            return RateLimited(f"{name} is limiting requests (HTTP 429){asks}{said}", _come_back(wait), wait)
         if status == 404:
             return Refused(
                 f"{name} does not know the model {self.model!r} or the path (HTTP 404){said}",
@@ -288,6 +293,17 @@ def _about(body: Mapping[str, Any]) -> int:
 
 def _count(value: Any) -> int:
     return value if isinstance(value, int) and value > 0 else 0
+
+
+def _span(seconds: float) -> str:
+    """`45 s`, `10 min`, `2.5 h`: for people."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
+
+
+def _come_back(wait: float | None) -> str:
+    return f"try again in {_span(wait)}" if wait and wait > MAX_WAIT_S else "wait, or lower the concurrency"
 
 
 def _backoff(attempt: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -34,7 +35,7 @@ class Limits:
         self._lock = threading.Lock()
         self._sent: deque[Reserved] = deque()
         self._sum = 0
-        self._paused_until = 0.0
+        self._paused_until = self._asked_until = 0.0
 
     def wait(self, tokens: int, sleep: Callable[[float], None], *, pause: bool = True) -> Reserved:
         """Take a place for a request of about `tokens`, after as long a `sleep` as the limits ask. Without `pause` the
@@ -65,10 +66,16 @@ class Limits:
         """Seconds that are left of the pause; 0 or less without one."""
         return self._paused_until - time.monotonic()
 
-    def pause(self, seconds: float) -> None:
-        """Nobody sends for `seconds`: the provider said so to one of them."""
+    def asked_for(self) -> float:
+        """Seconds that are left of what the provider asked for, however long it is."""
+        return self._asked_until - time.monotonic()
+
+    def pause(self, seconds: float, *, longest: float = math.inf) -> None:
+        """Nobody sends for `seconds`, or for the `longest`: the provider said so to one of them."""
         with self._lock:
-            self._paused_until = max(self._paused_until, time.monotonic() + seconds)
+            now = time.monotonic()
+            self._paused_until = max(self._paused_until, now + min(seconds, longest))
+            self._asked_until = max(self._asked_until, now + seconds)
 
     def _delay(self, now: float, tokens: int) -> float:
         while self._sent and self._sent[0].at <= now - MINUTE_S:

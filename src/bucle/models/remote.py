@@ -71,6 +71,10 @@ class OpenAIChat:
                 if not self._adapted(error, body, max_tokens):
                     raise
 
+    def priced(self, usage: Usage) -> Usage:
+        """`usage` at the price of today: a remembered reply keeps its tokens, and not the dollars of its day."""
+        return self._client.priced(usage.tokens_in, usage.tokens_out)
+
     def close(self) -> None:
         self._client.close()
 

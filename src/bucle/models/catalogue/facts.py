@@ -12,7 +12,7 @@ from bucle.core.config import EncoderModel, LocalModel, Model, OpenAIModel, Pret
 from bucle.models.catalogue.packaged import Provider, family_of, licence_class, provider_named
 from bucle.models.catalogue.prices import context_window, list_price, provider_of
 
-__all__ = ["described", "facts", "folder_here", "hosted", "merged", "paid"]
+__all__ = ["described", "facts", "folder_here", "hosted", "merged", "paid", "price_known"]
 
 TEXT_TASKS = ("classify", "answer", "summarise", "translate", "extract", "generate", "instruct", "converse", "code")
 """What a model that converses can be prompted to do; how well is for the comparison to measure."""
@@ -50,6 +50,15 @@ def paid(name: str, model: OpenAIModel, own: Mapping[str, ModelFacts]) -> tuple[
     settings = ModelFacts(usd_per_million_in=model.usd_per_million_in, usd_per_million_out=model.usd_per_million_out)
     said = merged(settings, own.get(model.model), own.get(name))
     return said.usd_per_million_in, said.usd_per_million_out
+
+
+def price_known(name: str, model: Model, own: Mapping[str, ModelFacts]) -> bool:
+    """Whether the dollars that calls to the model called `name` are counted at are its price. Where they are not, they
+    are counted as 0, which no limit may rely on. What runs on the team's own machines has a known price by the token:
+    none."""
+    found = facts(name, model, own)
+    writes = found.tasks != ("retrieve",)  # an embedding model has no price of what it writes
+    return found.usd_per_million_in is not None and (found.usd_per_million_out is not None or not writes)
 
 
 def hosted(model: str, provider: str | None, *, local: bool = False, priced: bool = True) -> ModelFacts:

@@ -47,7 +47,7 @@ def context_window(model: str, provider: str | None = None) -> int | None:
 
 def listed() -> list[tuple[str, str, int | None, float | None, float | None]]:
     """Every model that the tables price: (provider, model, context, dollars a million in, out), by provider and name;
-    models that their providers call deprecated are left out."""
+    models that their providers call deprecated are left out, and so are batch prices, for answers within a day."""
     from datetime import UTC, datetime
 
     from genai_prices.data_snapshot import get_snapshot
@@ -55,7 +55,7 @@ def listed() -> list[tuple[str, str, int | None, float | None, float | None]]:
     now, found = datetime.now(tz=UTC), []
     for provider in get_snapshot().providers:
         for model in provider.models:
-            if model.deprecated:
+            if model.deprecated or model.id.endswith(":batch"):
                 continue
             usd_in, usd_out = _rates(model.get_prices(now))
             found.append((provider.id, model.id, model.context_window, usd_in, usd_out))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 from bucle.core.choosing import ModelFacts
+from bucle.core.errors import BadInput
 from bucle.models.catalogue.facts import hosted, merged
 from bucle.models.catalogue.prices import listed, prices_as_of
 
@@ -27,15 +29,21 @@ def search(*, text: str = "", task: str = "", languages: Sequence[str] = (), lic
            residency: Sequence[str] = (), context: int | None = None, max_usd_per_1k: float | None = None,
            modality: str = "", provider: str = "", tokens: tuple[int, int] = (500, 100),
            own: Mapping[str, ModelFacts] | None = None) -> list[Entry]:
-    """Every model known, those that fit first, cheapest first, then those ruled out.
+    """Every model known, those that fit first, cheapest first, then those ruled out. Without a `task`, models that only
+    embed or rank stand after those that may write.
 
     `text` and `provider` choose what is looked at; all else rules out, with the reason. `tokens` are those of one
     request, prompt and reply; prices in tiers count as their first tier. What a wish is about and nobody says is not
-    taken for granted: it rules out as "not known". `own` is `catalogue:` of bucle.yaml, over the tables field by field.
+    taken for granted: it rules out as "not known". A provider, language or place that nothing here has raises BadInput,
+    with the nearest. `own` is `catalogue:` of bucle.yaml, over the tables field by field.
     """
     words = text.lower().split()
     entries = []
-    for found, dated in _known(own or {}):
+    every = _known(own or {})
+    _check("provider", [provider] if provider else [], {found.provider for found, _ in every if found.provider})
+    _check("language", languages, {code for found, _ in every for code in found.languages if code != "*"})
+    _check("residency", residency, {place for found, _ in every for place in found.residency} | {"local"})
+    for found, dated in every:
         if provider and found.provider != provider:
             continue
         told = f"{found.provider} {found.model} {found.licence_name}".lower()
@@ -48,8 +56,17 @@ def search(*, text: str = "", task: str = "", languages: Sequence[str] = (), lic
             reasons.append("price not known" if usd is None else f"{usd:.4g} dollars a thousand, over "
                            f"{max_usd_per_1k:g}")
         entries.append(Entry(found, usd, dated, tuple(reasons)))
-    return sorted(entries, key=lambda e: (bool(e.ruled_out), e.usd_per_1k is None, e.usd_per_1k or 0.0,
-                                          e.facts.provider, e.facts.model))
+    return sorted(entries, key=lambda e: (bool(e.ruled_out), not task and not _writes(e.facts),
+                                          e.usd_per_1k is None, e.usd_per_1k or 0.0, e.facts.provider, e.facts.model))
+
+
+def _check(wish: str, said: Sequence[str], known: set[str]) -> None:
+    for one in said:
+        if one not in known:
+            near = get_close_matches(one.casefold(), sorted(known), 1, 0.5)
+            nearest = f" The nearest is {near[0]}." if near else ""
+            raise BadInput(f"No model of the catalogue has the {wish} `{one[:60]}`.{nearest}",
+                           f"Known: {', '.join(sorted(known))}.")
 
 
 def _known(own: Mapping[str, ModelFacts]) -> list[tuple[ModelFacts, str]]:
@@ -69,10 +86,15 @@ def _known(own: Mapping[str, ModelFacts]) -> list[tuple[ModelFacts, str]]:
     return found + [(entry, "catalogue: in bucle.yaml") for entry in rest]
 
 
+def _writes(found: ModelFacts) -> bool:
+    return found.tasks != ("retrieve",)  # what embeds or ranks writes no token
+
+
 def _usd(found: ModelFacts, tokens: tuple[int, int]) -> float | None:
-    if found.usd_per_million_in is None or (found.usd_per_million_out is None and "retrieve" not in found.tasks):
+    asked, written = tokens[0], tokens[1] if _writes(found) else 0
+    if found.usd_per_million_in is None or (found.usd_per_million_out is None and written):
         return None
-    return (tokens[0] * found.usd_per_million_in + tokens[1] * (found.usd_per_million_out or 0.0)) / 1000
+    return (asked * found.usd_per_million_in + written * (found.usd_per_million_out or 0.0)) / 1000
 
 
 def _reasons(found: ModelFacts, *, task: str, languages: Sequence[str], licence: str | None, residency: Sequence[str],
