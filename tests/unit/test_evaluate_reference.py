@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from bucle.core.errors import BadInput, ConfigError
+from bucle.core.records import Interval
 from bucle.evaluate.metrics import Metric, Sample, measure, metric, metrics, own_metric, pass_at_k
 from bucle.evaluate.resample import score_differences, score_intervals
 
@@ -298,23 +300,27 @@ def test_macro_f1_is_scikit_learns_in_every_resample() -> None:
             reference, abs=1e-9)
 
 
-def test_macro_f1_interval_is_the_same_by_either_way_and_by_differences() -> None:
-    """Narrow tables go by products, wide ones by rows; the known slope is that of small steps."""
+def test_macro_f1_in_a_bootstrap_is_the_same_by_either_way_and_by_differences() -> None:
+    """Narrow tables go by products, wide ones by rows; the known slope is that of small steps. Its own interval is
+    another way to the same where every label has many rows."""
     from bucle.evaluate import resample
 
     rng = np.random.default_rng(4)
     wanted = [str(rng.choice(list("abcd"))) for _ in range(200)]
     samples = [Sample(one if rng.random() < 0.7 else "a", wanted=one) for one in wanted]
     measured = measure(["macro_f1"], samples)
-    narrow = score_intervals(measured, draws=500)["macro_f1"]
+    one = measured["macro_f1"].statistics
+
+    def drawn(*gradient: Any) -> Interval:
+        return resample.bootstrap({"": (one.table, one.combine, *gradient)}, draws=500)[""]
+
+    narrow = drawn(one.gradient)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(resample, "_WIDE", 0)
-        wide = score_intervals(measured, draws=500)["macro_f1"]
-    statistics = measured["macro_f1"].statistics
-    stepped = resample.bootstrap({"": (statistics.table, statistics.combine)}, draws=500)[""]
-    assert wide.low == pytest.approx(narrow.low, abs=1e-9)
-    assert stepped.low == pytest.approx(narrow.low, abs=1e-5)
-    assert 0.02 < narrow.high - narrow.low < 0.2
+        assert drawn(one.gradient).low == pytest.approx(narrow.low, abs=1e-9)
+    assert drawn().low == pytest.approx(narrow.low, abs=1e-5)
+    own = score_intervals(measured)["macro_f1"]
+    assert (own.value, own.low, own.high) == pytest.approx((narrow.value, narrow.low, narrow.high), abs=0.015)
 
 
 @pytest.mark.torch

@@ -1,6 +1,6 @@
 """Intervals of scores that are no mean of rows (BLEU, chrF, perplexity, calibration error): a clustered bootstrap of
 the corpus score itself, exact and fast because only sums of statistics are resampled. Everything random comes from
-`seed`."""
+`seed`. A score that brings its own way to an interval (macro-F1) goes that way."""
 
 from __future__ import annotations
 
@@ -31,10 +31,17 @@ _ROUNDING = 1e-12  # of the squares that cancel: what is left below that is no v
 def score_intervals(measured: Mapping[str, Measured], *, clusters: Sequence[str] | None = None, seed: int = 0,
                     draws: int = 10_000, level: float = 0.95) -> dict[str, Interval]:
     """Each score of the same rows with its interval, all from the same resamples. Raises BadInput."""
-    tables: dict[str, Table] = {
-        name: (one.statistics.table, one.statistics.combine, one.statistics.gradient) for name, one in measured.items()}
+    own: dict[str, Interval] = {}
+    tables: dict[str, Table] = {}
+    for name, one in measured.items():
+        if (way := one.statistics.interval) is not None:
+            _check_clusters(len(one.statistics.table), clusters)
+            own[name] = way(one.statistics.table, None, clusters, level)
+        else:
+            tables[name] = (one.statistics.table, one.statistics.combine, one.statistics.gradient)
     found = bootstrap(tables, clusters=clusters, seed=seed, draws=draws, level=level)
-    return {name: _within(one, 0.0, measured[name].metric.top, clusters) for name, one in found.items()}
+    drawn = {name: _within(one, 0.0, measured[name].metric.top, clusters) for name, one in found.items()}
+    return {name: own[name] if name in own else drawn[name] for name in measured}
 
 
 def score_differences(a: Mapping[str, Measured], b: Mapping[str, Measured], *, clusters: Sequence[str] | None = None,
@@ -43,6 +50,7 @@ def score_differences(a: Mapping[str, Measured], b: Mapping[str, Measured], *, c
     studentised. Raises BadInput."""
     import numpy as np
 
+    own: dict[str, Interval] = {}
     tables: dict[str, Table] = {}
     for name in a:
         if name not in b:
@@ -50,13 +58,17 @@ def score_differences(a: Mapping[str, Measured], b: Mapping[str, Measured], *, c
         one, other = a[name].statistics, b[name].statistics
         if len(one.table) != len(other.table):
             raise BadInput(f"a paired comparison needs the same rows, not {len(one.table)} and {len(other.table)}")
+        if one.interval is not None:
+            _check_clusters(len(one.table), clusters)
+            own[name] = one.interval(one.table, other.table, clusters, level)
+            continue
         width = one.table.shape[1]
         tables[name] = (np.hstack([one.table, other.table]), _minus(one.combine, other.combine, width),
                         _beside(one.gradient, other.gradient, width))
     found = bootstrap(tables, clusters=clusters, seed=seed, draws=draws, level=level)
     tops = {name: a[name].metric.top for name in found}
-    return {name: _within(one, None if top is None else -top, top, clusters)
-            for (name, one), top in zip(found.items(), tops.values(), strict=True)}
+    return own | {name: _within(one, None if top is None else -top, top, clusters)
+                  for (name, one), top in zip(found.items(), tops.values(), strict=True)}
 
 
 def bootstrap(tables: Mapping[str, Table], *, clusters: Sequence[str] | None = None, seed: int = 0,
@@ -75,8 +87,6 @@ def bootstrap(tables: Mapping[str, Table], *, clusters: Sequence[str] | None = N
         return {}
     sums, rows = _sums({name: table[0] for name, table in tables.items()}, clusters)
     many = len(next(iter(sums.values())))
-    if many < 2:
-        raise BadInput("an interval needs rows from at least two sources", "evaluate on more documents or rows")
     moments = {name: _with_products(table) if table.shape[1] <= _WIDE else table for name, table in sums.items()}
     edges = np.cumsum([0, *(table.shape[1] for table in moments.values())])
     joined = np.hstack(list(moments.values()))
@@ -173,16 +183,22 @@ def _sums(tables: Mapping[str, Any], clusters: Sequence[str] | None) -> tuple[di
     rows = len(next(iter(tables.values())))
     if any(len(table) != rows for table in tables.values()):
         raise BadInput("the scores are of different rows", "measure them on the same")
+    _check_clusters(rows, clusters)
     if clusters is None:
         return dict(tables), rows
-    if len(clusters) != rows:
-        raise BadInput(f"{len(clusters)} cluster names for {rows} rows")
     names, place = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
     found = {}
     for name, table in tables.items():
         found[name] = np.zeros((len(names), table.shape[1]))
         np.add.at(found[name], place, table)
     return found, rows
+
+
+def _check_clusters(rows: int, clusters: Sequence[str] | None) -> None:
+    if clusters is not None and len(clusters) != rows:
+        raise BadInput(f"{len(clusters)} cluster names for {rows} rows")
+    if (rows if clusters is None else len(set(clusters))) < 2:
+        raise BadInput("an interval needs rows from at least two sources", "evaluate on more documents or rows")
 
 
 def _minus(one: Callable[[Any], Any], other: Callable[[Any], Any], width: int) -> Callable[[Any], Any]:

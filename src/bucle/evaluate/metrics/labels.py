@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from bucle.evaluate.macro import macro_interval
 from bucle.evaluate.metrics.samples import Sample, Statistics
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def macro_f1(samples: Sequence[Sample]) -> Statistics:
             table[row, 1, said] = 1
             table[row, 0, wanted] = said == wanted
     return Statistics(table.reshape(len(samples), -1), _mean_f1, signature="macro_f1|labels:occurring",
-                      gradient=_slope)
+                      gradient=_slope, interval=macro_interval)
 
 
 def _parts(sums: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:

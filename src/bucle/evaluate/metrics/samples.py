@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from bucle.core.records import Interval
 
 __all__ = ["Measured", "Metric", "Sample", "Statistics"]
 
@@ -45,13 +48,16 @@ class Statistics:
     twice as large. So the score of any resample of the rows is exact without scoring a text again. `by_row` does it
     for single rows where their score differs from a corpus of one (BLEU); `gradient`, where it is known, turns sums
     into the score's slope by each of them, `[..., k]`. `signature` is what to publish with a score so that others can
-    repeat it."""
+    repeat it. `interval` is the score's own way to an interval, where a resample of the rows does not show what they
+    leave open: of a table, or of its difference to another's of the same rows (else None), the rows' clusters and the
+    level."""
 
     table: Any
     combine: Callable[[Any], Any]
     by_row: Callable[[Any], Any] | None = None
     signature: str = ""
     gradient: Callable[[Any], Any] | None = None
+    interval: Callable[[Any, Any | None, Sequence[str] | None, float], Interval] | None = None
 
 
 @dataclass(frozen=True)
