@@ -113,3 +113,24 @@ def test_a_file_with_a_mark_accents_and_aliases_is_read(tmp_path: Path) -> None:
     assert project == load_project(tmp_path / "bucle.yaml")
     assert (project.project, project.data.languages) == ("Atención 24 h", ("es", "en"))
     assert project.monitor == MonitorRules(window_days=0.5)
+
+
+@pytest.mark.parametrize(("kind", "key", "hint"), [
+    ("generate", "text", "A `generate` reads `input` and `reference`."),
+    ("generate", "label", "A `generate` reads `input` and `reference`."),
+    ("retrieve", "question", "A `retrieve` reads `query` and `document`."),
+    ("classify", "input", "A `classify` reads `text` and `label`."),
+    ("generate", "inptu", "Did you mean `input`?"),
+])
+def test_a_key_of_another_kind_is_answered_with_the_keys_of_this_one(
+    tmp_path: Path, kind: str, key: str, hint: str
+) -> None:
+    told = complaint(tmp_path, f"project: a\ntasks:\n  t:\n    kind: {kind}\n    data: x\n    {key}: y\n")
+    assert f":6: unknown key `tasks.t.{key}`." in told.message
+    assert told.hint == hint
+
+
+def test_a_judge_that_is_not_described_is_left_to_the_check_that_knows_its_line(tmp_path: Path) -> None:
+    (tmp_path / "bucle.yaml").write_text(
+        "project: a\ntasks:\n  t: {kind: generate, data: x, metrics: [chrf, 'judge:tono']}\n", encoding="utf-8")
+    assert load_project(tmp_path).tasks["t"].metrics == ("chrf", "judge:tono")

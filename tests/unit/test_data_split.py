@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from bucle.core.errors import BadInput
 from bucle.core.records import Example
 from bucle.data.similar import near_duplicates, similarity
-from bucle.data.split import Side, split
+from bucle.data.split import Side, split, split_columns
 from bucle.data.times import instants
 
 
@@ -309,3 +309,12 @@ def test_a_crowd_of_almost_alike_texts_takes_no_quadratic_time() -> None:
     groups = near_duplicates(crowd, 0.95)
     assert sum(map(len, groups)) < 4_000
     assert groups == near_duplicates(crowd, 0.95)
+
+
+def test_it_says_how_many_rows_must_stay_together() -> None:
+    alike = [f"Recuérdame la cita número {n} de las diez de la mañana con el dentista" for n in range(12)]
+    texts = [*alike, "hola", "adiós", "¿qué tal?"]
+    ids = [str(n) for n in range(len(texts))]
+    made = split_columns(ids, texts, groups=["a"] * 13 + ["", ""])
+    assert (made.alike, made.together) == (12, 13)
+    assert split_columns(["0"], ["hola"]).alike == 1

@@ -284,15 +284,16 @@ def test_the_second_turn_of_the_loop_is_the_answer_and_every_task_must_pass() ->
     story = full_story()
     again = {**story["comparisons"][0], "recommended": "nano full", "best_baseline": "nearest-example"}
     story["comparisons"].append(again)
-    story["gates"] = [{"task": "intents", "passed": False}, {"task": "questions", "passed": True}]
+    checks = [{"gate": "accuracy >= 0.5", "passed": True}]
+    story["gates"] = [{"task": "intents", "passed": False}, {"task": "questions", "passed": True, "checks": checks}]
     read, t = read_story(story), translator()
     found = {answer.comparison.task: answer for answer in view.answers(read, t)}
     assert found["intents"].comparison.recommended == "nano full"
     assert found["intents"].comparison.reference == read.comparisons[2].candidates[2]
     assert "No supera" in found["intents"].sentence.es
-    assert view.good_enough(read) is False
-    story["gates"].append({"task": "intents", "passed": True})
-    assert view.good_enough(read_story(story)) is True
+    assert "no pasa" in view.headline(read, t).es
+    story["gates"].append({"task": "intents", "passed": True, "checks": checks})
+    assert "Listo para producción" in view.headline(read_story(story), t).es
     html = render_report(story)
     assert "vuelta 2" in html
     assert html.count("answer-") == 4
@@ -438,3 +439,112 @@ def test_every_technique_kind_metric_and_probe_has_a_name_for_people() -> None:
     wanted |= {f"metric.{name}" for names in DEFAULTS.values() for name in names}
     wanted |= {f"probe.{name}" for name in get_args(Kind)}
     assert wanted - known.keys() == set()
+
+
+def _text(story: dict[str, Any], section: str = "") -> str:
+    """The visible text of a page, or of one section, in both languages."""
+    html = render_report(story)
+    if section:
+        html = re.findall(rf'<section id="{section}".*?</section>', html, re.DOTALL)[0]
+    page = Page(html)
+    assert page.open == []
+    return " ".join(" ".join(page.texts).split())
+
+
+def test_a_task_without_gates_passed_nothing() -> None:
+    comparison = {"task": "a", "recommended": "x", "candidates": [{"name": "x", "value": 0.5}]}
+    bare = {"comparisons": [comparison], "gates": [{"task": "a", "passed": True, "checks": []}]}
+    page = _text(bare)
+    assert "Sin controles" in page
+    assert "Hay una recomendación; ninguna tarea tiene controles" in page
+    assert "Pasa el control" not in page
+    assert "Listo para producción" not in page
+    assert "Controles que pasa" not in page
+    gated = {"task": "b", "passed": True, "checks": [{"gate": "accuracy >= 0.5", "passed": True}]}
+    both = {"comparisons": [comparison, {**comparison, "task": "b"}], "gates": [*bare["gates"], gated]}
+    assert "Pasa los controles que hay; sin controles: a" in _text(both)
+
+
+def test_models_of_which_only_the_name_is_known_are_one_table() -> None:
+    remote = [{"name": f"m{i}", "kind": "openai", "model": f"big-{i}", "host": "api.example:8"} for i in range(9)]
+    story = {"models": [{"name": "nano", "kind": "pretrain", "parameters": 1000}, *remote]}
+    section = re.findall(r'<section id="models".*?</section>', render_report(story), re.DOTALL)[0]
+    assert section.count('class="card') == 2
+    assert "big-8" in section
+    assert "api.example:8" in section
+
+
+def _one(metric: str, **candidate: Any) -> dict[str, Any]:
+    row = {"name": "x", "value": 0.3435, "low": 0.27, "high": 0.42, "metrics": {}} | candidate
+    return {"comparisons": [{"task": "a", "metric": metric, "n_test": 30, "recommended": "x", "candidates": [row]}]}
+
+
+def test_a_figure_is_told_by_its_name() -> None:
+    figures = {"rows": 9, "shortened": 1, "usd": 0.5, "errors": 2, "ece": 0.1, "chrf": 0.8, "bleu": 31.77}
+    page = _text(_one("accuracy", metrics=figures), "customise")
+    for told in ("Entradas recortadas 1", "Coste de la prueba 0,50 US$", "Errores 2", "Error de calibración 10,0 %",
+                 "chrF del corpus 0,8", "BLEU of the corpus 31.8"):
+        assert re.search(re.escape(told).replace(r"\ ", r"\s.*?"), page), told
+    assert not re.search("shortened [^1]", page)
+    assert "ibración" not in _text(_one("accuracy", metrics={"rows": 9, "errors": 9, "ece": 0.0}), "customise")
+
+
+def test_chrf_has_one_unit_and_says_of_what() -> None:
+    story = _one("chrf", metrics={"chrf": 31.77})
+    figures = {"at": 0.05, "margin": 0.01, "other": "y", "other_value": 0.25}
+    story["comparisons"][0]["flips"] = [{"key": "margin_raised", "figures": figures}]
+    page = _text(story)
+    assert "34,4" in page
+    assert "34,4\xa0%" not in page
+    assert "perder 5,0 (ahora 1,0), bastaría y (25,0)" in page
+    assert "chrF, mean of rows" in page
+    assert "chrF of the corpus" in page
+    assert "93,2\xa0%" in str(f.score(0.932, "accuracy"))
+    assert [f.score(1.0000000002, m).es for m in ("accuracy", "chrf")] == ["100,0\xa0%", "100,0"]
+    assert f.figure(1.0000000002).en == "100.0%"
+
+
+def test_a_price_that_is_not_known_is_not_nothing() -> None:
+    story = _one("accuracy", usd_per_1k=None, priced=False, ms_p95=3.0)
+    story["comparisons"][0]["candidates"].append(
+        {"name": "y", "value": 0.2, "usd_per_1k": 0.5, "ms_p95": 9.0, "baseline": True})
+    story["comparisons"][0]["costs"] = {"rows": [{"name": "x", "priced": False, "usd_per_1k": None},
+                                                 {"name": "y", "usd_per_1k": 0.5, "usd_per_month": 2.0}]}
+    html = render_report(story)
+    assert html.count('<abbr title="precio desconocido / price not known">?</abbr>') == 4
+    assert "price not known</span>" in html
+    assert ">0\xa0US$" not in html
+    read, t = read_story(story), translator()
+    assert view.in_short(read.comparisons[0].candidates[0], read.comparisons[0], t).en.endswith("price not known")
+
+
+def test_what_choosing_cost_and_the_corrected_p_are_told() -> None:
+    story = _one("accuracy", p=0.08, diff=0.1, diff_low=0.01, diff_high=0.2)
+    assert "Lo que ha costado elegir" not in _text(story, "choose")
+    story["comparisons"][0]["spent"] = {"usd": 0.5, "canary_usd": None, "judge_usd": 0.25}
+    page = _text(story, "choose")
+    assert re.search(r"What choosing cost: .*the candidates' answers .*\$0\.50.*the judges .*\$0\.25", page)
+    assert "canary" not in page
+    assert "0,080" in page
+    assert "Holm" in page
+
+
+def test_slices_that_were_not_looked_at_are_no_good_news() -> None:
+    story = _one("accuracy")
+    story["comparisons"][0]["slices"] = {"candidate": "x", "looked": 0, "found": []}
+    page = render_report(story)
+    assert "No slice was looked at: of" in page
+    assert 'class="note good"' not in page
+
+
+def test_candidates_left_out_of_the_side_by_side_are_told_and_errors_translated() -> None:
+    story = _one("accuracy")
+    story["comparisons"][0]["candidates"] += [{"name": f"c{i}", "value": 0.1} for i in range(4)]
+    errors = ("the reply names no label: 'x'", "<b>other</b>")
+    row = {"input": "a", "target": "b", "outputs": [{"error": one, "score": 0.0} for one in errors]}
+    story["comparisons"][0]["outputs"] = {"candidates": ["x", "c0"], "total": 1, "rows": [row]}
+    html = render_report(story)
+    assert re.search("Shown are .*2.* of the .*5.* candidates: x, c0", html)
+    said = [one[0] for one in _embedded(html)["rows"][0][4]]
+    assert said == [["la respuesta no nombra ninguna etiqueta: 'x'", "the reply names no label: 'x'"],
+                    ["<b>other</b>", "<b>other</b>"]]

@@ -116,5 +116,22 @@ def test_both_are_written_when_it_fails(tmp_path: Path, monkeypatch: pytest.Monk
         print(1 / 0)
     assert read((tmp_path / "x.xml").read_text()).get("errors") == "1"
     text = (tmp_path / "summary").read_text()
-    assert text.startswith("before\n### bucle run: 1 of 1 gates failed\n")
+    assert text.startswith("before\n### bucle run: 1 of 1 gate failed\n")
     assert text.count("### ") == 2
+
+
+def test_one_gate_is_one_gate() -> None:
+    assert summary("T", [Suite("a", [Case("g", True)])]).startswith("### T: 1 gate passed\n")
+
+
+def test_chrf_is_from_0_to_100_and_an_unknown_price_a_question_mark() -> None:
+    row = {"value": 0.34351, "low": 0.274, "high": 0.42, "ms_p95": 1.0}
+    table = comparison_table({
+        "task": "a", "metric": "chrf", "n_test": 1, "recommended": "x", "why": "",
+        "candidates": [{**row, "name": "x", "usd_per_1k": None, "priced": False},
+                       {**row, "name": "y", "value": 0.2, "usd_per_1k": 0.5}],
+    })
+    assert "1 held-out row\n" in table
+    assert "| chrf, mean of rows |" in table
+    assert "| **x** | 34.35 | 27.40 to 42.00 | 1.0 | ? |" in table
+    assert "| y | 20.00 | 27.40 to 42.00 | 1.0 | 0.50 |" in table

@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -114,10 +114,12 @@ def _explain(error: ValidationError, path: Path, lines: dict[_PathKey, int], mod
         line = next((lines[loc[:n]] for n in range(len(loc), -1, -1) if loc[:n] in lines), 1)
         dotted = ".".join(str(part) for part in loc) or "the file"
         if problem["type"] == "extra_forbidden":
-            known = _fields_at(model, loc[:-1], set(map(str, Counter(problem["loc"]) - Counter(loc))))
+            tags = set(map(str, Counter(problem["loc"]) - Counter(loc)))
+            known = _fields_at(model, loc[:-1], tags)
             near = difflib.get_close_matches(str(loc[-1]), known, n=1, cutoff=0.5)
             told.append((line, f"unknown key `{dotted}`."))
-            meant = meant or (f"Did you mean `{near[0]}`?" if near else "")
+            instead = _of_another(model, loc, tags)
+            meant = meant or instead or (f"Did you mean `{near[0]}`?" if near else "")
             hint = hint or f"Known here: {', '.join(known)}."
         elif problem["type"] == "missing":
             told.append((line, f"`{dotted}` is missing."))
@@ -154,17 +156,35 @@ def _real(loc: tuple[int | str, ...], lines: dict[_PathKey, int]) -> _PathKey:
 
 def _fields_at(model: type[BaseModel], parents: _PathKey, tags: set[str]) -> list[str]:
     """Names of the fields of the model that stands at `parents`, following unions by the `tags` chosen in them."""
-    current: Any = model
+    found = _models_at(model, parents, tags)
+    return sorted(found[0].model_fields) if found else []
+
+
+def _models_at(model: type[BaseModel], parents: _PathKey, tags: set[str]) -> list[type[BaseModel]]:
+    """The models that may stand at `parents`; of a union those that `tags` choose, where they choose any."""
+    found, named = [model], False
     for part in parents:
-        if isinstance(current, type) and issubclass(current, BaseModel) and str(part) in current.model_fields:
-            current = current.model_fields[str(part)].annotation
-        candidates = _models_in(current)
-        tagged = [
-            m for m in candidates if tags & {str(v) for f in m.model_fields.values() for v in get_args(f.annotation)}
-        ]
-        if tagged or candidates:
-            current = (tagged or candidates)[0]
-    return sorted(current.model_fields) if isinstance(current, type) and issubclass(current, BaseModel) else []
+        if named:  # the name that an entry of a mapping has, which may be that of a field
+            named = False
+            continue
+        holders = [m.model_fields[str(part)].annotation for m in found if str(part) in m.model_fields]
+        if holders:
+            found = list(dict.fromkeys(m for annotation in holders for m in _models_in(annotation)))
+            named = any(get_origin(annotation) is Mapping for annotation in holders)
+        tagged = [m for m in found if tags & {str(v) for f in m.model_fields.values() for v in get_args(f.annotation)}]
+        found = tagged or found
+    return found
+
+
+def _of_another(model: type[BaseModel], loc: _PathKey, tags: set[str]) -> str:
+    """What to write where a key is right for another kind of the same union, and not for the kind chosen in `tags`;
+    empty where it is no other's either."""
+    chosen, others = _models_at(model, loc[:-1], tags), _models_at(model, loc[:-1], set())
+    if len(chosen) != 1 or not any(loc[-1] in other.model_fields for other in others):
+        return ""
+    own = [key for key in chosen[0].__annotations__ if key != "kind"][:2]
+    kind = next((tag for tag in tags if tag not in map(str, loc)), "")
+    return f"A `{kind}` reads {' and '.join(f'`{key}`' for key in own)}." if own and kind else ""
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

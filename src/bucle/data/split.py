@@ -38,7 +38,8 @@ class Split:
     `leaks_prevented` counts the held-out rows that have a copy or a group mate which a split row by row would
     have put on another side; `groups` the groups of two rows or more; `excluded` new rows whose group and
     near-duplicates are on different sides: on either they would leak. `moved` are rows put into training so that
-    their label is in it.
+    their label is in it. `together` are the rows of the largest set that must stay on one side, `alike` those of the
+    largest set of near-duplicates.
     """
 
     train: list[str]
@@ -48,6 +49,8 @@ class Split:
     groups: int = 0
     excluded: list[str] = field(default_factory=list)
     moved: list[str] = field(default_factory=list)
+    together: int = 0
+    alike: int = 0
 
     @property
     def sides(self) -> dict[str, Side]:
@@ -170,6 +173,8 @@ def split_columns(
         groups=sum(len(members) > 1 for members in together),
         excluded=[ids[row] for row in sorted(excluded)],
         moved=[ids[row] for row in sorted(moved)],
+        together=max(map(len, together)),
+        alike=max(map(len, near), default=1),
     )
 
 

@@ -27,6 +27,8 @@ __all__ = [
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]|[\x7f-\x84\x86-\x9f]")
 """Characters that XML 1.0 forbids, and the control characters that it advises against."""
 _LONGEST = 10_000
+_HUNDREDS = {"bleu", "chrf"}
+"""Metrics that people know from 0 to 100; a comparison's values are in [0, 1]."""
 _SUMMARY_BYTES = 900_000
 """GitHub refuses a step's summary of over 1 MiB."""
 
@@ -81,19 +83,22 @@ def of_comparisons(comparisons: Iterable[Mapping[str, Any]]) -> list[Suite]:
 
 
 def comparison_table(comparison: Mapping[str, Any]) -> str:
-    """A comparison's candidates as Markdown, best first, the recommended one in bold, and why it is that one."""
+    """A comparison's candidates as Markdown, best first, the recommended one in bold, and why it is that one. BLEU and
+    chrF stand from 0 to 100 as elsewhere, and as what decides: the mean of the rows, not the corpus's."""
+    metric, rows = str(comparison["metric"]), comparison["n_test"]
+    times, digits, of = (100, 2, ", mean of rows") if metric in _HUNDREDS else (1, 4, "")
     lines = [
-        f"**{_cell(str(comparison['task']))}**, {comparison['n_test']} held-out rows",
+        f"**{_cell(str(comparison['task']))}**, {rows} held-out row{'' if rows == 1 else 's'}",
         "",
-        f"| candidate | {_cell(str(comparison['metric']))} | 95% interval | p95 ms | $ per 1,000 |",
+        f"| candidate | {_cell(metric)}{of} | 95% interval | p95 ms | $ per 1,000 |",
         "|---|---:|---|---:|---:|",
     ]
     for one in sorted(comparison["candidates"], key=lambda c: -c["value"]):
         name = _cell(str(one["name"]))
         name = f"**{name}**" if one["name"] == comparison.get("recommended") else name
         lines.append(
-            f"| {name} | {one['value']:.4f} | {one['low']:.4f} to {one['high']:.4f} | {one['ms_p95']:.1f} "
-            f"| {one['usd_per_1k']:.2f} |"
+            f"| {name} | {times * one['value']:.{digits}f} | {times * one['low']:.{digits}f} to "
+            f"{times * one['high']:.{digits}f} | {one['ms_p95']:.1f} | {_price(one)} |"
         )
     return "\n".join([*lines, "", _cell(str(comparison.get("why", ""))), ""])
 
@@ -119,7 +124,8 @@ def summary(title: str, suites: Sequence[Suite], more: str = "") -> str:
     """GitHub-flavoured Markdown: a table with a row for each gate, then `more` (Markdown of the caller's)."""
     every = [case for suite in suites for case in suite.cases]
     failed, total = sum(not case.passed for case in every), len(every)
-    said = "no gates" if not total else f"{failed} of {total} gates failed" if failed else f"{total} gates passed"
+    gates = f"{total} gate{'' if total == 1 else 's'}"
+    said = "no gates" if not total else f"{failed} of {gates} failed" if failed else f"{gates} passed"
     if any(case.kind == "error" for case in every):
         said = "not measured"
     lines = [f"### {_cell(title)}: {said}", ""]
@@ -178,6 +184,12 @@ def _counts(found: Sequence[Case]) -> dict[str, str]:
 
 def _figure(value: float | None, nothing: str = "nothing") -> str:
     return nothing if value is None else f"{value:.4g}"
+
+
+def _price(candidate: Mapping[str, Any]) -> str:
+    """Dollars for a thousand requests; a question mark where the price is not known."""
+    usd = candidate.get("usd_per_1k")
+    return "?" if usd is None or candidate.get("priced") is False else f"{usd:.2f}"
 
 
 def _xml(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Collection, Mapping
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from bucle.core.errors import BadInput
 from bucle.core.ids import file_sha256
@@ -13,6 +13,9 @@ from bucle.core.records import Example
 from bucle.execute import Outcome, Runner, StepContext, StepRecord
 from bucle.loop.sides import Sides
 from bucle.loop.workspace import Workspace
+
+if TYPE_CHECKING:
+    from bucle.data.split import Split
 
 __all__ = ["explore_step", "preferences_step", "split_step"]
 
@@ -70,10 +73,7 @@ def split_step(
         del ids, texts, labels, groups, documents, times
         parts = {"train": made.train, "validation": made.validation, "test": made.test}
         if not parts["test"] or not parts["train"]:
-            raise BadInput(
-                f"The {rows} rows of `{name}` cannot be split into train and test.",
-                "Add rows, or change `split:` in bucle.yaml.",
-            )
+            raise BadInput(*_unsplit(name, rows, made, ws.config.data.near_duplicates))
         with (ctx.work / "split.json").open("w", encoding="utf-8") as file:
             json.dump(parts, file)
         node = ctx.ledger.put(
@@ -100,6 +100,23 @@ def split_step(
         params={"split": recipe, "near": ws.config.data.near_duplicates},
         inputs={"dataset": dataset, "previous": previous},
     )
+
+
+def _unsplit(name: str, rows: int, made: Split, near_duplicates: float) -> tuple[str, str]:
+    """Why rows have no train or no test side, and what to do."""
+    fact = f"The {rows} rows of `{name}` cannot be split into train and test"
+    if made.alike > rows / 2:
+        return (
+            f"{fact}: {made.alike} of them are nearly the same text, and such rows go to one side together.",
+            f"If they are different, raise `data.near_duplicates` (now {near_duplicates:g}) in bucle.yaml: at 1 only "
+            "equal texts stay together. If not, add rows that differ.",
+        )
+    if made.together > rows / 2:
+        return (
+            f"{fact}: {made.together} of them are of one group or document, and such rows go to one side together.",
+            "Add rows of other groups, or change `group:` or `split:` in bucle.yaml.",
+        )
+    return f"{fact}.", "Add rows, or change `split:` in bucle.yaml."
 
 
 def _excluded(ws: Workspace, dataset: str, excluded: Collection[str]) -> list[dict[str, str]]:

@@ -7,8 +7,10 @@ import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import bucle
+from bucle.core.config import OpenAIModel
 from bucle.core.errors import NotFound
 from bucle.execute import StepRecord
 from bucle.ledger import Ledger
@@ -58,7 +60,7 @@ def build_story(ws: Workspace, records: Sequence[StepRecord]) -> dict[str, Any]:
         return [r for r in records if r.name.startswith(prefix)]
 
     language = ws.config.language
-    comparisons = [comparison_told(r.figures, language) for r in named("compare ")]
+    comparisons = [comparison_told(_in_its_unit(r.figures), language) for r in named("compare ")]
     watched = named("watch ")
     learned = next((r for r in records if r.name.startswith("dataset ")), None)
     story: dict[str, Any] = {
@@ -82,7 +84,7 @@ def build_story(ws: Workspace, records: Sequence[StepRecord]) -> dict[str, Any]:
             for r in records
         ],
         "data": _data(ws, by_name),
-        "models": [_model(r.figures) for r in records if r.stage == "models"],
+        "models": [_model(ws, r.figures) for r in records if r.stage == "models" and r.figures.get("kind")],
         "comparisons": comparisons,
         "forgetting": [r.figures for r in named("forgetting ")],
         **checked(named),
@@ -136,6 +138,21 @@ def recommendation(story: Mapping[str, Any]) -> dict[str, str]:
         figures |= {"d": 100 * d["value"], "low": 100 * d["low"], "high": 100 * d["high"]}
         lines.append(say("gain" if d["low"] > 0 or d["high"] < 0 else "gain.open", figures))
     return {k: "\n".join(line[k] for line in lines) for k in ("es", "en")}
+
+
+def _in_its_unit(comparison: Mapping[str, Any]) -> dict[str, Any]:
+    """A comparison whose messages know its metric, so that their sentences give scores in its unit."""
+    metric = comparison["metric"]
+
+    def told(message: Mapping[str, Any]) -> dict[str, Any]:
+        return {**message, "figures": {**message["figures"], "metric": metric}}
+
+    found = {**comparison, "why": told(comparison["why"])}
+    found["flips"] = [told(one) for one in comparison.get("flips", ())]
+    if comparison.get("detectable"):
+        found["detectable"] = told(comparison["detectable"])
+    found["not_climbed"] = [{**one, "why": told(one["why"])} for one in comparison.get("not_climbed", ())]
+    return found
 
 
 def _gate(figures: Mapping[str, Any]) -> dict[str, Any]:
@@ -199,8 +216,12 @@ def _data(ws: Workspace, by_name: Mapping[str, StepRecord]) -> dict[str, Any]:
     return data
 
 
-def _model(figures: Mapping[str, Any]) -> dict[str, Any]:
+def _model(ws: Workspace, figures: Mapping[str, Any]) -> dict[str, Any]:
+    settings = ws.config.models.get(figures["name"])
+    served = settings if isinstance(settings, OpenAIModel) else None
     return {
+        "model": served.model if served else "",
+        "host": urlsplit(served.base_url).netloc.rpartition("@")[2] if served else "",
         **{
             k: figures.get(k)
             for k in ("name", "kind", "parameters", "context", "bits_per_byte_before", "bits_per_byte_after", "seconds")

@@ -13,9 +13,12 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from bucle.loop.sentences import HUNDREDS
+
 __all__ = [
     "LANGUAGES",
     "Both",
+    "axis_score",
     "catalogue",
     "date",
     "duration",
@@ -26,6 +29,7 @@ __all__ = [
     "place",
     "points",
     "same",
+    "score",
     "translator",
     "usd",
 ]
@@ -40,7 +44,7 @@ MONTHS = {
 DASH = "–"
 LEAST_USD = 0.0001
 LEAST_MS = 0.1
-COUNTS = {"rows", "errors"}
+COUNTS = {"rows", "errors", "shortened", "tokens"}
 """Metrics that are counts; the rest are shares in [0, 1] or means."""
 
 
@@ -119,7 +123,7 @@ def number(value: float | None, digits: int = 0, sign: bool = False) -> Both:
 
 
 def _is_share(value: float) -> bool:
-    return -1.0 <= value <= 1.0
+    return abs(value) <= 1.0 + 1e-9
 
 
 def figure(value: float | None, digits: int = 1) -> Both:
@@ -137,7 +141,7 @@ def points(value: float | None, unit: bool = False, digits: int = 1) -> Both:
     if value is None:
         return same(DASH)
     text = number(100 * value, digits, sign=True) if _is_share(value) else number(value, 2, sign=True)
-    return Both(f"{text.es}{NBSP}puntos", f"{text.en}{NBSP}points") if unit else text
+    return Both(f"{text.es} puntos", f"{text.en} points") if unit else text
 
 
 def ms(value: float | None) -> Both:
@@ -152,8 +156,24 @@ def ms(value: float | None) -> Both:
 
 
 def metric_value(value: float | None, name: str) -> Both:
-    """A metric by its name: a count as it is, tokens to the nearest one, a share as a percentage."""
-    return number(value) if name in COUNTS or name == "tokens" else figure(value)
+    """A candidate's figure by its name: a count (tokens: to the nearest one), dollars, BLEU and chrF of the corpus from
+    0 to 100, a share as a percentage."""
+    if name == "usd":
+        return usd(value)
+    if name in HUNDREDS:
+        return number(value, 1)
+    return number(value) if name in COUNTS else figure(value)
+
+
+def score(value: float | None, metric: str = "", digits: int = 1) -> Both:
+    """What a comparison decides by, a `value` in [0, 1]: from 0 to 100 for BLEU and chrF, else a percentage."""
+    return number(None if value is None else 100 * value, digits) if metric in HUNDREDS else figure(value, digits)
+
+
+def axis_score(value: float, metric: str = "") -> Both:
+    """`score` for a tick, which may lie beyond 0 or 1 by a hair."""
+    text = number(100 * value)
+    return text if metric in HUNDREDS else Both(f"{text.es}{NBSP}%", f"{text.en}%")
 
 
 def duration(seconds: float | None) -> Both:

@@ -28,6 +28,7 @@ from bucle.loop.report.parts import (
     Said,
     Screened,
     Slices,
+    Spent,
     SuiteResult,
 )
 
@@ -113,10 +114,13 @@ class Data(Part):
 
 
 class ModelCard(Part):
-    """A base model. `loss_curve` holds (step, loss in nats per token); `context` is in tokens."""
+    """A base model. `loss_curve` holds (step, loss in nats per token); `context` is in tokens. `model` is what its
+    service, at `host`, calls it."""
 
     name: str = ""
     kind: str = ""
+    model: str = ""
+    host: str = ""
     parameters: int | None = None
     context: int | None = None
     bits_per_byte_before: float | None = None
@@ -125,11 +129,18 @@ class ModelCard(Part):
     seconds: float | None = None
     tokens_per_s: float | None = None
 
+    @property
+    def measured(self) -> bool:
+        """Whether anything but its name is known."""
+        figures = (self.parameters, self.context, self.bits_per_byte_after, self.seconds, self.tokens_per_s)
+        return bool(self.loss_curve) or any(one is not None for one in figures)
+
 
 class Candidate(Estimate):
     """One candidate on the held-out examples; `diff` is against the best baseline, paired, with its interval.
 
-    `verdict`: beats, ties, loses or ruled_out (`reason` says by which constraint); empty for the baseline itself.
+    `verdict`: beats, ties, loses or ruled_out (`reason` says by which constraint); empty for the baseline itself. `p`
+    is corrected for all candidates compared (Holm). Not `priced`: what it costs is not known, which is not nothing.
     """
 
     name: str = ""
@@ -144,6 +155,7 @@ class Candidate(Estimate):
     reason: str = ""
     usd_per_1k: float | None = None
     usd_per_month: float | None = None
+    priced: bool = True
     ms_p50: float | None = None
     ms_p95: float | None = None
     fit_seconds: float | None = None
@@ -188,6 +200,7 @@ class Comparison(Part):
     detectable: Message = Message()
     slices: Slices | None = None
     costs: Costs | None = None
+    spent: Spent = Spent()
     outputs: Outputs | None = None
 
     @property

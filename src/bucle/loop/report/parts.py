@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 __all__ = [
     "Canary", "Costs", "Estimate", "JudgeAgreement", "Message", "NotClimbed", "Outputs", "Part", "RedTeam", "RuledOut",
-    "Said", "Screened", "SliceFound", "Slices", "SuiteResult",
+    "Said", "Screened", "SliceFound", "Slices", "Spent", "SuiteResult",
 ]
 
 
@@ -97,6 +97,7 @@ class CostRow(Part):
     `break_even`: requests a month from which hosting is no dearer than paying per token, `why` where never."""
 
     name: str = ""
+    priced: bool = True
     usd_per_1k: float | None = None
     usd_per_month: float | None = None
     api: float | None = None
@@ -111,6 +112,14 @@ class CostRow(Part):
 class Costs(Part):
     requests_per_month: int | None = None
     rows: list[CostRow] = []
+
+
+class Spent(Part):
+    """US dollars that choosing itself took: `usd` for the candidates' answers, and apart from them."""
+
+    usd: float | None = None
+    canary_usd: float | None = None
+    judge_usd: float | None = None
 
 
 class Output(Part):

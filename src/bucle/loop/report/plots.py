@@ -10,7 +10,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from bucle.loop.report.formats import LEAST_MS, NBSP, Both, figure, ms, number, points
+from bucle.loop.report.formats import LEAST_MS, NBSP, Both, axis_score, ms, number, points
 from bucle.loop.report.model import Candidate, Comparison, Confusion, Gain, LabelChange, ModelCard
 from bucle.loop.report.svg import draw, words
 
@@ -79,7 +79,9 @@ def forest_plot(name: str, comparison: Comparison, label: Both) -> Markup | None
         _rows(axes, [f"{i}. {row.name}" for i, row in enumerate(rows, 1)])
         axes.grid(axis="x", color=ink["grid"], linewidth=0.6)
         axes.set_axisbelow(True)
-        _text_axis(axes.xaxis, lambda v: figure(v, 0))
+        left, right = axes.get_xlim()
+        axes.set_xlim(max(left, -0.03), min(right, 1.03))
+        _text_axis(axes.xaxis, lambda v: axis_score(v, comparison.metric))
         axes.locator_params(axis="x", nbins=6)
         axes.set_xlabel(words(label))
 
@@ -100,12 +102,13 @@ def cost_plot(name: str, comparison: Comparison, by: str, x_label: Both, y_label
     The stepped line is the front: nobody is better for no more. Filled dots are on the front of quality, dollars and
     latency together, hollow ones are not, dotted ones are ruled out. What costs nothing stands left of a dashed line.
     Those at less than half of the best are named at the foot, where they would press the others together. `titles` are
-    hover texts by candidate. None where nothing differs, or where the dearest candidate costs less than a cent per
-    thousand requests.
+    hover texts by candidate. One whose price is not known has no place on the dollars' plot. None where nothing
+    differs, or where the dearest candidate costs less than a cent per thousand requests.
     """
     ranked = list(enumerate(comparison.ranked[:MAX_ROWS], 1))
     told = [(float(x), c.value, rank, c) for rank, c in ranked
-            if c.value is not None and (x := getattr(c, by)) is not None and x >= 0]
+            if c.value is not None and (x := getattr(c, by)) is not None and x >= 0
+            and (c.priced or by != "usd_per_1k")]
     paid = [x for x, *_ in told if x > 0]
     if not paid or len({x for x, *_ in told}) < 2 or (by == "usd_per_1k" and max(paid) < MATERIAL_USD):
         return None
@@ -134,14 +137,15 @@ def cost_plot(name: str, comparison: Comparison, by: str, x_label: Both, y_label
             _dot(axes, x, y, row, comparison, ink, f"{name}-{rank}")
         axes.margins(y=0.12)
         axes.yaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))  # no 2.5%, which would be told as 2%
-        _text_axis(axes.yaxis, lambda v: figure(v, 0))
-        _log_ticks(axes, min(paid), max(paid), _ms_tick if by == "ms_p95" else _plain, nothing if free else None)
+        _text_axis(axes.yaxis, lambda v: axis_score(v, comparison.metric))
+        shown = [x for x in xs if not free or x > nothing] or paid
+        _log_ticks(axes, min(shown), max(shown), _ms_tick if by == "ms_p95" else _plain, nothing if free else None)
         axes.set_xlabel(words(x_label))
         _y_title(axes, y_label, ink)
         _ranks(axes, [(x, y, rank) for x, y, rank, _ in dots], ink)
         if low:
-            shown = ", ".join(map(str, low[:8])) + ("…" if len(low) > 8 else "")
-            axes.text(0.99, 0.03, words(Both(f"↓ más abajo: {shown}", f"↓ below: {shown}")), transform=axes.transAxes,
+            below = ", ".join(map(str, low[:8])) + ("…" if len(low) > 8 else "")
+            axes.text(0.99, 0.03, words(Both(f"↓ más abajo: {below}", f"↓ below: {below}")), transform=axes.transAxes,
                       ha="right", fontsize=10.5, color=ink["muted"])
 
     said = {f"{name}-{rank}": titles[c.name] for *_, rank, c in dots if c.name in titles}
@@ -215,7 +219,7 @@ def _log_ticks(axes: Any, low: float, high: float, form: Callable[[float], Both]
     from matplotlib.ticker import FixedLocator, NullLocator
 
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    steps = (1,) if len(decades) > 3 else (1, 3)
+    steps = (1,) if len(decades) > 3 else (1, 3) if len(decades) > 2 else (1, 2, 5)
     inside = [step * 10.0**d for d in decades for step in steps if low / 1.9 <= step * 10.0**d <= high * 1.9]
     every = max(1, math.ceil(len(inside) / 6))
     places = inside[::every] or [low]

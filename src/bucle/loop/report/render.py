@@ -50,24 +50,27 @@ def environment(templates: Sequence[Path] = (), locales: Sequence[Path] = ()) ->
         spoken=spoken,
         told=told,
         place=formats.place,
-        metric_value=formats.metric_value,
+        score=formats.score,
         message=message,
     )
+    env.filters["deciding"] = lambda metric: view.deciding(metric, t)
+    env.filters["chips"] = lambda row: view.chips(row, t)
     env.filters["slice"] = lambda where: view.slice_name(where, t)
     env.filters["outputs_json"] = lambda outputs, slices, kind: rows_json(outputs, slices, kind, t)
     return env
 
 
-def message(one: Message, room: str) -> Both:
-    """The sentence of `room` that a message names, in both languages; its key where its figures do not fill it."""
-    told = say(f"{room}.{one.key}", one.figures)
+def message(one: Message, room: str, metric: str = "") -> Both:
+    """The sentence of `room` that a message names, in both languages, its scores in the unit of `metric`; its key where
+    its figures do not fill it."""
+    told = say(f"{room}.{one.key}", {**one.figures, "metric": metric})
     return Both(told["es"], told["en"]) if told else formats.same(one.key)
 
 
 def rows_json(outputs: Outputs, slices: Slices | None, kind: str, t: Any) -> Markup:
     """`outputs` for the page's script; rows of a classify task can be filtered by label."""
     names = [view.slice_name(one.where, t) for one in slices.found] if slices else []
-    return outputs_json(outputs, names, kind == "classify")
+    return outputs_json(outputs, names, kind == "classify", lambda error: view.error_said(error, t))
 
 
 def measured(value: float | str | None) -> Both:
@@ -97,7 +100,7 @@ def figures(story: Story, t: Any) -> dict[str, Markup | None]:
     `loss-0` for the first model, `timeline`, `labels` and `gain`; None where there is nothing to draw."""
     found: dict[str, Markup | None] = {}
     for i, comparison in enumerate(story.comparisons):
-        metric = t(f"metric.{comparison.metric}", default=comparison.metric)
+        metric = view.deciding(comparison.metric, t)
         axis = t("plot.forest_axis", metric=metric)
         found[f"forest-{i}"] = plots.forest_plot(f"forest-{i}", comparison, axis)
         hover = {c.name: view.in_short(c, comparison, t) for c in comparison.candidates}
@@ -130,7 +133,7 @@ def story_context(story: Story, t: Any) -> dict[str, Any]:
         "story": story,
         "stages": view.stages(story, t),
         "answers": view.answers(story, t),
-        "good_enough": view.good_enough(story),
+        "headline": view.headline(story, t),
         "gates": view.current_gates(story),
         "release": view.in_production(story),
     }

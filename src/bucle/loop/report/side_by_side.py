@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
@@ -12,7 +12,7 @@ from markupsafe import Markup
 from bucle.core.errors import BadInput
 from bucle.core.records import Example, Prediction
 from bucle.evaluate.slices import Slice
-from bucle.loop.report.formats import Both
+from bucle.loop.report.formats import Both, same
 from bucle.loop.report.parts import Outputs
 
 __all__ = ["inert_json", "outputs_json", "side_by_side", "slices_part"]
@@ -70,13 +70,15 @@ def side_by_side(examples: Sequence[Example], said: Mapping[str, tuple[Sequence[
     return {"candidates": names, "total": len(examples), "rows": rows}
 
 
-def outputs_json(outputs: Outputs, slices: Sequence[Both], labelled: bool) -> Markup:
+def outputs_json(outputs: Outputs, slices: Sequence[Both], labelled: bool,
+                 error_said: Callable[[str], Both] = same) -> Markup:
     """The rows as the page's script reads them: [input, target, source, slices, [[text, score, kind, reasoning,
-    citations], …]], where kind is 1 for abstained, 2 for failed. `labels` are the targets to filter by."""
+    citations], …]], where kind is 1 for abstained, 2 for failed, whose text is [Spanish, English] as `error_said` gives
+    it. `labels` are the targets to filter by."""
     rows = [
         [row.input, row.target, row.source, row.slices, [
-            [one.error if one.error else one.text, one.score, 2 if one.error else int(one.abstained), one.reasoning,
-             one.citations]
+            [_both(error_said(one.error)) if one.error else one.text, one.score,
+             2 if one.error else int(one.abstained), one.reasoning, one.citations]
             for one in row.outputs
         ]]
         for row in outputs.rows
@@ -86,6 +88,10 @@ def outputs_json(outputs: Outputs, slices: Sequence[Both], labelled: bool) -> Ma
         "candidates": outputs.candidates, "labels": labels[:500], "slices": [[one.es, one.en] for one in slices],
         "rows": rows,
     })
+
+
+def _both(text: Both) -> list[str]:
+    return [text.es, text.en]
 
 
 def inert_json(data: Any) -> Markup:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from bucle.loop.report.formats import Both, duration, figure, ms, number, points, same, usd
+from bucle.loop.report.formats import Both, duration, metric_value, ms, number, points, same, score, usd
 from bucle.loop.report.model import STAGES, Candidate, Comparison, Confusion, Gate, Release, Story
+from bucle.loop.sentences import HUNDREDS
 
 __all__ = [
-    "Answer", "Stage", "answers", "current_comparisons", "current_gates", "good_enough", "in_production", "in_short",
-    "mistakes", "slice_name", "stages",
+    "Answer", "Stage", "answers", "chips", "current_comparisons", "current_gates", "deciding", "error_said", "headline",
+    "in_production", "in_short", "mistakes", "slice_name", "stages",
 ]
 
 Say = Callable[..., Both]
@@ -78,10 +80,60 @@ def current_comparisons(story: Story) -> list[Comparison]:
     return list({comparison.task: comparison for comparison in story.comparisons}.values())
 
 
-def good_enough(story: Story) -> bool | None:
-    """Whether every task's last gate passed; None before any gate was run."""
+def headline(story: Story, t: Say) -> Both:
+    """Whether what is recommended is good enough, as far as gates were set: a task without any has passed nothing."""
     gates = current_gates(story)
-    return all(gate.passed for gate in gates) if gates else None
+    unset = [gate.task for gate in gates if gate.passed and not gate.checks]
+    if not current_comparisons(story):
+        return t("answer.title.empty")
+    if not all(gate.passed for gate in gates):
+        return t("answer.title.failed")
+    if len(unset) == len(gates):
+        return t("answer.title.unset") if gates else t("answer.title.open")
+    return t("answer.title.partly", tasks=", ".join(unset)) if unset else t("answer.title.good")
+
+
+def deciding(metric: str, t: Say) -> Both:
+    """A comparison's metric for people: BLEU and chrF, which the corpus has too, as the mean of rows."""
+    name = t(f"metric.{metric}", default=metric)
+    return t("metric.of_rows", metric=name) if metric in HUNDREDS else name
+
+
+_AT_NOTHING = {"tokens", "errors", "shortened", "usd"}
+"""Figures that say nothing where they are 0."""
+
+
+def chips(row: Candidate, t: Say) -> list[tuple[Both, Both]]:
+    """A candidate's figures, each with its name; no calibration of a candidate whose rows all failed."""
+    failed = bool(row.metrics.get("errors")) and row.metrics.get("errors") == row.metrics.get("rows")
+    found = []
+    for name, value in row.metrics.items():
+        if name == "rows" or (not value and name in _AT_NOTHING) or (failed and name == "ece"):
+            continue
+        if name == "usd" and not row.priced:
+            continue
+        told = t(f"metric.{name}", default=name)
+        found.append((t("metric.of_corpus", metric=told) if name in HUNDREDS else told, metric_value(value, name)))
+    return found
+
+
+_ERRORS = {
+    r"the reply names no label: (.*)": "no_label",
+    r"the answer names no label: (.*)": "no_answer_label",
+    r"the reply was cut off after (\d+) tokens: raise `max_tokens`": "cut_off",
+    r"empty input|the input is empty": "empty",
+    r"the reply holds no JSON object": "no_json",
+    r"the reply holds no block of Python": "no_python",
+    r"the reply has no line `RESPUESTA:` \(or `ANSWER:`\) after its reasoning": "no_line",
+}
+
+
+def error_said(error: str, t: Say) -> Both:
+    """The error of a row in both languages, where it is one that many rows have; else as it was stored."""
+    for pattern, key in _ERRORS.items():
+        if found := re.fullmatch(pattern, error, re.DOTALL):
+            return t(f"error.{key}", rest=found[1] if found.lastindex else "")
+    return same(error)
 
 
 def _facts(story: Story, t: Say) -> dict[str, Both]:
@@ -108,9 +160,8 @@ def _facts(story: Story, t: Say) -> dict[str, Both]:
             facts["customise"] = t("fact.customise", n=number(len(times)), time=duration(sum(times)))
     if story.gates:
         checks = [check for gate in current_gates(story) for check in gate.checks]
-        facts["evaluate"] = t(
-            "fact.gate", passed=number(sum(c.passed for c in checks)), n=number(len(checks))
-        )
+        passed = number(sum(c.passed for c in checks))
+        facts["evaluate"] = t("fact.gate", passed=passed, n=number(len(checks))) if checks else t("fact.ungated")
     release = in_production(story)
     if release is not None:
         facts["release"] = t("fact.release", version=str(release.version) or release.id[:16])
@@ -159,7 +210,7 @@ def answers(story: Story, t: Say) -> list[Answer]:
                     t(
                         "answer.beats",
                         baseline=baseline.name if baseline else "–",
-                        value=figure(baseline.value if baseline else None),
+                        value=score(baseline.value if baseline else None, comparison.metric),
                     ),
                 )
             )
@@ -186,10 +237,12 @@ def mistakes(confusion: Confusion | None, limit: int = 8) -> list[tuple[str, str
 
 def in_short(row: Candidate, comparison: Comparison, t: Say) -> Both:
     """One candidate in a line, for a dot of a plot."""
-    text = same(f"{row.name}: ") + figure(row.value)
+    metric = comparison.metric
+    text = same(f"{row.name}: ") + score(row.value, metric)
     if row.low is not None and row.high is not None:
-        text = text + " [" + figure(row.low) + "; " + figure(row.high) + "]"
-    text = text + " · p95 " + ms(row.ms_p95) + " · " + t("hover.cost", usd=usd(row.usd_per_1k))
+        text = text + " [" + score(row.low, metric) + "; " + score(row.high, metric) + "]"
+    cost = t("hover.cost", usd=usd(row.usd_per_1k)) if row.priced else t("hover.cost_unknown")
+    text = text + " · p95 " + ms(row.ms_p95) + " · " + cost
     if row.verdict == "ruled_out":
         return text + " · " + t("verdict.ruled_out") + (f": {row.reason}" if row.reason else "")
     return text + " · " + t("hover.front") if row.name in comparison.pareto else text

@@ -11,6 +11,12 @@
     if (text !== null) node.textContent = text;
     return node;
   };
+  // Spanish and English; the page's language shows one.
+  const both = ([es, en]) => es === en ? [es] : [["es", es], ["en", en]].map(([lang, text]) => {
+    const node = make("span", "", text);
+    node.lang = lang;
+    return node;
+  });
   const plain = (text) => text.normalize("NFD").replace(/\p{M}/gu, "").toLowerCase();
   const right = (output) => output[SCORE] !== null && output[SCORE] >= 0.5;
 
@@ -27,7 +33,7 @@
     for (const name of label ? data.labels : []) label.append(new Option(name, name));
     let texts = null, kept = [], shown = 0;
 
-    const searched = (row) => plain([row[INPUT], row[TARGET] || "", ...row[OUTPUTS].map((one) => one[TEXT])].join("\n"));
+    const searched = (row) => plain([row[INPUT], row[TARGET] || "", ...row[OUTPUTS].flatMap((one) => one[TEXT])].join("\n"));
     const filter = () => {
       const wanted = plain(search.value.trim());
       if (wanted && !texts) texts = data.rows.map(searched);
@@ -66,8 +72,8 @@
         if (output[SCORE] > 0 && output[SCORE] < 1) mark.append(` ${Math.round(100 * output[SCORE])}`);
         about.append(" ", mark);
       }
-      const text = make("p", "text", output[KIND] === 1 && !output[TEXT] ? "" : output[TEXT]);
-      if (output[KIND] === 2) { const note = make("em", "muted"); note.append(...say("failed"), " "); text.prepend(note); }
+      const text = make("p", "text", output[KIND] === 2 ? null : output[TEXT]);
+      if (output[KIND] === 2) { text.append(...both(output[TEXT])); const note = make("em", "muted"); note.append(...say("failed"), " "); text.prepend(note); }
       else if (output[KIND] === 1) { const note = make("em", "muted"); note.append(...say("abstains"), " "); text.prepend(note); }
       else if (!output[TEXT]) { const note = make("em", "muted"); note.append(...say("empty")); text.append(note); }
       cell.append(about, text);
