@@ -13,7 +13,16 @@ from bucle.core.errors import BadInput, ConfigError, ModelUnavailable
 from bucle.core.records import Example, Prediction, TaskKind, Usage
 from bucle.evaluate.metrics import metrics
 from bucle.evaluate.sandbox import refusal
-from bucle.evaluate.scoring import DEFAULTS, Scored, Scoring, check_metrics, score
+from bucle.evaluate.scoring import (
+    DEFAULTS,
+    Scored,
+    Scoring,
+    check_metrics,
+    corpus_metrics,
+    default_metrics,
+    says_of,
+    score,
+)
 
 ROWS = 6
 
@@ -255,3 +264,84 @@ def test_unicode_and_long_texts() -> None:
     assert found.per_row["rougeL_words"][0] == 1
     with pytest.raises(BadInput, match="more than 200,000 characters"):
         score(Scoring("summarise"), rows("a"), said("a " * 150_000))
+
+
+@pytest.mark.skipif(bool(refusal()), reason="no sandbox here")
+def test_who_writes_one_program_has_it_counted_for_every_try(tmp_path: Path) -> None:
+    """The example of docs/tasks.md: `samples: 5`, pass@1 and pass@5, and a baseline that always writes the same."""
+    from bucle.core.ports import FitContext, LoadContext
+    from bucle.customise.classic.text import Empty
+
+    examples = rows("def f():\n    return 1\nassert f() == 1", "assert f(1) == 2")
+    for metrics_ in (("pass@1", "pass@5"), ()):
+        scoring = Scoring("code", metrics=metrics_, samples=5)
+        Empty().fit(FitContext(tmp_path, tmp_path, examples, [], [], {}, 0, lambda *told: None, kind="code"))
+        empty = Empty().load(tmp_path, LoadContext([], {})).predict(["x", "y"])
+        assert score(scoring, examples, empty).per_row == {"pass@1": [1, 0], "pass@5": [1, 0]}
+        five = [Prediction(output="def f(x): return x", others=("def f(x): return x + 1",) + ("",) * 3)] * 2
+        written = score(scoring, examples, five).per_row
+        assert written == {"pass@1": pytest.approx([1, 0.2]), "pass@5": [1, 1]}
+
+
+def test_a_metric_that_looks_at_more_than_the_task_asks_for_is_told_first() -> None:
+    check_metrics("code", ["pass@1", "pass@5"], samples=5)
+    check_metrics("retrieve", ["ndcg@5", "recall@3", "mrr"], k=5)
+    check_metrics("code", ["pass@7"])
+    with pytest.raises(ConfigError, match="pass@5 needs 5 programs for each row, and the task writes 1") as told:
+        check_metrics("code", ["pass@1", "pass@5"], samples=1)
+    assert told.value.hint == "write `samples: 5` for the task, or ask for pass@1"
+    with pytest.raises(ConfigError, match="recall@10 looks at 10 documents, and the task retrieves 5"):
+        check_metrics("retrieve", ["ndcg@5", "recall@10"], k=5)
+
+
+def test_the_metrics_of_a_search_follow_its_k() -> None:
+    scoring = Scoring("retrieve", k=2)
+    assert scoring.primary == "ndcg@2"
+    examples = [replace_document(row, "d.md") for row in rows(None, None)]
+    found = score(scoring, examples, [Prediction(output="", chunks=("a.md", "d.md", "b.md")),
+                                      Prediction(output="", chunks=("a.md", "b.md", "d.md"))])
+    assert list(found.per_row) == ["ndcg@2", "recall@2", "mrr"]
+    assert found.per_row["recall@2"] == [1, 0]
+    assert default_metrics("retrieve") == DEFAULTS["retrieve"]
+    assert default_metrics("code", samples=3) == ("pass@1", "pass@3")
+
+
+def replace_document(row: Example, document: str) -> Example:
+    return row.model_copy(update={"document": document})
+
+
+def test_the_two_numbers_of_a_corpus_metric_are_told_apart() -> None:
+    found = score(Scoring("translate"), rows("the cat sat here", "a dog"), said("the cat sat", "a frog ran off"))
+    assert set(says_of("chrf")) == {"es", "en"}
+    assert sum(found.per_row["chrf"]) / 2 != pytest.approx(found.figures["chrf"] / 100, abs=0.01)
+    assert not any(map(says_of, ("accuracy", "macro_f1", "ece", "perplexity", "judge:tono", "mias:nota", "no-such")))
+
+
+def test_an_own_metric_with_another_top_is_told_and_gated_in_its_own_unit(tmp_path: Path) -> None:
+    """Marks from 0 to 10, and lengths without a limit; an error is a 0, a question without an answer all or nothing."""
+    from bucle.evaluate.gate import GateFacts, Reference, check_gates
+
+    (tmp_path / "mias.py").write_text(
+        "def nota(s, r): return float(s)\nnota.top = 10\ndef largo(s, r): return float(len(s))\nlargo.top = None\n")
+    names = ("mias:nota", "mias:largo", "chrf")
+    scoring = Scoring("answer", metrics=names, folder=tmp_path, trusted=True)
+    examples = rows(*["6 7 8"] * 30, None)
+    marks = [*said(*["6", "7", "8"] * 9, "6", "7"), Prediction(output="", error="x"),
+             Prediction(output="", abstained=True)]
+    found = score(scoring, examples, marks)
+    assert corpus_metrics(scoring, names) == names
+    assert found.per_row["mias:nota"][:4] == [0.6, 0.7, 0.8, 0.6]
+    assert found.per_row["mias:nota"][-2:] == [0, 1]
+    assert found.figures["mias:nota"] == pytest.approx((27 * 7 + 13 + 10) / 31)
+    assert found.figures["mias:largo"] == pytest.approx(29 / 30)
+    clusters = [row.cluster for row in examples]
+    worse = score(scoring, examples, [*said(*["5"] * 30), marks[-1]])
+    facts = GateFacts(
+        rows=31, metrics={name: found.figures[name] for name in names}, per_row=found.per_row, clusters=clusters,
+        measured=found.measured, production=Reference("p", worse.figures, worse.per_row, measured=worse.measured))
+    gates = ["mias:nota >= 6 at 95%", "mias:nota >= 6.9 at 95%", "mias:nota >= 6.5",
+             "mias:nota >= production + 0.8 at 95%", "mias:largo >= 2 at 95%", "chrf >= 99 at 95%"]
+    result = check_gates(gates, facts)
+    assert [check.passed for check in result.checks] == [True, False, True, True, False, False], result.checks
+    assert all("on 30 rows" in check.note for check in result.checks[4:])  # the question without an answer has no part
+    assert 6 < (result.checks[0].measured or 0) < 6.9

@@ -34,7 +34,7 @@ def macro_interval(table: NDArray[Any], minus: NDArray[Any] | None, clusters: Se
     import numpy as np
     from scipy.stats import t
 
-    from bucle.evaluate.statistics import wilson
+    from bucle.evaluate.statistics import paired_difference, wilson
 
     rows = len(table)
     place = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)[1] if clusters is not None else None
@@ -49,6 +49,8 @@ def macro_interval(table: NDArray[Any], minus: NDArray[Any] | None, clusters: Se
     value, influence = float((mine.f1 - theirs.f1).mean()), mine.influence - theirs.influence
     n = (mine.rows + theirs.rows) / 2
     half = z * _variance(influence, (n * (influence**2).sum(axis=0) + mine.slope * theirs.slope / n) / (n + 2)) ** 0.5
+    if np.array_equal(table, minus):  # no row differs: Tango's interval after so many clusters
+        half = max(half, paired_difference([0.0] * len(sizes), [0.0] * len(sizes), level=level).high)
     return Interval(value=value, low=max(value - half, -1.0), high=min(value + half, 1.0), n=rows, level=level)
 
 

@@ -39,6 +39,7 @@ def score_intervals(measured: Mapping[str, Measured], *, clusters: Sequence[str]
             own[name] = way(one.statistics.table, None, clusters, level)
         else:
             tables[name] = (one.statistics.table, one.statistics.combine, one.statistics.gradient)
+    tables, clusters = _with_part(tables, clusters)
     found = bootstrap(tables, clusters=clusters, seed=seed, draws=draws, level=level)
     drawn = {name: _within(one, 0.0, measured[name].metric.top, clusters) for name, one in found.items()}
     return {name: own[name] if name in own else drawn[name] for name in measured}
@@ -65,6 +66,7 @@ def score_differences(a: Mapping[str, Measured], b: Mapping[str, Measured], *, c
         width = one.table.shape[1]
         tables[name] = (np.hstack([one.table, other.table]), _minus(one.combine, other.combine, width),
                         _beside(one.gradient, other.gradient, width))
+    tables, clusters = _with_part(tables, clusters)
     found = bootstrap(tables, clusters=clusters, seed=seed, draws=draws, level=level)
     tops = {name: a[name].metric.top for name in found}
     return own | {name: _within(one, None if top is None else -top, top, clusters)
@@ -192,6 +194,21 @@ def _sums(tables: Mapping[str, Any], clusters: Sequence[str] | None) -> tuple[di
         found[name] = np.zeros((len(names), table.shape[1]))
         np.add.at(found[name], place, table)
     return found, rows
+
+
+def _with_part(tables: dict[str, Table], clusters: Sequence[str] | None
+               ) -> tuple[dict[str, Table], Sequence[str] | None]:
+    """Without the rows that have no part in any score: all their statistics are 0."""
+    import numpy as np
+
+    rows = {len(table[0]) for table in tables.values()} | ({len(clusters)} if clusters is not None else set())
+    if len(rows) != 1 or not tables:
+        return tables, clusters
+    part = np.logical_or.reduce([np.asarray(table[0]).any(axis=1) for table in tables.values()])
+    if part.all() or not part.any():
+        return tables, clusters
+    kept = {name: (table[0][part], *table[1:]) for name, table in tables.items()}
+    return kept, None if clusters is None else [one for one, has in zip(clusters, part, strict=True) if has]
 
 
 def _check_clusters(rows: int, clusters: Sequence[str] | None) -> None:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bucle.core.errors import BadInput, ConfigError, ModelUnavailable
 from bucle.core.ports import Report
 from bucle.core.records import Example, Interval, Prediction, TaskKind, Usage
+from bucle.evaluate.metrics.overlap import ratio
 from bucle.evaluate.metrics.rows import given, kind_gives, lacking, samples_of, settled, void
 
 if TYPE_CHECKING:
     from bucle.evaluate.judge import Judge
     from bucle.evaluate.metrics.samples import Measured, Metric, Sample
 
-__all__ = ["DEFAULTS", "Scored", "Scoring", "check_metrics", "score"]
+__all__ = ["DEFAULTS", "Scored", "Scoring", "check_metrics", "corpus_metrics", "default_metrics", "says_of", "score"]
 
 DEFAULTS: Mapping[TaskKind, tuple[str, ...]] = {
     "classify": ("accuracy", "macro_f1", "ece"),
@@ -32,7 +33,8 @@ DEFAULTS: Mapping[TaskKind, tuple[str, ...]] = {
     "retrieve": ("ndcg@10", "recall@10", "mrr"),
 }
 """The metrics of each kind of task; the first decides a comparison. One that some row lacks what it needs for (a
-confidence, the document that an answer stands in) is left out."""
+confidence, the document that an answer stands in) is left out. Where a task says its own `k` or `samples`,
+`default_metrics` follows."""
 
 JUDGE = "judge:"
 UNRATED = 0.1
@@ -42,13 +44,16 @@ UNRATED = 0.1
 @dataclass(frozen=True)
 class Scoring:
     """How a task is scored. `metrics` are the team's (none: the kind's own), `also` those that gates ask for beside
-    them; `documents` maps a chunk's id to its document's path, `passages` to its text; `schema` is an extract task's;
-    `folder` is where a metric of the project's own stands, which `trusted` allows to run; `judges` by name; `encoder`
-    the folder of the one that compares meanings."""
+    them; `k` is how many documents a retrieve task asks for, `samples` how often code is written; `documents` maps a
+    chunk's id to its document's path, `passages` to its text; `schema` is an extract task's; `folder` is where a metric
+    of the project's own stands, which `trusted` allows to run; `judges` by name; `encoder` the folder of the one that
+    BERTScore compares meanings by (groundedness goes by the words alone)."""
 
     kind: TaskKind
     metrics: tuple[str, ...] = ()
     also: tuple[str, ...] = ()
+    k: int = 10
+    samples: int = 1
     documents: Mapping[str, str] = field(default_factory=dict)
     passages: Mapping[str, str] = field(default_factory=dict)
     schema: Mapping[str, Any] | None = None
@@ -56,25 +61,25 @@ class Scoring:
     trusted: bool = False
     judges: Mapping[str, Judge] = field(default_factory=dict)
     encoder: Path | None = None
-    language: str = "es"
     seed: int = 0
 
     @property
     def primary(self) -> str:
         """The metric that decides."""
-        return (self.metrics or DEFAULTS[self.kind])[0]
+        return (self.metrics or default_metrics(self.kind, k=self.k, samples=self.samples))[0]
 
 
 @dataclass(frozen=True)
 class Scored:
     """What predictions scored.
 
-    `per_row`: each metric that has a value by row, the deciding one first, in the rows' order and in [0, 1] (BLEU and
-    chrF over 100). `figures`, ready for JSON: `rows`, `errors`, `p50_ms`, `p95_ms`, `tokens` (mean a request),
-    `usd_per_1k`, and every metric in its own unit; of classify also `per_label` and `confusion`, of answer
-    `answerable` and `unanswerable` (rows, and the share decided rightly). `values`: scores that are no mean of rows in
-    [0, 1], with their interval over the rows' clusters, in their own unit. `signatures`: what to publish with a score.
-    `judge_usage`: what judges used, which is no cost of the candidate's."""
+    `per_row`: each metric that has a value by row, the deciding one first, in the rows' order and in [0, 1]. Of BLEU
+    and chrF that is each row scored alone, over 100: a comparison decides on the mean of those, which is not the corpus
+    score in `figures` (`says_of` tells people). `figures`, ready for JSON: `rows`, `errors`, `p50_ms`, `p95_ms`,
+    `tokens` (mean a request), `usd_per_1k`, and every metric in its own unit; of classify also `per_label` and
+    `confusion`, of answer `answerable` and `unanswerable` (rows, and the share decided rightly). `values`: scores that
+    are no mean of shares, with their interval over the rows' clusters, in their own unit. `signatures`: what to publish
+    with a score. `judge_usage`: what judges used, which is no cost of the candidate's."""
 
     per_row: dict[str, list[float]]
     figures: dict[str, Any]
@@ -82,13 +87,47 @@ class Scored:
     signatures: dict[str, str]
     judge_usage: Usage = field(default_factory=Usage)
     measured: Mapping[str, Measured] = field(default_factory=dict)
-    """Corpus metrics with their statistics, from which differences are made; not for JSON."""
+    """What `corpus_metrics` names, with statistics of every row (0 where a row has no part in the score), from which
+    differences are made; not for JSON."""
 
 
-def check_metrics(kind: TaskKind, names: Sequence[str], judges: Sequence[str] = ()) -> None:
+def default_metrics(kind: TaskKind, *, k: int = 10, samples: int = 1) -> tuple[str, ...]:
+    """`DEFAULTS` of a kind, at the number of documents or of programs that the task asks for."""
+    if kind == "retrieve":
+        return tuple(name.replace("@10", f"@{k}") for name in DEFAULTS[kind])
+    return (*DEFAULTS[kind], f"pass@{samples}") if kind == "code" and samples > 1 else DEFAULTS[kind]
+
+
+def corpus_metrics(scoring: Scoring, names: Sequence[str]) -> tuple[str, ...]:
+    """Those of `names` whose interval and difference are the whole score's, in its own unit: no mean of rows (BLEU,
+    macro-F1), or the mean of scores that are no shares (a metric of the project's own with another `top`). Raises
+    ConfigError."""
+    return tuple(name for name in names
+                 if not name.startswith(JUDGE) and _is_whole(_metric(scoring, name, first=False)))
+
+
+def says_of(name: str) -> dict[str, str]:
+    """For people, `es` and `en`: which of two numbers a comparison shows, where a metric's mean of rows is not its
+    score of the whole corpus (BLEU, chrF). Empty for every other metric."""
+    from bucle.evaluate.metrics.registry import metrics
+
+    one = metrics().get(name)
+    if one is None or one.mean or not one.rows or one.top is None:
+        return {}
+    return {
+        "es": f"Se compara por la media de las filas, cada una puntuada sola (0 a 1); el {name} del corpus entero, "
+              f"de 0 a {one.top:g}, es otra cifra.",
+        "en": f"Compared by the mean of the rows, each scored alone (0 to 1); {name} of the whole corpus, "
+              f"0 to {one.top:g}, is another figure.",
+    }
+
+
+def check_metrics(kind: TaskKind, names: Sequence[str], judges: Sequence[str] = (), *, k: int | None = None,
+                  samples: int | None = None) -> None:
     """Raises ConfigError, before anything is run, for a metric that does not exist (naming the nearest), that a task of
-    this kind cannot have, or that comes first and cannot decide. A metric of the project's own is looked at when it is
-    loaded."""
+    this kind cannot have, or that comes first and cannot decide; with `k` or `samples`, what the task asks for, also
+    for one that looks at more (`recall@10` of 5 documents, `pass@5` of one program). A metric of the project's own is
+    looked at when it is loaded."""
     from bucle.evaluate.metrics.registry import is_own, metric
 
     for place, name in enumerate(names):
@@ -98,6 +137,7 @@ def check_metrics(kind: TaskKind, names: Sequence[str], judges: Sequence[str] = 
                                   f"known: {', '.join(judges)}" if judges else "describe one under `judges:`")
         elif not is_own(name):
             _check(kind, metric(name), first=place == 0)
+            _check_depth(kind, name, k, samples)
     twice = next((name for name in names if list(names).count(name) > 1), None)
     if twice:
         raise ConfigError(f"the metric {twice[:80]} is named twice", "name it once")
@@ -125,7 +165,7 @@ def score(scoring: Scoring, examples: Sequence[Example], predictions: Sequence[P
     settled_as = [settled(scoring.kind, row, one) for row, one in zip(examples, predictions, strict=True)]
     rows = [row for row, value in zip(examples, settled_as, strict=True) if value is None]
     said = [one for one, value in zip(predictions, settled_as, strict=True) if value is None]
-    own = scoring.metrics or _defaults(scoring.kind, said)
+    own = scoring.metrics or _defaults(scoring, said)
     names = (*own, *(name for name in scoring.also if name not in own))
     wanted = {name: _metric(scoring, name, first=name == names[0]) for name in names if not name.startswith(JUDGE)}
     samples = samples_of(scoring, rows, said, run_code=any("passed" in one.needs for one in wanted.values()),
@@ -151,15 +191,17 @@ def score(scoring: Scoring, examples: Sequence[Example], predictions: Sequence[P
         if name in measured and (found := measured[name][0]) is not None and not wanted[name].mean:
             figures[name] = found.value
         elif name in per_row:
-            figures[name] = _mean(per_row[name])
+            figures[name] = _mean(per_row[name]) * (wanted[name].top or 1.0 if name in wanted else 1.0)
         elif name in measured:
             figures[name] = _mean(measured[name][1])
     found_as = {name: one for name, (one, _) in measured.items() if one is not None}
+    whole = {name: one for name, one in found_as.items() if _is_whole(one.metric)}
     return Scored(
         per_row, figures | _described(scoring.kind, examples, predictions),
-        _intervals(found_as, [row.cluster for row in rows], scoring.seed),
+        _intervals({name: _of_all(one, measured[name][1], [None] * len(rows)) for name, one in whole.items()},
+                   [row.cluster for row in rows], scoring.seed),
         {name: one.signature for name, one in found_as.items() if one.signature}, usage,
-        {name: one for name, one in found_as.items() if not one.metric.mean})
+        {name: _of_all(one, measured[name][1], settled_as) for name, one in whole.items()})
 
 
 def _check(kind: TaskKind, one: Metric, *, first: bool) -> None:
@@ -177,17 +219,54 @@ def _check(kind: TaskKind, one: Metric, *, first: bool) -> None:
                           f"name it after one that can, such as {DEFAULTS[kind][0]}; a gate can ask for it")
 
 
-def _defaults(kind: TaskKind, said: Sequence[Prediction]) -> tuple[str, ...]:
-    """The kind's own metrics; of code written several times also pass@k, of as many times as every row has."""
+def _check_depth(kind: TaskKind, name: str, k: int | None, samples: int | None) -> None:
+    """That a task asks for as much as `pass@k`, `recall@k` or `ndcg@k` looks at."""
+    of, _, depth = name.partition("@")
+    if not depth:
+        return
+    if kind == "code" and samples is not None and int(depth) > samples:
+        raise ConfigError(f"{name} needs {depth} programs for each row, and the task writes {samples}",
+                          f"write `samples: {depth}` for the task, or ask for {of}@{samples}")
+    if kind == "retrieve" and k is not None and int(depth) > k:
+        raise ConfigError(f"{name} looks at {depth} documents, and the task retrieves {k}",
+                          f"write `k: {depth}` for the task, or ask for {of}@{k}")
+
+
+def _defaults(scoring: Scoring, said: Sequence[Prediction]) -> tuple[str, ...]:
+    """The kind's own metrics; of code written several times also pass@k, of as many times as the task says, or, where
+    it does not, as every row has."""
     tries = min((1 + len(one.others) for one in said if not void(one)), default=1)
-    return (*DEFAULTS[kind], f"pass@{tries}") if kind == "code" and tries > 1 else DEFAULTS[kind]
+    return default_metrics(scoring.kind, k=scoring.k, samples=scoring.samples if scoring.samples > 1 else tries)
+
+
+def _is_whole(one: Metric) -> bool:
+    return not one.mean or one.top != 1.0
+
+
+def _of_all(one: Measured, scores: Sequence[float], settled_as: Sequence[float | None]) -> Measured:
+    """`one`, measured on the rows that are not settled (a mean: on those that were answered, so that `scores` tell of
+    all), with a row of statistics for every row. A settled row is all or nothing of a mean that has a top, and has no
+    part in any other score."""
+    import numpy as np
+
+    from bucle.evaluate.metrics.samples import Statistics
+
+    top, mean = one.metric.top, one.metric.mean
+    rest = iter(np.column_stack([scores, np.ones(len(scores))]) if mean else one.statistics.table)
+    nothing = np.zeros(2 if mean else one.statistics.table.shape[1])
+    table = np.array([next(rest) if value is None else np.array([value * top, 1.0]) if mean and top is not None
+                      else nothing for value in settled_as])
+    if not mean:
+        return replace(one, statistics=replace(one.statistics, table=table))
+    statistics = Statistics(table, ratio, signature=one.signature)
+    return replace(one, value=float(ratio(table.sum(axis=0))), per_row=list(scores), statistics=statistics)
 
 
 def _metric(scoring: Scoring, name: str, *, first: bool) -> Metric:
     from bucle.evaluate.metrics.registry import is_own, metric, own_metric
 
     if not is_own(name):
-        return metric(name, encoder=scoring.encoder, folder=scoring.folder)
+        return metric(name, encoder=scoring.encoder if name == "bertscore" else None, folder=scoring.folder)
     if scoring.folder is None:
         raise ConfigError(f"the metric {name} needs the project's folder")
     found = own_metric(name, scoring.folder, trusted=scoring.trusted)
@@ -240,13 +319,10 @@ def _judged(scoring: Scoring, names: Sequence[str], rows: Sequence[Example], sai
     return found, Usage(tokens_in=tokens_in, tokens_out=tokens_out, usd=usd)
 
 
-def _intervals(measured: Mapping[str, Measured], clusters: Sequence[str], seed: int) -> dict[str, Interval]:
-    """Those of scores that are no mean of rows in [0, 1]; none where all rows have one source, nor for a mean without
-    a top of which some row has no value."""
+def _intervals(whole: Mapping[str, Measured], clusters: Sequence[str], seed: int) -> dict[str, Interval]:
+    """Those of `_of_all`; none where all rows have one source."""
     from bucle.evaluate.resample import score_intervals
 
-    whole = {name: one for name, one in measured.items()
-             if not one.metric.mean or (one.metric.top is None and len(one.per_row) == len(clusters))}
     return score_intervals(whole, clusters=clusters, seed=seed) if whole and len(set(clusters)) > 1 else {}
 
 

@@ -31,6 +31,8 @@ def scoring_of(ws: Workspace, data: TaskData) -> Scoring:
         kind=task.kind,
         metrics=task.metrics,
         also=gate_metrics(task.gates),
+        k=getattr(task, "k", 10),
+        samples=getattr(task, "samples", 1),
         documents=documents,
         passages=passages,
         schema=json_schema(ws, data.name),
@@ -38,7 +40,6 @@ def scoring_of(ws: Workspace, data: TaskData) -> Scoring:
         trusted=ws.trusted,
         judges=_judges(ws, data),
         encoder=_encoder(ws, data),
-        language=ws.config.language,
         seed=ws.config.seed,
     )
 
@@ -58,6 +59,7 @@ def scoring_key(ws: Workspace, data: TaskData) -> dict[str, Any]:
     return {
         "metrics": list(settings.metrics),
         "also": sorted(gate_metrics(settings.gates)),
+        **{name: getattr(settings, name) for name in ("k", "samples") if hasattr(settings, name)},
         "judges": judges,
         "schema": json_schema(ws, data.name),
         "own": {name: _text(ws.root / (name.replace(".", "/") + ".py")) for name in own},

@@ -68,7 +68,8 @@ def lacking(one: Metric, samples: Sequence[Sample]) -> tuple[int, str] | None:
 
 def samples_of(scoring: Scoring, rows: Sequence[Example], said: Sequence[Prediction], *, run_code: bool,
                report: Report | None) -> list[Sample]:
-    """One sample a row; of a row without an answer the output is empty. `run_code`: tests are run, in the sandbox."""
+    """One sample a row; of a row without an answer the output is empty. `run_code`: tests are run, in the sandbox. Who
+    writes one program for each row would write the same again: it stands for all the task's tries."""
     samples = [_sample(scoring, row, one) for row, one in zip(rows, said, strict=True)]
     if not run_code:
         return samples
@@ -81,8 +82,11 @@ def samples_of(scoring: Scoring, rows: Sequence[Example], said: Sequence[Predict
     tries = [() if void(one) else (one.output, *one.others) for one in said]
     jobs = [(python_of(text), row.target or "") for row, texts in zip(rows, tries, strict=True) for text in texts]
     outcomes = iter(tried(jobs, report=report))
-    return [replace(sample, passed=tuple(next(outcomes).passed for _ in texts) or (False,))
-            for sample, texts in zip(samples, tries, strict=True)]
+    found = []
+    for sample, texts in zip(samples, tries, strict=True):
+        passed = tuple(next(outcomes).passed for _ in texts) or (False,)
+        found.append(replace(sample, passed=passed * scoring.samples if len(passed) == 1 else passed))
+    return found
 
 
 def _sample(scoring: Scoring, row: Example, said: Prediction) -> Sample:
