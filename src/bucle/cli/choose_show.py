@@ -11,6 +11,9 @@ from bucle.cli.shared import table
 __all__ = ["show"]
 
 SLICES = 3
+MEANS = dict.fromkeys(
+    ("chrf", "bleu"), "the score is the mean of the rows' own, over 100; the corpus score stands in the report\n"
+)
 SCREENED = {
     "worse": "worse than {by}, proven on {rows} rows",
     "dearer": "no better than {by}, which costs less, proven on {rows} rows",
@@ -27,22 +30,27 @@ def show(comparison: dict[str, Any], language: str) -> None:
         click.echo(_said(detectable, language))
     rows = sorted(comparison["candidates"], key=lambda c: -c["value"])
     months = any(c.get("usd_per_month") for c in rows)
+    head = ["candidate", metric, "95%", "against baseline", "p", "verdict", "p95 ms", "$/1k"]
     table(
-        ["candidate", metric, "95%", "against baseline", "verdict", "p95 ms", "$/1k", *(["$/month"] if months else [])],
+        head + (["$/month"] if months else []),
         [
             [
                 c["name"] + (" *" if c["name"] == comparison["recommended"] else ""),
                 f"{c['value']:.3f}",
                 f"{c['low']:.3f} to {c['high']:.3f}",
                 "" if c["diff"] is None else f"{c['diff']:+.3f} [{c['diff_low']:+.3f}, {c['diff_high']:+.3f}]",
+                "" if c["p"] is None else f"{c['p']:.3f}" if c["p"] >= 0.001 else "<0.001",
                 _verdict(c),
                 f"{c['ms_p95']:.1f}",
-                f"{c['usd_per_1k']:.2f}",
-                *([f"{c.get('usd_per_month') or 0:,.2f}"] if months else []),
+                _usd(c["usd_per_1k"]),
+                *([_usd(c.get("usd_per_month"))] if months else []),
             ]
             for c in rows
         ],
     )
+    click.echo(f"{MEANS.get(metric, '')}p: against the best baseline, corrected for all candidates (Holm); it decides")
+    if any(c.get("priced") is False for c in rows):
+        click.echo("?: the price is not known; write it under `catalogue:` in bucle.yaml")
     if left := _left_out(comparison, language):
         click.echo("not in the table:")
         table(["candidate", metric, "why"], left)
@@ -50,8 +58,19 @@ def show(comparison: dict[str, Any], language: str) -> None:
     for one in worse:
         where = ", ".join(f"{facet} {value}" for facet, value in one["where"].items())
         click.echo(f"weaker where {where}: {one['value']['value']:.3f} on {one['n']} rows, {one['rest']:.3f} elsewhere")
+    spent = comparison.get("spent") or {}
+    if any(spent.values()):
+        click.echo(
+            f"choosing cost ${spent['usd']:.4g}"
+            + (f", canaries ${spent['canary_usd']:.4g}" if spent["canary_usd"] else "")
+            + (f", judges ${spent['judge_usd']:.4g}" if spent["judge_usd"] else "")
+        )
     for one in comparison.get("flips") or ():
         click.echo(f"- {_said(one, language)}")
+
+
+def _usd(value: float | None) -> str:
+    return "?" if value is None else f"{value:,.2f}"
 
 
 def _left_out(comparison: dict[str, Any], language: str) -> list[list[str]]:

@@ -99,6 +99,13 @@ def _show(expected: dict[str, Any]) -> None:
         f"in all {_range(expected['minutes'], '{:.1f}') or '0'} minutes, ${_range(expected['usd'], '{:.2f}') or '0'}; "
         "finished steps are reused"
     )
+    if expected["unpriced"]:
+        click.echo(f"not in these dollars, since their price is not known: {', '.join(expected['unpriced'])}")
+    if expected["budget"]:
+        told = ", ".join(f"{value:g} {what}" for what, value in expected["budget"].items())
+        click.echo(f"choosing takes no more than the budget for each task: {told}")
+    for one in expected["ruled_out"]:
+        click.echo(f"ruled out: {one['name']} ({one['task']}): {'; '.join(one['reasons'])}")
     for task, found in expected["detectable"].items():
         size = found["difference"]
         told = "too few for any difference" if size is None else f"show differences from {100 * size:.1f} points up"

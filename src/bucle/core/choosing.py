@@ -102,6 +102,12 @@ class Choose(Section):
     budget: Budget = Budget()
     techniques: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict)
 
+    @property
+    def limited(self) -> bool:
+        """Whether choosing is a search: with a budget, or a price of quality."""
+        limits = (self.budget.usd, self.budget.minutes, self.budget.samples, self.costs.usd_per_point)
+        return any(limit is not None for limit in limits)
+
 
 class Judge(Section):
     """A model that scores answers by a `rubric`, on a `scale` from 1, `samples` times each. `agreement` is a file of

@@ -28,10 +28,15 @@ __all__ = [
     "TaskData",
     "documents_of_chunks",
     "fit_step",
+    "is_remote",
+    "known_price",
+    "latency",
     "load_candidate",
     "open_candidate",
     "predict_kept",
     "predictions",
+    "priced",
+    "prices",
     "remembered_replies",
     "rows_of",
     "score_step",
@@ -231,19 +236,20 @@ def score_step(
         rows = rows_of(ws, data.dataset, data.split)
         predictor, scoring = open_candidate(ws, candidate), scoring_of(ws, data)
         with remembered_replies(ws):
-            batch = REMOTE_BATCH if _is_remote(ws, candidate) else BATCH
+            batch = REMOTE_BATCH if is_remote(ws, candidate) else BATCH
             said = predict_kept(predictor, [r.input for r in rows], ctx, batch=batch)
             found = score(scoring, rows, said, report=ctx.report)
-        figures = found.figures | _latency(
-            predictor, [r.input for r in rows], said, remote=_is_remote(ws, candidate)
+        figures = found.figures | latency(
+            predictor, [r.input for r in rows], said, remote=is_remote(ws, candidate)
         )
+        figures |= {} if known_price(ws, candidate) else {"usd_per_1k": None}
         figures |= {
             "metric": scoring.primary,
             "shortened": int(getattr(predictor, "shortened", 0)),
             "intervals": {name: value.model_dump() for name, value in found.values.items()},
             "signatures": dict(found.signatures),
             "judge_usage": found.judge_usage.model_dump(),
-            "usd": sum(p.usage.usd for p in said) + found.judge_usage.usd,
+            "usd": sum(p.usage.usd for p in said),
         }
         node = ctx.ledger.put(
             "evaluation",
@@ -263,7 +269,7 @@ def score_step(
         work,
         stage=stage,
         version=2,
-        params=scoring_key(ws, data) | _prices(ws, candidate),
+        params=scoring_key(ws, data) | prices(ws, candidate),
         inputs={"candidate": candidate, "split": data.split, "index": data.index},
     )
 
@@ -290,7 +296,7 @@ def predict_kept(
     return said
 
 
-def _prices(ws: Workspace, candidate: str) -> dict[str, Any]:
+def prices(ws: Workspace, candidate: str) -> dict[str, Any]:
     """What a remote model's tokens cost here: other prices, other figures."""
     name = str(ws.ledger.get(candidate).attrs["base"])
     model = ws.config.models.get(name)
@@ -301,14 +307,31 @@ def _prices(ws: Workspace, candidate: str) -> dict[str, Any]:
     return {"prices": paid(name, model, ws.config.catalogue)}
 
 
-def _is_remote(ws: Workspace, candidate: str) -> bool:
+def known_price(ws: Workspace, candidate: str) -> bool:
+    """Whether what a candidate's provider asks for a token is known; true where no provider is asked."""
+    return not is_remote(ws, candidate) or _known(ws, str(ws.ledger.get(candidate).attrs["base"]))
+
+
+def priced(ws: Workspace, rung: Rung) -> bool:
+    """The same of a rung that is not fitted yet."""
+    model = ws.config.models.get(rung.base)
+    return model is None or model.kind != "openai" or _known(ws, rung.base)
+
+
+def _known(ws: Workspace, name: str) -> bool:
+    from bucle.models.catalogue import facts
+
+    return facts(name, ws.config.models[name], ws.config.catalogue).usd_per_million_in is not None
+
+
+def is_remote(ws: Workspace, candidate: str) -> bool:
     """Whether a provider is asked for each answer. A student of a remote teacher answers by itself."""
     attrs = ws.ledger.get(candidate).attrs
     t, model = technique(str(attrs["technique"])), ws.config.models.get(str(attrs["base"]))
     return model is not None and model.kind == "openai" and "chat" in getattr(t, "serving_needs", t.needs)
 
 
-def _latency(
+def latency(
     predictor: Predictor, inputs: Sequence[str], said: Sequence[Prediction], *, remote: bool
 ) -> dict[str, float]:
     """Median and 95th percentile milliseconds of single calls; a remote model's own times serve instead."""

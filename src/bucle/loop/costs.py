@@ -43,7 +43,7 @@ def cost_rows(
     """`{requests_per_month, rows}` for the report: each rung's dollars, and from how many requests a month hosting it
     is no dearer than the cheapest candidate that pays a provider."""
     costs = ws.config.choose.costs
-    paid = [p for r in rungs if (p := float(evaluations[r.name].figures["usd_per_1k"])) > 0]
+    paid = [p for r in rungs if (p := float(evaluations[r.name].figures["usd_per_1k"] or 0.0)) > 0]
     rows = []
     for rung in rungs:
         figures, month = evaluations[rung.name].figures, months[rung.name]

@@ -40,7 +40,7 @@ def compare_step(ws: Workspace, runner: Runner, data: TaskData, bakeoff: Bakeoff
             months[rung.name] = monthly_of(
                 ws,
                 rung,
-                usd_per_1k=figures["usd_per_1k"],
+                usd_per_1k=figures["usd_per_1k"] or 0.0,
                 ms=figures["p50_ms"],
                 fit_seconds=fits[rung.name].figures["fit_seconds"],
             )
@@ -50,7 +50,7 @@ def compare_step(ws: Workspace, runner: Runner, data: TaskData, bakeoff: Bakeoff
                     rung=rung.technique.rung,
                     baseline=rung.technique.baseline,
                     per_row=per_row,
-                    usd_per_1k=figures["usd_per_1k"],
+                    usd_per_1k=figures["usd_per_1k"] or 0.0,
                     ms_p50=figures["p50_ms"],
                     ms_p95=figures["p95_ms"],
                     tokens=figures["tokens"],
@@ -69,6 +69,7 @@ def compare_step(ws: Workspace, runner: Runner, data: TaskData, bakeoff: Bakeoff
         candidates = [
             _candidate(row.to_dict(), by_name[row.name], fits[row.name].figures, evaluations[row.name].figures)
             | {"usd_per_month": months[row.name].usd, "month": asdict(months[row.name]), "mcnemar": row.mcnemar}
+            | _unpriced(evaluations[row.name].figures)
             for row in found.rows
         ]
         chosen = found.recommended or ""
@@ -78,7 +79,7 @@ def compare_step(ws: Workspace, runner: Runner, data: TaskData, bakeoff: Bakeoff
             "kind": kind,
             "metric": found.metric,
             "n_test": len(rows),
-            "detectable": _detectable(scored, metric, found.best_baseline, clusters),
+            "detectable": _detectable(scored, metric, found, clusters),
             "candidates": candidates,
             "recommended": chosen,
             "why": dict(found.why),
@@ -101,7 +102,11 @@ def compare_step(ws: Workspace, runner: Runner, data: TaskData, bakeoff: Bakeoff
             ),
             "slices": slices_part(find_slices(rows, _per_row(scored, shown, metric), clusters=clusters), shown),
             "costs": cost_rows(ws, rungs, evaluations, months),
-            "usd_spent": sum(float(evaluations[r.name].figures["usd"]) for r in rungs),
+            "spent": {
+                "usd": bakeoff.spent.get("usd", 0.0) + sum(float(evaluations[r.name].figures["usd"]) for r in rungs),
+                "canary_usd": bakeoff.spent.get("canary_usd", 0.0),
+                "judge_usd": sum(float(evaluations[r.name].figures["judge_usage"]["usd"]) for r in rungs),
+            },
             "samples": _samples(ws, rows, evaluations, shown, found.best_baseline),
         }
         node = ctx.ledger.put(
@@ -132,22 +137,28 @@ def _per_row(scored: Sequence[Any], name: str, metric: str) -> Sequence[float]:
     return next(one.per_row[metric] for one in scored if one.name == name)
 
 
-def _detectable(scored: Sequence[Any], metric: str, baseline: str, clusters: Sequence[str]) -> dict[str, Any]:
-    """The smallest difference that these rows show four times in five, for candidates that disagree with the best
-    baseline as often as these do."""
+def _unpriced(figures: Mapping[str, Any]) -> dict[str, Any]:
+    return {"usd_per_1k": None, "usd_per_month": None, "priced": False} if figures["usd_per_1k"] is None else {}
+
+
+def _detectable(
+    scored: Sequence[Any], metric: str, found: Any, clusters: Sequence[str]
+) -> dict[str, Any] | None:
+    """The smallest difference that these rows show four times in five, for two candidates that disagree as often as the
+    two best. None for graded scores, where disagreeing is no share of rows, and where a difference was shown."""
     from bucle.choose.explain import detectable
     from bucle.evaluate.statistics import design_effect
 
-    base = _per_row(scored, baseline, metric)
-    effect = max(design_effect(base, clusters), 1.0) if len(set(clusters)) < len(base) else 1.0
-    shares = [
-        sum((a - b) ** 2 for a, b in zip(one.per_row[metric], base, strict=True)) / len(base)
-        for one in scored
-        if not one.baseline
-    ]
-    if not any(shares):  # nobody to disagree
-        return detectable(len(base), effect=effect)
-    return detectable(len(base), discordance=sum(shares) / len(shares), effect=effect)
+    scores = {one.name: one.per_row[metric] for one in scored}
+    if any(value not in (0.0, 1.0) for values in scores.values() for value in values):
+        return None
+    best = sorted(found.rows, key=lambda row: -row.quality.value)[:2]
+    one = scores[best[0].name]
+    effect = max(design_effect(one, clusters), 1.0) if len(set(clusters)) < len(one) else 1.0
+    share = sum(a != b for a, b in zip(one, scores[best[-1].name], strict=True)) / len(one)
+    told = detectable(len(one), discordance=share, effect=effect) if share else detectable(len(one), effect=effect)
+    shown = any(row.verdict in ("beats", "loses") for row in found.rows)
+    return None if told["key"] == "detectable_none" and shown else told
 
 
 def _candidate(

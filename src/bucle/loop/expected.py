@@ -30,6 +30,8 @@ REASONING_TOKENS = (60, 250)
 QUICK_SECONDS = (0.5, 20.0)  # fitting a head on features of a few thousand rows
 REMOTE_SECONDS = (0.5, 4.0)  # one reply of a provider
 
+CANARY_TOKENS = (30, 25)  # of a canary's prompt and its reply, about
+
 Range = tuple[float, float]
 
 
@@ -105,9 +107,11 @@ def _asking(
         extra += EXAMPLES_IN_PROMPT * (size + reply)
     prompt = ((size + extra) / BYTES_PER_TOKEN[1], (size + extra) / BYTES_PER_TOKEN[0])
     out = (max(1.0, reply / BYTES_PER_TOKEN[1]), max(float(REPLY_TOKENS), reply / BYTES_PER_TOKEN[0]))
-    if rung.technique.name == "chain-of-thought":
+    if rung.technique.name.startswith("chain-of-thought"):
         out = (out[0] + REASONING_TOKENS[0], out[1] + REASONING_TOKENS[1])
-    asked = rows + (len(train) if rung.technique.name == "distilled" else 0)
+    own = ws.config.choose.techniques.get(rung.technique.name, {})
+    tries = getattr(settings, "samples", 1) * int(own.get("samples", 1))
+    asked = rows * tries + (len(train) if rung.technique.name == "distilled" else 0)
     tokens = (asked * (prompt[0] + out[0]), asked * (prompt[1] + out[1]))
     usd: Range = (0.0, 0.0)
     size_of = parameters(model) if isinstance(model, PretrainModel) else 0.0
@@ -119,8 +123,19 @@ def _asking(
             minutes = _minutes("prompt", known, tokens, size_of)
     else:
         minutes = _minutes("prompt", known, tokens, size_of) if size_of or known is not None else _quick()
-    per_1k = (0.0, 0.0) if rung.technique.name == "distilled" else (usd[0] * 1000, usd[1] * 1000)
+    each = 0.0 if rung.technique.name == "distilled" else 1000.0 * tries
+    per_1k = (usd[0] * each, usd[1] * each)
     return Forecast(tokens, (usd[0] * asked, usd[1] * asked), minutes, per_1k, prompt, out, known is not None)
+
+
+def canary_usd(ws: Workspace, name: str) -> Range:
+    """US dollars of asking a remote model its canary, again and for the first time; nothing for a local one."""
+    from bucle.evaluate.canary import AGAIN, FIRST, packaged_prompts
+
+    if not isinstance(ws.config.models.get(name), OpenAIModel):
+        return (0.0, 0.0)
+    each = price_of(ws, name, *CANARY_TOKENS) * len(packaged_prompts())
+    return (AGAIN * each, FIRST * each)
 
 
 def parameters(model: PretrainModel) -> float:

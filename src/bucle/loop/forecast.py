@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bucle.choose import ladder
-from bucle.core.config import PretrainModel
+from bucle.core.config import OpenAIModel, PretrainModel
 from bucle.execute import Display, Runner, project_lock
 from bucle.loop.candidates import rows_of
+from bucle.loop.catalogue import reasons_against
 from bucle.loop.document_step import read_documents
-from bucle.loop.expected import Forecast, expect_pretraining, expect_rung, seconds_before
+from bucle.loop.expected import CANARY_TOKENS, Forecast, canary_usd, expect_pretraining, expect_rung, seconds_before
 from bucle.loop.run import prepare
 from bucle.loop.workspace import Workspace
 
@@ -19,17 +20,20 @@ __all__ = ["forecast"]
 
 
 def forecast(ws: Workspace, display: Display) -> dict[str, Any]:
-    """`{steps: [{task, name, before, rows, tokens, usd, minutes}], usd, minutes, detectable}`: tokens, dollars and
-    minutes as [low, high]; `detectable` is, for each task, the smallest difference that its held-out rows will show in
-    four of five such comparisons."""
+    """`{steps: [{task, name, before, rows, tokens, usd, minutes}], ruled_out, unpriced, budget, usd, minutes,
+    detectable}`: tokens, dollars and minutes as [low, high]; `ruled_out` who would not be asked at all, `unpriced` the
+    remote models whose price is not known; `detectable` is, for each task, the smallest difference that its held-out
+    rows will show in four of five such comparisons."""
     from bucle.evaluate.statistics import minimum_detectable_difference
+    from bucle.models.catalogue import facts
 
     with project_lock(ws.ledger.folder), display:
         runner = Runner(ws.ledger, display)
         tasks, corpus = prepare(ws, runner, until="data")
     seconds = seconds_before(ws)
     rows = {
-        name: {side: rows_of(ws, t.dataset, t.split, side) for side in ("train", "test")} for name, t in tasks.items()
+        name: {side: rows_of(ws, t.dataset, t.split, side) for side in ("train", "validation", "test")}
+        for name, t in tasks.items()
     }
     text = sum(len(d.text.encode()) for d in read_documents(ws, corpus)) if corpus else 0
     text += sum(len(e.input.encode()) for sides in rows.values() for e in sides["train"])
@@ -38,15 +42,32 @@ def forecast(ws: Workspace, display: Display) -> dict[str, Any]:
         for name, m in ws.config.models.items()
         if isinstance(m, PretrainModel)
     ]
+    def _price(name: str) -> float | None:
+        return facts(name, ws.config.models[name], ws.config.catalogue).usd_per_million_in
+
+    ruled_out: list[dict[str, Any]] = []
+    canaries: set[str] = set()
     for name, task in ws.config.tasks.items():
         rungs = ladder(task.kind, ws.config.models, ws.config.choose, has_index=ws.config.data.documents is not None)
-        test = len(rows[name]["test"])
-        steps += [
-            _row(name, rung.name, test, expect_rung(ws, name, rung, rows[name]["train"], test, seconds))
-            for rung in rungs
-        ]
+        train, asked = rows[name]["train"], len(rows[name]["test"])
+        if ws.config.choose.limited:
+            asked += len(rows[name]["validation"])  # at most: the contest drops who cannot win
+        longest = max((row.input for side in rows[name].values() for row in side), key=len, default="")
+        bases: set[str] = set()
+        for rung in rungs:
+            found = expect_rung(ws, name, rung, train, asked, seconds)
+            if reasons := reasons_against(ws, rung, found, longest=longest):
+                ruled_out.append({"task": name, "name": rung.name, "reasons": reasons})
+                continue
+            steps.append(_row(name, rung.name, asked, found))
+            bases.add(rung.base)
+        canaries |= {base for base in bases if isinstance(ws.config.models.get(base), OpenAIModel)}
+    steps += [_canary(ws, base) for base in sorted(canaries)]
     return {
         "steps": steps,
+        "ruled_out": ruled_out,
+        "unpriced": [name for name in sorted(canaries) if _price(name) is None],
+        "budget": ws.config.choose.budget.model_dump(exclude_none=True),
         "usd": _total(steps, "usd"),
         "minutes": _total(steps, "minutes"),
         "detectable": {
@@ -71,6 +92,18 @@ def _row(task: str, name: str, rows: int | None, found: Forecast) -> dict[str, A
         "usd": list(found.usd),
         "minutes": list(found.minutes),
     }
+
+
+def _canary(ws: Workspace, name: str) -> dict[str, Any]:
+    """The canary's prompts, asked of a remote model at most once a day before it is compared; the first time more
+    often."""
+    from bucle.evaluate.canary import AGAIN, FIRST, packaged_prompts
+
+    calls = (AGAIN * len(packaged_prompts()), FIRST * len(packaged_prompts()))
+    usd = list(canary_usd(ws, name))
+    tokens = (calls[0] * sum(CANARY_TOKENS), calls[1] * sum(CANARY_TOKENS))
+    return {"task": "", "name": f"canary {name}", "before": False, "rows": len(packaged_prompts()),
+            "tokens": list(tokens), "usd": usd, "minutes": [0.02, 0.5]}  # fmt: skip
 
 
 def _total(steps: Sequence[Mapping[str, Any]], key: str) -> list[float]:
