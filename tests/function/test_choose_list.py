@@ -96,6 +96,32 @@ def test_a_row_that_a_model_cannot_read_rules_it_out(tmp_path: Path) -> None:
     assert "longest" in reason
 
 
+def test_a_machine_of_the_teams_own_is_held_to_the_month_too(project: Path, tmp_path: Path) -> None:
+    hosting = {"usd_per_hour": 0.4, "requests_per_second": 10}
+    folder = configured(project, tmp_path, choose={"constraints": {"usd_per_month": 10}, "costs": hosting})
+    rows = listed(folder)
+    assert "292.00 of them for machines" in rows["frozen-encoder/minilm"]["ruled_out"][0]
+    assert rows["zero-shot/mini"]["ruled_out"] == []
+    assert rows["tfidf"]["ruled_out"] == []
+
+
+def test_costs_before_any_run_are_a_forecast_of_the_files_rows(tmp_path: Path) -> None:
+    priced = {**MODELS["ghost"], "usd_per_million_in": 1.0, "usd_per_million_out": 2.0}
+    folder = build_tiny(tmp_path / "p", models={"stated": priced, "ghost": MODELS["ghost"]})
+    [task] = answer("choose", "cost", "-p", folder)["tasks"]
+    rows = {row["candidate"]: row for row in task["candidates"]}
+    assert 0 < rows["zero-shot/stated"]["usd_per_1k"][0] < rows["zero-shot/stated"]["usd_per_1k"][1]
+    assert task["api"]["name"] == "zero-shot/stated"
+    assert rows["zero-shot/ghost"]["usd_per_1k"] is None
+    text = told("choose", "cost", "-p", folder)
+    assert "?: the price of ghost is not known" in text
+    assert "no candidate pays" not in text
+    (folder / "data" / "mensajes.tsv").unlink()
+    without = told("choose", "cost", "-p", folder)
+    assert "?: the rows have not been read yet" in without
+    assert "no price of a provider is known" in without
+
+
 def test_before_any_rows_are_read_it_says_that_they_are_not_checked(tmp_path: Path) -> None:
     folder = build_tiny(tmp_path / "p", models={"old": MODELS["old"]}, choose={"constraints": {"usd_per_1k": 0.001}})
     assert answer("choose", "--list", "-p", folder)["rows_read"] is False
@@ -115,7 +141,8 @@ def test_the_catalogue_is_searched_outside_any_project(tmp_path: Path) -> None:
     text = told("choose", "models", "--provider", "ovhcloud", "--limit", "3", cwd=tmp_path)
     assert "genai-prices" in text
     assert "more (--limit" in text
-    for wrong in (("--task", "dance"), ("--max-usd-per-1k", "-1"), ("--context", "0")):
+    for wrong in (("--task", "dance"), ("--max-usd-per-1k", "-1"), ("--context", "0"),
+                  ("--provider", "nobody"), ("--residency", "moon"), ("--language", "xx")):
         assert bucle("choose", "models", *wrong, cwd=tmp_path).returncode == 2
 
 

@@ -312,7 +312,8 @@ def test_a_crowd_of_almost_alike_texts_takes_no_quadratic_time() -> None:
 
 
 def test_it_says_how_many_rows_must_stay_together() -> None:
-    alike = [f"Recuérdame la cita número {n} de las diez de la mañana con el dentista" for n in range(12)]
+    said = "Recuérdame mañana por la mañana la cita que tengo con el dentista de la calle Mayor, en el número"
+    alike = [f"{said} {n}" for n in range(12)]
     texts = [*alike, "hola", "adiós", "¿qué tal?"]
     ids = [str(n) for n in range(len(texts))]
     made = split_columns(ids, texts, groups=["a"] * 13 + ["", ""])
