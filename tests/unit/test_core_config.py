@@ -67,7 +67,7 @@ READERS = {
     "RedTeam": "settings|redteam", "Forgetting": "forgetting|settings",
 }
 MODULES = (config, sources, tasks, choosing)
-BY_NAME = {"ClassifyTask", "TextTask", "RetrieveTask", "Constraints"}
+BY_NAME = {"ClassifyTask", "AnswerTask", "TextTask", "RetrieveTask", "Constraints"}
 """Sections of which some fields are read by getattr over a list of names: those stand in the code as constants."""
 SHOWN = {"ModelFacts.active", "ModelFacts.checked"}
 """What `bucle choose models --json` shows of a model, whole, and nothing decides by."""
