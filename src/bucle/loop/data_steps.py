@@ -104,7 +104,8 @@ def split_step(
 
 def _unsplit(name: str, rows: int, made: Split, near_duplicates: float) -> tuple[str, str]:
     """Why rows have no train or no test side, and what to do."""
-    fact = f"The {rows} rows of `{name}` cannot be split into train and test"
+    told = "only row" if rows == 1 else f"{rows} rows"
+    fact = f"The {told} of `{name}` cannot be split into train and test"
     if made.alike > rows / 2:
         return (
             f"{fact}: {made.alike} of them are nearly the same text, and such rows go to one side together.",
