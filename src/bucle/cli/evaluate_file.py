@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import click
 
 from bucle.cli.ci import Outputs, report_options
 from bucle.cli.evaluate import VERBS
-from bucle.cli.shared import as_json, emit, on_project
+from bucle.cli.shared import as_json, emit, on_project, quiet_option
 
 
 @click.command("file")
@@ -26,14 +27,16 @@ from bucle.cli.shared import as_json, emit, on_project
     help="A condition, such as `accuracy >= 0.9 at 95%`; repeat for more. Without it, the task's own gates.",
 )
 @report_options
+@quiet_option
 @as_json
 def file(
     data: str, folder: str, task: str, release: str, gates: tuple[str, ...], junit: str | None, summary: str | None,
-    json_: bool,
+    quiet: bool, json_: bool,
 ) -> None:
     """Measure a release's candidate on the rows of DATA, beside a TF-IDF logistic regression on the same training
     rows. Exit code 1 where a gate fails; rows that the candidate has learned from are told."""
     from bucle.core.errors import GateFailed
+    from bucle.execute import make_display
     from bucle.loop.api import Project
 
     if data in VERBS and not Path(data).exists():
@@ -41,9 +44,17 @@ def file(
     outputs = Outputs(junit, summary)
     with outputs.around(f"evaluate {data}"):
         project = Project(folder)
-        found = project.evaluate(
-            task or next(iter(project.config.tasks), ""), data, release=release, gates=list(gates) or None
-        )
+        with make_display(quiet=quiet or json_) as display:
+            display.start("evaluate", data)
+            began, status = time.monotonic(), "failed"
+            try:
+                found = project.evaluate(
+                    task or next(iter(project.config.tasks), ""), data, release=release, gates=list(gates) or None,
+                    report=display.update,
+                )
+                status = "done"
+            finally:
+                display.finish(status, time.monotonic() - began)
     _write(outputs, found, data)
     emit(found, json_, lambda: _show(found, data))
     failed = [check for check in found["gates"]["checks"] if not check["passed"]]
@@ -71,15 +82,38 @@ def _show(found: dict[str, Any], data: str) -> None:
         click.echo(f"  tfidf baseline {base['value']:.4f}  [{base['low']:.4f}, {base['high']:.4f}]")
         click.echo(f"  difference     {d['value']:+.4f} [{d['low']:+.4f}, {d['high']:+.4f}]")
     for check in found["gates"]["checks"]:
-        click.echo(f"  {'pass' if check['passed'] else 'FAIL'} {check['gate']}  {check['note']}".rstrip())
+        click.echo(f"  {_outcome(check)} {check['gate']}  {check['note']}".rstrip())
     if elsewhere := found["gates"]["elsewhere"]:
         click.echo(f"  a file of rows cannot tell: {', '.join(elsewhere)} (bucle run checks it)")
+    for one in _doubts(found):
+        click.echo(f"warning: {one}")
     told = _overlap(found)
     if told:
         click.echo(f"warning: {told}")
         for row in found["overlap"]["rows"]:
             alike = "is" if row["similarity"] == 1 else f"is {row['similarity']:.2f} like"
             click.echo(f"  {row['source']}: {row['input'][:60]!r} {alike} {row['learned_from'] or row['like'][:60]!r}")
+
+
+def _outcome(check: dict[str, Any]) -> str:
+    if not check["passed"]:
+        return "FAIL"
+    return "pass" if check["compared"] else "  - "
+
+
+def _doubts(found: dict[str, Any]) -> list[str]:
+    """What makes the figures mean less than they seem to."""
+    told = []
+    if found["unknown_labels"]:
+        rows = sum(one["rows"] for one in found["unknown_labels"])
+        said = f"{rows} rows have a label that the task does not know: "
+        said += ", ".join(f"{one['label']!r} ({one['rows']})" for one in found["unknown_labels"][:5])
+        near = [f"{one['nearest']} for {one['label']!r}" for one in found["unknown_labels"][:5] if one["nearest"]]
+        told.append(said + (f"; did you mean {', '.join(near)}?" if near else ""))
+    if found["repeated"]["rows"]:
+        told.append(f"{found['repeated']['rows']} of {found['rows']} rows say what another one says, or nearly: the "
+                    f"intervals count {found['repeated']['sources']} sources")
+    return told
 
 
 def _reasons(found: dict[str, Any]) -> str:
@@ -104,7 +138,7 @@ def _write(outputs: Outputs, found: dict[str, Any], data: str) -> None:
     name = f"{found['task']}: {found['candidate']} (version {found['release']})"
     more = figures_table(found["metrics"], found["overlap"]["metrics"])
     told = _overlap(found)
-    more += f"\n> [!WARNING]\n> {told}.\n" if told else ""
+    more += "".join(f"\n> [!WARNING]\n> {one}.\n" for one in (*_doubts(found), *([told] if told else [])))
     outputs.write(f"{name} on {found['rows']} rows of {data}", [Suite(name, cases(found["gates"]["checks"]))], more)
 
 

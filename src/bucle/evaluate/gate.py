@@ -54,6 +54,8 @@ class Agreed:
     min_kappa: float
     model: str = ""
     changed: str = ""
+    unscored: int = 0
+    """Rows that people scored and the judge could not, where they are too many for its agreement to count."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,8 @@ class Check:
     note: str = ""
     say: Mapping[str, Any] = field(default_factory=dict)
     """The key and the figures of `note`, for other languages."""
+    compared: bool = True
+    """False where there was nothing to compare with: it holds, and shows nothing."""
 
 
 @dataclass(frozen=True)
@@ -178,8 +182,9 @@ def _against(gate: Gate, facts: GateFacts, measured: float, other: Reference | N
         return _failed(gate, "no baseline was evaluated", "no_baseline")
     if other.same:
         kept = gate.offset <= 0 if gate.op == ">=" else gate.offset >= 0
-        return Check(gate.text, kept, measured, measured + gate.offset, f"the candidate is the {gate.reference} itself",
-                     _say(f"is_{gate.reference}"))
+        told = f"nothing to compare: this is {gate.reference}"
+        return Check(gate.text, kept, measured, measured + gate.offset, told, _say(f"is_{gate.reference}"),
+                     compared=False)
     theirs = _value(gate.metric, other, facts.seed)
     if theirs is None:
         return _failed(gate, f"{gate.metric} was not measured for {other.name}", f"unmeasured_{gate.reference}",
@@ -261,10 +266,15 @@ def _unfit(gate: Gate, judges: Mapping[str, Agreed]) -> Check | None:
                        f"name a file of rows that people scored in `judges.{name}.agreement`", "judge_unknown",
                        judge=name)
     if agreed.changed:
-        return _failed(gate, f"the model of the judge {name} changed under its name, so its agreement with people counts "
-                       f"no more: {agreed.changed} bucle evaluate canary {agreed.model} --accept, then bucle evaluate "
+        return _failed(gate, f"the model of the judge {name} changed under its name, so its agreement with people "
+                       f"counts no more: {agreed.changed} bucle evaluate canary {agreed.model} --accept, then bucle evaluate "
                        f"judge {name}", "judge_changed", judge=name, model=agreed.model)
     kappa = agreed.kappa
+    if agreed.unscored:
+        many = kappa.n + agreed.unscored
+        return _failed(gate, f"the judge {name} could not score {agreed.unscored} of the {many} rows that people scored, "
+                       "so it may not gate: name a model that keeps to JSON", "judge_gaps", judge=name, rows=many,
+                       failed=agreed.unscored)
     if kappa.low >= agreed.min_kappa:
         return None
     return _failed(gate, f"the judge {name} agrees with people by a kappa of {kappa.value:.2f} [{kappa.low:.2f}, "

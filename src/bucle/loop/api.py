@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bucle.core.errors import BadInput
+from bucle.core.ports import Report
 from bucle.core.records import Alert, Feedback, Node, Prediction, Trace
 from bucle.execute import Display, QuietDisplay, StepRecord
 from bucle.loop import forecast, hear, measure, run, story, tuning, watch, why
@@ -138,11 +139,12 @@ class Project:
         return open_candidate(self.workspace, tasks[task]).predict(inputs)
 
     def evaluate(
-        self, task: str, data: str | Path, *, release: str = "production", gates: Sequence[str] | None = None
+        self, task: str, data: str | Path, *, release: str = "production", gates: Sequence[str] | None = None,
+        report: Report | None = None,
     ) -> dict[str, Any]:
         """A release's candidate on a file of fresh rows, beside a TF-IDF baseline fitted on the same training rows;
         `gates` (None: the task's own) are checked on it."""
-        return measure.evaluate_file(self.workspace, task, Path(data), release, gates=gates)
+        return measure.evaluate_file(self.workspace, task, Path(data), release, gates=gates, report=report)
 
     def releases(self) -> list[Node]:
         return releases(self.workspace.ledger)

@@ -49,6 +49,7 @@ def cost_rows(
         figures, month = evaluations[rung.name].figures, months[rung.name]
         row: dict[str, Any] = {
             "name": rung.name,
+            "priced": figures["usd_per_1k"] is not None,
             "usd_per_1k": figures["usd_per_1k"],
             "usd_per_month": month.usd,
             "api": month.api,

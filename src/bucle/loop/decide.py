@@ -120,7 +120,7 @@ def compare_step(ws: Workspace, runner: Runner, data: TaskData, bakeoff: Bakeoff
         f"compare {data.name}{data.suffix}",
         work,
         stage="choose",
-        version=3,
+        version=4,
         params={
             "margin": choose.margin,
             "constraints": choose.constraints.limits(),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from bucle.core.config import OpenAIModel
 from bucle.core.errors import BadInput, ConfigError
@@ -16,11 +18,13 @@ from bucle.loop.model_steps import canary_alias, chat_model, fingerprint, model_
 from bucle.loop.workspace import Workspace
 from bucle.models.ask import remembered
 
-__all__ = ["advice", "agreed", "changed_since", "human_rows", "judge_step", "measure_judge", "open_judge",
-           "replies_file"]
+__all__ = ["advice", "agreed", "changed_since", "human_rows", "judge_step", "latest_agreement", "measure_judge",
+           "open_judge", "replies_file"]
 
 MOST = 5_000
 """Rows of an agreement file that are used."""
+MOST_FAILED = 0.1
+"""The share of people's rows that a judge may fail to score and still gate, as in scoring."""
 
 
 def replies_file(ws: Workspace) -> Path:
@@ -123,14 +127,15 @@ def judge_step(ws: Workspace, runner: Runner, name: str, model: str) -> StepReco
             found = judge.agreement(rows, ctx.report)
         figures = found.to_dict() | {"judge": name, "model": settings.model, "fingerprint": made,
                                      "scale": settings.scale, "min_kappa": settings.min_kappa,
-                                     "may_gate": found.kappa.low >= settings.min_kappa and not changed,
+                                     "may_gate": found.kappa.low >= settings.min_kappa and not changed and not _gaps(found),
                                      "changed": changed, "advice": []}
         if changed:
             figures["advice"].append(f"{changed} Where that is known: bucle evaluate canary {settings.model} --accept, "
                                      f"then bucle evaluate judge {name}.")
         figures["advice"] += advice(found, name, settings.min_kappa)
         attrs = {"name": name, "model": settings.model, "rubric": settings.rubric, "scale": settings.scale,
-                 "samples": settings.samples, "fingerprint": made, "kappa": found.kappa.model_dump(), "n": found.n}
+                 "samples": settings.samples, "fingerprint": made, "kappa": found.kappa.model_dump(), "n": found.n,
+                 "failed": found.failed}
         node = ctx.ledger.put("judge", attrs, parents=[("model", model)])
         k = found.kappa
         return Outcome({"judge": node.id}, figures,
@@ -141,19 +146,39 @@ def judge_step(ws: Workspace, runner: Runner, name: str, model: str) -> StepReco
                                "seed": ws.config.seed, **canary})
 
 
-def agreed(ws: Workspace, name: str, record: StepRecord | None) -> Agreed:
-    """What a gate needs to know of a judge: its agreement as `judge_step` measured it (None: never)."""
+def latest_agreement(ws: Workspace, name: str) -> Mapping[str, Any] | None:
+    """The judge's agreement as it was last measured with its present model, rubric, scale and samples; None where it
+    never was."""
     settings = ws.config.judges[name]
-    kappa = Interval.model_validate(record.figures["kappa"]) if record else None
-    return Agreed(kappa, settings.min_kappa, settings.model, changed_since(ws, settings.model)[1])
+    wanted = {"name": name, **settings.model_dump(mode="json", include={"model", "rubric", "scale", "samples"})}
+    found = [node for node in ws.ledger.nodes("judge") if all(node.attrs.get(k) == v for k, v in wanted.items())]
+    return found[-1].attrs if found else None
+
+
+def agreed(ws: Workspace, name: str, record: StepRecord | Mapping[str, Any] | None) -> Agreed:
+    """What a gate needs to know of a judge: its agreement as `judge_step` measured it (its record, or what
+    `latest_agreement` found; None: never)."""
+    settings = ws.config.judges[name]
+    figures = record.figures if isinstance(record, StepRecord) else record
+    kappa = Interval.model_validate(figures["kappa"]) if figures else None
+    failed = int(figures.get("failed", 0)) if figures else 0
+    gaps = failed if kappa and failed > MOST_FAILED * (kappa.n + failed) else 0
+    return Agreed(kappa, settings.min_kappa, settings.model, changed_since(ws, settings.model)[1], gaps)
 
 
 def advice(found: Agreement, name: str, least: float) -> list[str]:
     """What to do where the agreement is too low to gate, the likeliest first; nothing where it is not."""
     k = found.kappa
     told: list[str] = []
+    if _gaps(found):
+        told.append(f"It could not score {found.failed:,} of {found.n + found.failed:,} rows, over {MOST_FAILED:.0%}, and "
+                    "those it could are the easy ones: a model that keeps to JSON would judge them.")
     if k.low >= least:
         return told
+    given = [sum(row[place] for row in found.by_score) for place in range(len(found.by_score))]
+    if found.n > 1 and max(given) == found.n:
+        return [f"It gives every answer the same, {given.index(found.n) + 1}: more rows change nothing. Say in "
+                f"judges.{name}.rubric what each score means, or name another model in judges.{name}.model."]
     if k.high >= least and found.n < 300:
         more = max(found.n * 2, 100) if k.value < least else _enough(k, least)
         told.append(f"The interval holds {least:g}: have more rows scored (about {more:,} in all).")
@@ -165,10 +190,15 @@ def advice(found: Agreement, name: str, least: float) -> list[str]:
                     f"{found.human_length or 0:.2f}): have the rubric say what makes an answer too long.")
     if found.spread >= 0.5:
         told.append(f"Its own samples of one answer differ by {found.spread:.1f} points: raise judges.{name}.samples.")
-    if found.failed:
+    if found.failed and not _gaps(found):
         told.append(f"{found.failed} rows got no verdict: a model that keeps to JSON would judge them.")
     told.append(f"Otherwise mend the rubric on the rows they differ in, or name a better model in judges.{name}.model.")
     return told
+
+
+def _gaps(found: Agreement) -> bool:
+    """Whether it scored too few of people's rows: those it could are the easy ones."""
+    return found.failed > MOST_FAILED * (found.n + found.failed)
 
 
 def _enough(kappa: Interval, least: float) -> int:

@@ -6,18 +6,20 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bucle.choose import Rung
 from bucle.core.errors import BadInput
-from bucle.core.ports import Predictor
+from bucle.core.ports import Predictor, Report
 from bucle.core.records import Candidate, Example, Node, Prediction
 from bucle.customise.registry import technique
 from bucle.loop.baselines import stored_baseline, tfidf
 from bucle.loop.candidates import TaskData, open_candidate, remembered_replies
 from bucle.loop.gating import licences_of
-from bucle.loop.overlap import overlap
+from bucle.loop.judging import agreed, latest_agreement
+from bucle.loop.overlap import alike, overlap
 from bucle.loop.row_step import measurable, needs_of, task_columns, task_schema
 from bucle.loop.workspace import Workspace
 from bucle.release import production, releases
@@ -32,16 +34,20 @@ ELSEWHERE = ("forgetting", "forgetting_bpb", "attack_success", "over_refusal", "
 """What a release's own gate measures and a file of rows cannot: of a task's gates, these are left out here."""
 _SINGLE_CALLS = 30
 _SHOWN = 10
+_BATCH = 1_000
 
 
 def evaluate_file(
-    ws: Workspace, task: str, path: Path, release: str = "production", *, gates: Sequence[str] | None = None
+    ws: Workspace, task: str, path: Path, release: str = "production", *, gates: Sequence[str] | None = None,
+    report: Report | None = None,
 ) -> dict[str, Any]:
     """Metrics with intervals of a release's candidate on the rows of `path`, JSON-ready.
 
     For a classify task the TF-IDF baseline, fitted on the very rows the candidate was, is scored beside it with the
     paired difference. `seen` rows stand word for word in the candidate's training data; `overlap` counts those that
-    nearly do too, lists the first, and has the metrics without them. `gates` are conditions on these figures (None: the
+    nearly do too, lists the first, and has the metrics without them. Rows whose inputs are the same or nearly are one
+    source for every interval (`repeated`: the rows, and the sources they are); `unknown_labels` are labels of the file
+    that the candidate never saw, with the nearest it knows. `gates` are conditions on these figures (None: the
     task's own, as far as a file of rows can tell); their outcome is `gates`. Raises BadInput for an unknown task, an
     empty file, or columns that are not there, ConfigError for a gate or a metric that cannot be read.
     """
@@ -64,12 +70,13 @@ def evaluate_file(
     candidate_id = str(node.attrs["tasks"][task])
     candidate = Candidate.model_validate(ws.ledger.get(candidate_id).attrs)
     learned, fitted, data = _learned(ws, task, candidate_id, candidate)
-    scorer = _Scorer(ws, data, rows, asked)
+    rows, repeated = alike(rows, ws.config.data.near_duplicates, report)
+    scorer = _Scorer(ws, data, rows, asked, report)
     predictor = open_candidate(ws, candidate_id)
     mine = scorer(candidate_id)
     figures = mine.scored.figures | ({} if _remote(ws, candidate) else _latency(predictor, rows))
     clusters = [r.cluster for r in rows]
-    both = overlap([e.input for e in learned], [r.input for r in rows], ws.config.data.near_duplicates)
+    both = overlap([e.input for e in learned], [r.input for r in rows], ws.config.data.near_duplicates, report)
     fresh = [i for i in range(len(rows)) if i not in both]
     known, some = {e.input for e in fitted}, 0 < len(fresh) < len(rows)
     result: dict[str, Any] = {
@@ -80,6 +87,8 @@ def evaluate_file(
         "left_out": sum(left_out.values()),
         "left_out_reasons": dict(left_out.most_common()),
         "seen": sum(r.input in known for r in rows),
+        "repeated": {"rows": repeated, "sources": len(set(clusters))},
+        "unknown_labels": _unknown_labels(rows, candidate.labels) if settings.kind == "classify" else [],
         "metric": next(iter(mine.scored.per_row)),
         "metrics": _intervals(mine.scored, clusters),
         "summary": figures,
@@ -115,6 +124,17 @@ def evaluate_file(
     return result
 
 
+def _unknown_labels(rows: Sequence[Example], labels: Sequence[str]) -> list[dict[str, Any]]:
+    """Labels of the rows that the candidate cannot give, the commonest first: label, rows, the nearest it can give."""
+    folded = {" ".join(label.casefold().split()): label for label in labels}
+    counts = Counter(row.target for row in rows if row.target is not None and row.target not in labels)
+    return [
+        {"label": label, "rows": n, "nearest": folded[near[0]] if (near := get_close_matches(
+            " ".join(str(label).casefold().split()), folded, 1)) else ""}
+        for label, n in counts.most_common()
+    ]
+
+
 def _elsewhere(gate: Gate) -> bool:
     return gate.metric.partition(":")[0] in ELSEWHERE
 
@@ -142,11 +162,12 @@ class _Measured(NamedTuple):
 class _Scorer:
     """Scores a candidate's predictions on the rows, by the task's metrics and those that gates name beside them."""
 
-    def __init__(self, ws: Workspace, data: TaskData, rows: Sequence[Example], gates: Sequence[Gate]) -> None:
+    def __init__(self, ws: Workspace, data: TaskData, rows: Sequence[Example], gates: Sequence[Gate],
+                 report: Report | None = None) -> None:
         from bucle.evaluate.gate import gate_metrics
         from bucle.loop.scoring import scoring_of
 
-        self._ws, self._rows, self.gates = ws, rows, gates
+        self._ws, self._rows, self.gates, self._report = ws, rows, gates, report
         asked = gate_metrics([gate.text for gate in gates])
         also = tuple(name for name in asked if not name.startswith("judge:"))  # a judge is asked for a metric only
         self._scoring = replace(scoring_of(ws, data), also=also)
@@ -158,7 +179,12 @@ class _Scorer:
     def __call__(self, candidate: str) -> _Measured:
         """A candidate on all rows."""
         with remembered_replies(self._ws):
-            return self.of(open_candidate(self._ws, candidate).predict([r.input for r in self._rows]))
+            predictor, said = open_candidate(self._ws, candidate), list[Prediction]()
+            for start in range(0, len(self._rows), _BATCH):
+                said += predictor.predict([r.input for r in self._rows[start : start + _BATCH]])
+                if self._report:
+                    self._report(len(said), len(self._rows), "rows answered")
+            return self.of(said)
 
     def of(self, said: Sequence[Prediction], keep: Sequence[int] | None = None) -> _Measured:
         """Predictions on the rows, or on those at the places `keep`."""
@@ -167,7 +193,7 @@ class _Scorer:
         places = range(len(self._rows)) if keep is None else keep
         rows, given = [self._rows[i] for i in places], [said[i] for i in places]
         with remembered_replies(self._ws):  # judges are not asked twice
-            return _Measured(given, score(self._scoring, rows, given))
+            return _Measured(given, score(self._scoring, rows, given, report=self._report))
 
 
 def _intervals(found: Scored, clusters: Sequence[str]) -> dict[str, Any]:
@@ -239,6 +265,12 @@ def _facts(
         production=before,
         baseline=reference(*baseline, same=baseline[0] == candidate.name) if baseline else None,
         licences=licences_of(ws, rung) if known else None,
+        judges={
+            name: agreed(ws, name, latest_agreement(ws, name))
+            for gate in scorer.gates
+            if gate.metric.startswith("judge:")
+            for name in (gate.metric.removeprefix("judge:"),)
+        },
         seed=ws.config.seed,
     )
 

@@ -1,13 +1,16 @@
-"""Which test rows a candidate has learned from, word for word or nearly."""
+"""Which test rows a candidate has learned from, word for word or nearly, and which repeat one another."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Overlap", "overlap"]
+from bucle.core.ports import Report
+from bucle.core.records import Example
 
-_COMPARED = 200
+__all__ = ["Overlap", "alike", "overlap"]
+
+_COMPARED = 50
 """Of a group of alike texts, a test row is compared with so many that were learned from: time stays linear."""
 
 
@@ -21,10 +24,40 @@ class Overlap:
     similarity: float
 
 
-def overlap(learned: Sequence[str], rows: Sequence[str], threshold: float) -> dict[int, Overlap]:
+def alike(rows: Sequence[Example], threshold: float, report: Report | None = None) -> tuple[list[Example], int]:
+    """The rows with a `group` in which those stay together whose inputs are the same or at least `threshold` alike, and
+    those of one group: what a split keeps together is one source for an interval too. A row with a document has that
+    for its source already. Also how many rows say what another one says, or nearly."""
+    from bucle.data.similar import near_duplicates
+
+    parent = list(range(len(rows)))
+
+    def root(place: int) -> int:
+        while parent[place] != place:
+            parent[place] = parent[parent[place]]
+            place = parent[place]
+        return place
+
+    groups: dict[str, list[int]] = {}
+    for place, row in enumerate(rows):
+        if row.group:
+            groups.setdefault(row.group, []).append(place)
+    near = near_duplicates([row.input for row in rows], threshold, report)
+    for members in (*groups.values(), *near):
+        for place in members[1:]:
+            parent[root(place)] = root(members[0])
+    kept = [row.model_copy(update={"group": rows[root(place)].group or rows[root(place)].id})
+            for place, row in enumerate(rows)]
+    return kept, sum(map(len, near))
+
+
+def overlap(
+    learned: Sequence[str], rows: Sequence[str], threshold: float, report: Report | None = None
+) -> dict[int, Overlap]:
     """Index of each of `rows` that is the same as one of `learned`, or at least `threshold` like it -> the likest, in
     the rows' order. A pair is measured, never estimated; hashing may miss one at the threshold (`near_duplicates`)."""
-    from bucle.data.similar import near_duplicates, normal_form, similarity
+    from bucle.data.minhash import jaccard, shingles
+    from bucle.data.similar import near_duplicates, normal_form
 
     first: dict[str, int] = {}
     for at, text in enumerate(learned):
@@ -33,12 +66,13 @@ def overlap(learned: Sequence[str], rows: Sequence[str], threshold: float) -> di
     found = {i: Overlap(first[form], True, 1.0) for i, text in enumerate(rows) if (form := normal_form(text)) in first}
     rest = [i for i in range(len(rows)) if i not in found]
     if rest and learned:
-        for group in near_duplicates([*learned, *(rows[i] for i in rest)], threshold):
-            theirs = [at for at in group if at < len(learned)][:_COMPARED]
+        for group in near_duplicates([*learned, *(rows[i] for i in rest)], threshold, report):
+            theirs = [(at, shingles(normal_form(learned[at]))) for at in group if at < len(learned)][:_COMPARED]
             for place in group:
                 if place >= len(learned) and theirs:
                     row = rest[place - len(learned)]
-                    like, at = max((similarity(rows[row], learned[at]), -at) for at in theirs)
+                    mine = shingles(normal_form(rows[row]))
+                    like, at = max((jaccard(mine, pieces), -at) for at, pieces in theirs)
                     if like >= threshold:
                         found[row] = Overlap(-at, False, like)
     return dict(sorted(found.items()))
