@@ -40,7 +40,7 @@ def test_every_rung(tmp_path: Path) -> None:
     body["choose"] = {"candidates": list(RUNGS)}
     settings.write_text(yaml.safe_dump(body, allow_unicode=True, sort_keys=False), "utf-8")
     as_good_and_honest(folder)
-    found = answer("evaluate", "confirm", DATA / "eval.tsv", "-p", folder)
+    found = answer("evaluate", "confirm", DATA / "eval.tsv", "-p", folder, timeout=1800)
     for c in found["candidates"]:
         print(f"{c['name']:<22} {c['value']:.4f} [{c['low']:.4f}, {c['high']:.4f}] chosen by {c['before']:.4f}")
     assert {c["name"].split("/")[0] for c in found["candidates"]} == {"majority", "nearest", "tfidf", *RUNGS}

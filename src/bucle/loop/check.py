@@ -18,7 +18,7 @@ def check_project(ws: Workspace) -> None:
     """Candidates, metrics, gates, settings of techniques and the replay, before the first step. Raises ConfigError with
     file and line, or BadInput."""
     from bucle.evaluate.gate import gate_metrics, parse_gate
-    from bucle.evaluate.scoring import DEFAULTS, check_metrics
+    from bucle.evaluate.scoring import check_metrics, default_metrics
 
     file, judges = ws.root / "bucle.yaml", tuple(ws.config.judges)
     for name, task in ws.config.tasks.items():
@@ -26,12 +26,20 @@ def check_project(ws: Workspace) -> None:
         with at_line(file, "choose", "candidates"):
             ladder(task.kind, ws.config.models, ws.config.choose, has_index=ws.config.data.documents is not None)
         with at_line(file, "tasks", name, "metrics"):
-            check_metrics(task.kind, task.metrics, judges)
+            asked = {"k": getattr(task, "k", None), "samples": getattr(task, "samples", None)}
+            check_metrics(task.kind, task.metrics, judges, **asked)
         for n, gate in enumerate(task.gates):
             with at_line(file, "tasks", name, "gates", n):
                 parse_gate(gate, judges=judges)
-                first = (task.metrics or DEFAULTS[task.kind])[0]
-                check_metrics(task.kind, tuple(dict.fromkeys((first, *gate_metrics([gate])))), judges)
+                own = {name: value for name, value in asked.items() if value is not None}
+                first = (task.metrics or default_metrics(task.kind, **own))[0]
+                check_metrics(task.kind, tuple(dict.fromkeys((first, *gate_metrics([gate])))), judges, **asked)
+        if task.kind == "retrieve" and not any(model.kind == "encoder" for model in ws.config.models.values()):
+            with at_line(file, "tasks", name, "kind"):
+                raise ConfigError(
+                    f"The retrieve task `{name}` needs an index, and no encoder is under `models:` to make one.",
+                    "Add `minilm: {kind: encoder}` under models:, which comes with Bucle.",
+                )
     for given_name, given in ws.config.choose.techniques.items():
         with at_line(file, "choose", "techniques", given_name):
             known = technique(given_name).settings

@@ -177,15 +177,12 @@ def _corpus(
     from dataclasses import replace
 
     from bucle.evaluate.gate import gate_metrics
-    from bucle.evaluate.metrics.registry import is_own, metric
-    from bucle.evaluate.scoring import score
+    from bucle.evaluate.scoring import corpus_metrics, score
 
-    names = [n for n in gate_metrics(ws.config.tasks[data.name].gates) if not n.startswith("judge:") and not is_own(n)]
-    whole = tuple(name for name in names if not metric(name).mean)
-    if not whole:
-        return {}
-    scoring = replace(scoring_of(ws, data), metrics=(), also=whole, judges={})
-    return score(scoring, rows, said).measured
+    scoring = scoring_of(ws, data)
+    names = [n for n in gate_metrics(ws.config.tasks[data.name].gates) if not n.startswith("judge:")]
+    whole = corpus_metrics(scoring, names)
+    return score(replace(scoring, metrics=(), also=whole, judges={}), rows, said).measured if whole else {}
 
 
 def _numbers(figures: Mapping[str, Any]) -> dict[str, float]:
