@@ -98,6 +98,24 @@ def test_rows_that_were_learned_from_are_told(
     assert "warning: 1 of these texts stand in the training rows, 2 nearly stand there" in text
 
 
+def test_a_sentence_two_hundred_times_is_one_row_and_labels_nobody_knows_are_told(
+    released: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    many = table(tmp_path / "many.tsv", [(f"m{n}", FRESH[0][1] + "!" * (n % 3), FRESH[0][2]) for n in range(200)])
+    found = here(capsys, many, "-p", released, "--gate", "accuracy >= production")
+    accuracy = found["metrics"]["accuracy"]
+    assert accuracy["high"] - accuracy["low"] > 0.7
+    assert (found["repeated"]["rows"], found["repeated"]["sources"]) == (200, 1)
+    check = found["gates"]["checks"][0]
+    assert (check["compared"], check["note"]) == (False, "nothing to compare: this is production")
+    wrong = table(tmp_path / "wrong.tsv", [(i, text, label.title() + " ") for i, text, label in FRESH])
+    text = told("evaluate", wrong, "-p", released, "--gate", "accuracy >= production")
+    assert "warning: 4 rows have a label that the task does not know: " in text
+    assert "averia_luz for 'Averia_Luz" in text
+    assert "  -  accuracy >= production" in text
+    assert "pass accuracy" not in text
+
+
 def test_what_cannot_be_measured_is_told(
     released: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

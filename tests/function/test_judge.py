@@ -119,6 +119,22 @@ def test_a_judge_whose_model_changed_may_not_gate_until_it_is_measured_again(pro
     assert (after["reused"], after["may_gate"], after["kappa"]["value"]) == (False, True, 1.0)
 
 
+def test_a_judge_with_gaps_or_with_one_score_may_not_gate(project: Path, provider: Provider) -> None:
+    provider.say = lambda text: "I cannot say" if re.search(r"respuesta [12]", text) else quoted_score(text)
+    found = answer("evaluate", "judge", "tono", "-p", project)
+    assert (found["failed"], found["kappa"]["value"], found["may_gate"]) == (24, 1.0, False)
+    assert "It could not score 24 of 60 rows" in found["advice"][0]
+    from bucle.loop.judging import agreed, latest_agreement
+    from bucle.loop.workspace import Workspace
+
+    ws = Workspace.open(project)
+    assert agreed(ws, "tono", latest_agreement(ws, "tono")).unscored == 24
+    ws.close()
+    scored(project / "scored.csv", [(f"¿{n}?", f"respuesta {1 + n % 5}!", 1 + n % 5) for n in range(60)])
+    provider.say = lambda text: json.dumps({"reason": "r", "score": 3})
+    assert "It gives every answer the same, 3" in answer("evaluate", "judge", "tono", "-p", project)["advice"][0]
+
+
 def test_what_is_wrong_with_a_judge_is_told(project: Path, provider: Provider) -> None:
     def wrong(*args: str) -> str:
         done = bucle("evaluate", "judge", *args, "-p", project)

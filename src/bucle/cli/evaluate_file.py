@@ -113,6 +113,8 @@ def _doubts(found: dict[str, Any]) -> list[str]:
     if found["repeated"]["rows"]:
         told.append(f"{found['repeated']['rows']} of {found['rows']} rows say what another one says, or nearly: the "
                     f"intervals count {found['repeated']['sources']} sources")
+    if (looked := found["repeated"]["looked_near"]) < found["rows"]:
+        told.append(f"rows that are nearly the same were looked for among {looked:,} of {found['rows']:,} only")
     return told
 
 

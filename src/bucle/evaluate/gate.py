@@ -47,8 +47,8 @@ class Apart:
 
 @dataclass(frozen=True)
 class Agreed:
-    """How far a judge agrees with people: `kappa` as measured (None: never), and the least that lets it gate. `changed`:
-    what the canary of its `model` said where that is no longer the model that was measured."""
+    """How far a judge agrees with people: `kappa` as measured (None: never), and the least that lets it gate.
+    `changed`: what the canary of its `model` said where that is no longer the model that was measured."""
 
     kappa: Interval | None
     min_kappa: float
@@ -267,14 +267,14 @@ def _unfit(gate: Gate, judges: Mapping[str, Agreed]) -> Check | None:
                        judge=name)
     if agreed.changed:
         return _failed(gate, f"the model of the judge {name} changed under its name, so its agreement with people "
-                       f"counts no more: {agreed.changed} bucle evaluate canary {agreed.model} --accept, then bucle evaluate "
-                       f"judge {name}", "judge_changed", judge=name, model=agreed.model)
+                       f"counts no more: {agreed.changed} bucle evaluate canary {agreed.model} --accept, then bucle "
+                       f"evaluate judge {name}", "judge_changed", judge=name, model=agreed.model)
     kappa = agreed.kappa
     if agreed.unscored:
         many = kappa.n + agreed.unscored
-        return _failed(gate, f"the judge {name} could not score {agreed.unscored} of the {many} rows that people scored, "
-                       "so it may not gate: name a model that keeps to JSON", "judge_gaps", judge=name, rows=many,
-                       failed=agreed.unscored)
+        return _failed(gate, f"the judge {name} could not score {agreed.unscored} of the {many} rows that people "
+                       "scored, so it may not gate: name a model that keeps to JSON", "judge_gaps", judge=name,
+                       rows=many, failed=agreed.unscored)
     if kappa.low >= agreed.min_kappa:
         return None
     return _failed(gate, f"the judge {name} agrees with people by a kappa of {kappa.value:.2f} [{kappa.low:.2f}, "

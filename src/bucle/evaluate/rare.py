@@ -13,9 +13,9 @@ __all__ = ["rare_share"]
 
 def rare_share(scores: Sequence[float], clusters: Sequence[str] | None, *, level: float = 0.95) -> Interval:
     """The mean of `scores` (each in [0, 1]) with `statistics.interval`, never narrower than Wilson's for as many rows
-    as clusters of this size are worth where a whole cluster succeeds or fails together (Kish 1965: the rows' square over
-    the sum of the clusters' squares). With a handful of hits the jackknife cannot see that: where the 36 large ones of
-    94 clusters all fail, its 95% interval held the truth in 74% of trials; this one in 94% or more
+    as clusters of this size are worth where a whole cluster succeeds or fails together (Kish 1965: the rows' square
+    over the sum of the clusters' squares). With a handful of hits the jackknife cannot see that: where the 36 large
+    ones of 94 clusters all fail, its 95% interval held the truth in 74% of trials; this one in 94% or more
     (tests/unit/test_redteam.py). Raises BadInput."""
     found = interval(scores, clusters=clusters, level=level)
     if clusters is None:

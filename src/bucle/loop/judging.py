@@ -125,10 +125,10 @@ def judge_step(ws: Workspace, runner: Runner, name: str, model: str) -> StepReco
             stack.callback(getattr(judge.model, "close", lambda: None))
             judge.probe()
             found = judge.agreement(rows, ctx.report)
+        fit = found.kappa.low >= settings.min_kappa and not changed and not _gaps(found)
         figures = found.to_dict() | {"judge": name, "model": settings.model, "fingerprint": made,
                                      "scale": settings.scale, "min_kappa": settings.min_kappa,
-                                     "may_gate": found.kappa.low >= settings.min_kappa and not changed and not _gaps(found),
-                                     "changed": changed, "advice": []}
+                                     "may_gate": fit, "changed": changed, "advice": []}
         if changed:
             figures["advice"].append(f"{changed} Where that is known: bucle evaluate canary {settings.model} --accept, "
                                      f"then bucle evaluate judge {name}.")
@@ -171,8 +171,8 @@ def advice(found: Agreement, name: str, least: float) -> list[str]:
     k = found.kappa
     told: list[str] = []
     if _gaps(found):
-        told.append(f"It could not score {found.failed:,} of {found.n + found.failed:,} rows, over {MOST_FAILED:.0%}, and "
-                    "those it could are the easy ones: a model that keeps to JSON would judge them.")
+        told.append(f"It could not score {found.failed:,} of {found.n + found.failed:,} rows, over {MOST_FAILED:.0%}, "
+                    "and those it could are the easy ones: a model that keeps to JSON would judge them.")
     if k.low >= least:
         return told
     given = [sum(row[place] for row in found.by_score) for place in range(len(found.by_score))]

@@ -18,8 +18,8 @@ from bucle.customise.registry import technique
 from bucle.loop.baselines import stored_baseline, tfidf
 from bucle.loop.candidates import TaskData, open_candidate, remembered_replies
 from bucle.loop.gating import licences_of
-from bucle.loop.judging import agreed, latest_agreement
-from bucle.loop.overlap import alike, overlap
+from bucle.loop.judging import agreed, latest_agreement, open_judge
+from bucle.loop.overlap import MOST_NEAR, alike, overlap
 from bucle.loop.row_step import measurable, needs_of, task_columns, task_schema
 from bucle.loop.workspace import Workspace
 from bucle.release import production, releases
@@ -87,7 +87,8 @@ def evaluate_file(
         "left_out": sum(left_out.values()),
         "left_out_reasons": dict(left_out.most_common()),
         "seen": sum(r.input in known for r in rows),
-        "repeated": {"rows": repeated, "sources": len(set(clusters))},
+        "repeated": {"rows": repeated, "sources": len(set(clusters)),
+                     "looked_near": min(len(rows), MOST_NEAR)},
         "unknown_labels": _unknown_labels(rows, candidate.labels) if settings.kind == "classify" else [],
         "metric": next(iter(mine.scored.per_row)),
         "metrics": _intervals(mine.scored, clusters),
@@ -168,9 +169,13 @@ class _Scorer:
         from bucle.loop.scoring import scoring_of
 
         self._ws, self._rows, self.gates, self._report = ws, rows, gates, report
-        asked = gate_metrics([gate.text for gate in gates])
-        also = tuple(name for name in asked if not name.startswith("judge:"))  # a judge is asked for a metric only
-        self._scoring = replace(scoring_of(ws, data), also=also)
+        also, scoring = gate_metrics([gate.text for gate in gates]), scoring_of(ws, data)
+        judges = dict(scoring.judges)
+        for name in (one.removeprefix("judge:") for one in also if one.startswith("judge:")):
+            if name not in judges and (model := data.models.get(ws.config.judges[name].model)):
+                judges[name] = open_judge(ws, name, model)
+        also = tuple(one for one in also if not one.startswith("judge:") or one.removeprefix("judge:") in judges)
+        self._scoring = replace(scoring, also=also, judges=judges)
 
     @property
     def rows(self) -> Sequence[Example]:
