@@ -56,7 +56,8 @@ def bake_off(ws: Workspace, runner: Runner, data: TaskData) -> Bakeoff:
     expected = {rung.name: expect_rung(ws, data.name, rung, train, tests, {}) for rung in rungs}
     longest = max((row.input for row in ws.examples(data.dataset)), key=len, default="")
     allowed, ruled_out = _rule_out(ws, rungs, expected, longest)
-    check_before(ws, runner, data.models, [ws.config.judges[name].model for name in judges_of(ws, data.name)])
+    judges = [ws.config.judges[name].model for name in judges_of(ws, data.name)]
+    check_before(ws, runner, data.models, judges, [data.split, *ws.config.tasks[data.name].metrics])
     search = len(rows_of(ws, data.dataset, data.split, "validation"))
     if choose.limited and search >= 2:
         return _search(ws, runner, data, allowed, expected, ruled_out, search, tests)
@@ -234,7 +235,7 @@ class _Climbed:
     def _canary(self, base: str) -> None:
         if base and base not in self._canaried:
             self._canaried.add(base)
-            about = [n for n in self._expected if n.endswith(f"/{base}")]
+            about = [self._data.split, *(n for n in self._expected if n.endswith(f"/{base}"))]
             usd, seconds = check_before(self._ws, self._runner, self._data.models, [base], about)
             self.canary_usd += usd
             self.climb.pay(usd, seconds / 60)
@@ -243,7 +244,7 @@ class _Climbed:
 def _canary(
     ws: Workspace, runner: Runner, data: TaskData, base: str, rungs: Sequence[Rung]
 ) -> tuple[float, float]:
-    return check_before(ws, runner, data.models, [base], [r.name for r in rungs if r.base == base])
+    return check_before(ws, runner, data.models, [base], [data.split, *(r.name for r in rungs if r.base == base)])
 
 
 def _fit_and_score(

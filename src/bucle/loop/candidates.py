@@ -319,9 +319,9 @@ def priced(ws: Workspace, rung: Rung) -> bool:
 
 
 def _known(ws: Workspace, name: str) -> bool:
-    from bucle.models.catalogue import facts
+    from bucle.models.catalogue import price_known
 
-    return facts(name, ws.config.models[name], ws.config.catalogue).usd_per_million_in is not None
+    return price_known(name, ws.config.models[name], ws.config.catalogue)
 
 
 def is_remote(ws: Workspace, candidate: str) -> bool:

@@ -25,7 +25,7 @@ def forecast(ws: Workspace, display: Display) -> dict[str, Any]:
     remote models whose price is not known; `detectable` is, for each task, the smallest difference that its held-out
     rows will show in four of five such comparisons."""
     from bucle.evaluate.statistics import minimum_detectable_difference
-    from bucle.models.catalogue import facts
+    from bucle.models.catalogue import price_known
 
     with project_lock(ws.ledger.folder), display:
         runner = Runner(ws.ledger, display)
@@ -42,9 +42,6 @@ def forecast(ws: Workspace, display: Display) -> dict[str, Any]:
         for name, m in ws.config.models.items()
         if isinstance(m, PretrainModel)
     ]
-    def _price(name: str) -> float | None:
-        return facts(name, ws.config.models[name], ws.config.catalogue).usd_per_million_in
-
     ruled_out: list[dict[str, Any]] = []
     canaries: set[str] = set()
     for name, task in ws.config.tasks.items():
@@ -66,7 +63,9 @@ def forecast(ws: Workspace, display: Display) -> dict[str, Any]:
     return {
         "steps": steps,
         "ruled_out": ruled_out,
-        "unpriced": [name for name in sorted(canaries) if _price(name) is None],
+        "unpriced": [
+            name for name in sorted(canaries) if not price_known(name, ws.config.models[name], ws.config.catalogue)
+        ],
         "budget": ws.config.choose.budget.model_dump(exclude_none=True),
         "usd": _total(steps, "usd"),
         "minutes": _total(steps, "minutes"),
