@@ -112,7 +112,8 @@ def test_versions_are_numbered_as_they_come_and_compared(tmp_path: Path) -> None
         assert answer("data", *args, "-p", project, code=2)["error"]["hint"]
 
 
-@pytest.mark.parametrize("name", ["out.jsonl", *(pytest.param(n, marks=pytest.mark.slow) for n in ("out.csv", "out.parquet", "hub"))]
+@pytest.mark.parametrize(
+    "name", ["out.jsonl", *(pytest.param(n, marks=pytest.mark.slow) for n in ("out.csv", "out.parquet", "hub"))]
 )
 def test_an_export_is_the_data_of_another_project(tmp_path: Path, name: str) -> None:
     project = build_tiny(tmp_path / "p")

@@ -116,6 +116,22 @@ def test_a_sentence_two_hundred_times_is_one_row_and_labels_nobody_knows_are_tol
     assert "pass accuracy" not in text
 
 
+def test_a_metric_of_the_project_s_own_runs_with_trust_and_only_then(released: Path, tmp_path: Path) -> None:
+    project = build_tiny(tmp_path / "own", rows=150)
+    (project / "mine.py").write_text("def same(output: str, reference: str) -> float:\n    return output == reference\n")
+    text = (project / "bucle.yaml").read_text("utf-8")
+    (project / "bucle.yaml").write_text(re.sub(r"gates: .*", 'gates: ["mine:same >= 0.1"]', text), "utf-8")
+    done = bucle("run", project, "-q")
+    assert done.returncode == 2, done.stderr
+    assert "nobody has said that it may run" in done.stderr
+    assert "bucle run --trust" in done.stderr
+    assert "bucle.yaml:" in done.stderr
+    done = bucle("run", project, "-q", "--trust")
+    assert done.returncode == 0, done.stderr
+    fresh = table(tmp_path / "fresh.tsv", FRESH)
+    assert "pass mine:same >= 0.1" in told("evaluate", fresh, "-p", project, "--trust")
+
+
 def test_what_cannot_be_measured_is_told(
     released: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

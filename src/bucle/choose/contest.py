@@ -69,8 +69,9 @@ class Contest:
     """A contest among `names`, cheapest first, over `rows` rows whose scores lie in [0, 1].
 
     `population`: the rows are a sample of so many (None: they are all there is, and a proof is of them alone). With it
-    a proof is of the population, and rows that run out prove nothing more. `level` is the chance of not dropping the full run's choice by proof; `budget` the most scores to pay for (None:
-    as many as proof takes, at most all); `batch` rows are asked at once; `seed` decides their order. Raises BadInput.
+    a proof is of the population, and rows that run out prove nothing more. `level` is the chance of not dropping the
+    full run's choice by proof; `budget` the most scores to pay for (None: as many as proof takes, at most all); `batch`
+    rows are asked at once; `seed` decides their order. Raises BadInput.
 
         contest = Contest(["tfidf", "zero-shot", "lora"], rows=1000, margin=0.01, budget=1500)
         while (ask := contest.ask()) is not None:

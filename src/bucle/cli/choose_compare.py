@@ -8,12 +8,13 @@ import click
 
 from bucle.cli.choose_show import show
 from bucle.cli.ci import Outputs, report_options
-from bucle.cli.shared import as_json, emit, on_project, table
+from bucle.cli.shared import as_json, emit, on_project, table, trust_option
 
 
 @click.command("compare")
 @on_project
 @click.option("--list", "list_", is_flag=True, help="Only list the candidates, and why some would not be asked.")
+@trust_option
 @report_options
 @as_json
 def command(folder: str, list_: bool, junit: str | None, summary: str | None, json_: bool) -> None:

@@ -7,13 +7,14 @@ from typing import Any
 
 import click
 
-from bucle.cli.shared import as_json, emit, on_project, quiet_option, table
+from bucle.cli.shared import as_json, emit, on_project, quiet_option, table, trust_option
 
 
 @click.command("confirm")
 @click.argument("data", type=click.Path())
 @on_project
 @click.option("--task", default="", help="The task; the first without it.")
+@trust_option
 @quiet_option
 @as_json
 def confirm(data: str, folder: str, task: str, quiet: bool, json_: bool) -> None:

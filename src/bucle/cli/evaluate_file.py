@@ -10,7 +10,7 @@ import click
 
 from bucle.cli.ci import Outputs, report_options
 from bucle.cli.evaluate import VERBS
-from bucle.cli.shared import as_json, emit, on_project, quiet_option
+from bucle.cli.shared import as_json, emit, on_project, quiet_option, trust_option
 
 
 @click.command("file")
@@ -26,6 +26,7 @@ from bucle.cli.shared import as_json, emit, on_project, quiet_option
     multiple=True,
     help="A condition, such as `accuracy >= 0.9 at 95%`; repeat for more. Without it, the task's own gates.",
 )
+@trust_option
 @report_options
 @quiet_option
 @as_json

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from bucle.cli.ci import Outputs, report_options
-from bucle.cli.shared import as_json, emit, quiet_option, table
+from bucle.cli.shared import as_json, emit, quiet_option, table, trust_option
 
 
 @click.command("run")
@@ -23,6 +23,7 @@ from bucle.cli.shared import as_json, emit, quiet_option, table
     help="The last stage to run.",
 )
 @click.option("--dry-run", is_flag=True, help="Say what it would take (rows, tokens, dollars, minutes) and stop.")
+@trust_option
 @report_options
 @quiet_option
 @as_json

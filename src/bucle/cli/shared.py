@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
 
-__all__ = ["as_json", "emit", "on_project", "quiet_option", "table"]
+__all__ = ["as_json", "emit", "on_project", "quiet_option", "table", "trust_option"]
 
 on_project = click.option(
     "-p",
@@ -22,6 +23,17 @@ on_project = click.option(
 )
 as_json = click.option("--json", "json_", is_flag=True, help="One JSON object on standard output.")
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress on standard error.")
+
+
+def _trust(ctx: click.Context, option: click.Parameter, given: bool) -> None:
+    if given:
+        os.environ["BUCLE_TRUST"] = "1"
+
+
+trust_option = click.option(
+    "--trust", is_flag=True, expose_value=False, callback=_trust,
+    help="The project's own metrics are code: I have read it and it may run.",
+)
 
 
 def emit(value: Any, json_: bool, human: Callable[[], None]) -> None:

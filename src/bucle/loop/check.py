@@ -18,6 +18,7 @@ def check_project(ws: Workspace) -> None:
     """Candidates, metrics, gates, settings of techniques and the replay, before the first step. Raises ConfigError with
     file and line, or BadInput."""
     from bucle.evaluate.gate import gate_metrics, parse_gate
+    from bucle.evaluate.metrics.registry import check_own, is_own
     from bucle.evaluate.scoring import check_metrics, default_metrics
 
     file, judges = ws.root / "bucle.yaml", tuple(ws.config.judges)
@@ -34,6 +35,8 @@ def check_project(ws: Workspace) -> None:
                 own = {name: value for name, value in asked.items() if value is not None}
                 first = (task.metrics or default_metrics(task.kind, **own))[0]
                 check_metrics(task.kind, tuple(dict.fromkeys((first, *gate_metrics([gate])))), judges, **asked)
+        with at_line(file, "tasks", name, "metrics" if any(map(is_own, task.metrics)) else "gates"):
+            check_own((*task.metrics, *gate_metrics(task.gates)), ws.root, ws.trusted)
         if task.kind == "retrieve" and not any(model.kind == "encoder" for model in ws.config.models.values()):
             with at_line(file, "tasks", name, "kind"):
                 raise ConfigError(

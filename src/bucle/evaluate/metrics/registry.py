@@ -24,7 +24,7 @@ from bucle.evaluate.metrics.overlap import ratio
 from bucle.evaluate.metrics.samples import Measured, Metric, Sample, Statistics
 from bucle.evaluate.metrics.words import exact_match, token_f1
 
-__all__ = ["is_own", "lacks", "measure", "metric", "metrics", "own_metric"]
+__all__ = ["check_own", "is_own", "lacks", "measure", "metric", "metrics", "own_metric"]
 
 _AT = re.compile(r"(recall|ndcg|pass)@([1-9]\d{0,3})")
 _OWN = re.compile(r"[A-Za-z_]\w*(?:[./][A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
@@ -122,7 +122,7 @@ def own_metric(name: str, folder: Path, *, trusted: bool) -> Metric:
         raise ConfigError(f"the metric {name} needs the file {module.replace('.', '/')}.py in the project's folder")
     if not trusted:
         raise ConfigError(f"the metric {name} is code of this project, and nobody has said that it may run",
-                          f"read {path.name}, and trust it if it does what you expect")
+                          f"read {path.name}; if it may run: bucle run --trust (or choose, evaluate; BUCLE_TRUST=1)")
     spec = spec_from_file_location(f"_bucle_own_{path.stem}", path)
     if spec is None or spec.loader is None:
         raise ConfigError(f"{path.name} cannot be read as Python")
@@ -134,6 +134,13 @@ def own_metric(name: str, folder: Path, *, trusted: bool) -> Metric:
     if not callable(found := getattr(loaded, function, None)):
         raise ConfigError(f"{path.name} has no function {function}")
     return _from_function(name, found)
+
+
+def check_own(names: Sequence[str], folder: Path, trusted: bool) -> None:
+    """That each `module:function` among `names` is there and may run, before anything is asked. Raises ConfigError."""
+    for name in names:
+        if is_own(name):
+            own_metric(name, folder, trusted=trusted)
 
 
 def measure(names: Sequence[str | Metric], samples: Sequence[Sample]) -> dict[str, Measured]:
