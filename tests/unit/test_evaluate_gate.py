@@ -264,3 +264,16 @@ def test_a_judge_that_does_not_agree_with_people_may_not_gate() -> None:
     swapped = judged({"tone": Agreed(fine, 0.6, "gpt", "gpt is no longer the model it was.")})
     assert not swapped.passed
     assert "gpt is no longer the model it was. bucle evaluate canary gpt --accept" in swapped.note
+
+
+@pytest.mark.parametrize(("gate", "told"), [
+    ("p95_ms <= 800 at 95%", "write `p95_ms <= 800`"), ("errors <= 0 at 95%", "can never be checked"),
+    ("p95_ms <= -1", "can never hold"), ("accuracy >= 0", "holds whatever is measured"),
+    ("attack_success <= 1", "holds whatever is measured"),
+    ("accuracy >= production - 1", "accuracy >= production - 0.01"),
+    ("bleu >= production - 0.01", "bleu >= production - 1"),
+])
+def test_gates_that_can_never_fail_or_hold_are_refused(gate: str, told: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_gate(gate)
+    assert told in f"{caught.value} {caught.value.hint}"

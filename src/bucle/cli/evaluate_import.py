@@ -16,12 +16,18 @@ from bucle.cli.shared import as_json, emit, on_project, table
 @as_json
 def import_(path: str, folder: str, json_: bool) -> None:
     """Store the evaluations in PATH: a .eval or .json log of Inspect, a results_*.json of lm-evaluation-harness (with
-    the samples_*.jsonl beside it), or a folder of them. Importing the same again adds nothing."""
+    the samples_*.jsonl beside it), or a folder of them. Importing the same again adds nothing. Exit code 1
+    where a file of a folder could not be read: the others are stored."""
     from bucle.loop.api import Project
     from bucle.loop.interop import import_evaluations
 
-    found = import_evaluations(Project(folder).workspace, Path(path))
-    emit({"evaluations": found}, json_, lambda: show(found))
+    bad: list[tuple[str, str]] = []
+    found = import_evaluations(Project(folder).workspace, Path(path), bad)
+    emit({"evaluations": found, "bad": [{"file": name, "why": why} for name, why in bad]}, json_, lambda: show(found))
+    for name, why in bad:
+        click.echo(f"not imported: {name}: {why}", err=True)
+    if bad:
+        raise click.exceptions.Exit(1)
 
 
 @click.command("imported")

@@ -86,6 +86,7 @@ def parse_gate(text: str, *, own: Mapping[str, Metric] | None = None, judges: Se
         level = _number(text, found["level"]) / 100
         if not 0.5 < level < 1:
             raise ConfigError(f"the gate `{text}` has a level outside 50% to 100%", _EXAMPLE)
+    _can_be_checked(text, name, op, number, known, reference, level)
     return Gate(text, name, wanted, number, reference, level)  # type: ignore[arg-type]
 
 
@@ -94,6 +95,29 @@ def gate_metrics(gates: Sequence[str]) -> tuple[str, ...]:
     `module:function`; not what is measured apart or always (latency, dollars, errors). Raises ConfigError."""
     names = dict.fromkeys(parse_gate(text).metric for text in gates)
     return tuple(name for name in names if name not in (*APART, *_LIMITS, "licence"))
+
+
+def _can_be_checked(text: str, name: str, op: str, number: float, known: _Known, reference: str,
+                    level: float | None) -> None:
+    """Raises ConfigError for a gate that could never be checked, or that holds or fails whatever is measured."""
+    if level is not None and name in _LIMITS and name != "forgetting_bpb":
+        raise ConfigError(f"the gate `{text}` can never be checked: {name} has no interval",
+                          f"write `{text[:text.rfind(' at ')].strip()}`")
+    if name in _LIMITS and name != "forgetting_bpb" and not reference and number < 0:
+        raise ConfigError(f"the gate `{text}` can never hold: {name} is never below 0", f"for example `{name} <= 0`")
+    if known.top is None:
+        return
+    if not reference and number == (0 if op == ">=" else known.top):
+        raise ConfigError(f"the gate `{text}` holds whatever is measured: {name} lies between 0 and {known.top:g}",
+                          f"write the {'least' if op == '>=' else 'most'} that you would release")
+    if reference and number == (-known.top if op == ">=" else known.top):
+        raise ConfigError(f"the gate `{text}` holds whatever is measured: {name} lies between 0 and {known.top:g}",
+                          f"write `{name} {op} {reference} {'-' if op == '>=' else '+'} {known.top / 100:g}`")
+    if reference and known.top > 1 and 0 < abs(number) < 0.05:
+        sign = "-" if number < 0 else "+"
+        raise ConfigError(f"the gate `{text}` asks for a difference of {abs(number):g} where {name} goes to "
+                          f"{known.top:g}", f"write `{name} {op} {reference} {sign} {abs(number) * known.top:g}` for "
+                          f"{abs(number):.2%} of it")
 
 
 def _licence(text: str, wanted: str) -> Gate:

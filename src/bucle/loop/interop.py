@@ -20,12 +20,23 @@ if TYPE_CHECKING:
 __all__ = ["compare_imported", "import_evaluations", "imported", "lm_eval"]
 
 
-def import_evaluations(ws: Workspace, path: Path) -> list[dict[str, Any]]:
+def import_evaluations(
+    ws: Workspace, path: Path, bad: list[tuple[str, str]] | None = None
+) -> list[dict[str, Any]]:
     """Store the evaluations in a file or folder (lm-evaluation-harness, Inspect), a node each; the same file again is
-    the same node. Returns what `imported` does, of these. Raises NotFound and BadInput."""
+    the same node. Returns what `imported` does, of these. With `bad`, what of a folder cannot be read is put into it,
+    name and reason, and the rest is stored. Raises NotFound and BadInput."""
     from bucle.evaluate.interop import read_evaluations
 
-    return [_told(ws, _store(ws, one)) for one in read_evaluations(path)]
+    found = []
+    for one in read_evaluations(path, bad):
+        try:
+            found.append(_told(ws, _store(ws, one)))
+        except BadInput as error:
+            if bad is None or not path.is_dir():
+                raise
+            bad.append((one.task, error.message))
+    return found
 
 
 def imported(ws: Workspace) -> list[dict[str, Any]]:

@@ -17,14 +17,22 @@ _HINT = "Give a .eval or .json log of Inspect, a results_*.json of lm-evaluation
 _MOST_FILES = 1_000
 
 
-def read_evaluations(path: Path) -> list[Imported]:
-    """The evaluations in a file, or in every file of a folder that is one, oldest name first. Raises NotFound and
-    BadInput."""
+def read_evaluations(path: Path, bad: list[tuple[str, str]] | None = None) -> list[Imported]:
+    """The evaluations in a file, or in every file of a folder that is one, oldest name first. Of a folder's files that
+    cannot be read the names and reasons are put into `bad`, where it is given. Raises NotFound and BadInput."""
     if path.is_dir():
         files = _in_folder(path)
         if not files:
             raise BadInput(f"{path} holds no evaluation.", _HINT)
-        return [one for file in files for one in read_evaluations(file)]
+        found = []
+        for file in files:
+            try:
+                found += read_evaluations(file)
+            except BadInput as error:
+                if bad is None:
+                    raise
+                bad.append((str(file.relative_to(path)), error.message))
+        return found
     if not path.is_file():
         raise NotFound(f"{path} does not exist.", _HINT)
     if path.stat().st_size == 0:
