@@ -190,6 +190,11 @@ def test_imported_evaluations(released: Path, tmp_path: Path, capsys: pytest.Cap
     assert (found["a"], found["b"], found["difference"]["n"]) == (0.5, 1.0, 20)
     assert found["difference"]["low"] > 0
     assert "evaluation" in told("why", ids["a"], "-p", released)
+    (tmp_path / "c.json").write_text((tmp_path / "a.json").read_text()[:-40])  # cut off, as by a full disk
+    (tmp_path / "d.eval").write_bytes(b"no archive")
+    some = here(capsys, "import", tmp_path, "-p", released, code=1)
+    assert {one["model"] for one in some["evaluations"]} == {"a", "b"}
+    assert [one["file"] for one in some["bad"]] == ["c.json", "d.eval"]
 
 
 def test_the_harness_is_named_where_it_is_missing(
