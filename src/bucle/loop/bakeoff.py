@@ -22,7 +22,6 @@ from bucle.loop.candidates import TaskData, fit_step, priced, rows_of, score_ste
 from bucle.loop.catalogue import reasons_against
 from bucle.loop.costs import month_of
 from bucle.loop.expected import Forecast, canary_usd, expect_rung
-from bucle.loop.scoring import judges_of
 from bucle.loop.screening import LOOK, look_step, screen_step
 from bucle.loop.workspace import Workspace
 
@@ -56,8 +55,6 @@ def bake_off(ws: Workspace, runner: Runner, data: TaskData) -> Bakeoff:
     expected = {rung.name: expect_rung(ws, data.name, rung, train, tests, {}) for rung in rungs}
     longest = max((row.input for row in ws.examples(data.dataset)), key=len, default="")
     allowed, ruled_out = _rule_out(ws, rungs, expected, longest)
-    judges = [ws.config.judges[name].model for name in judges_of(ws, data.name)]
-    check_before(ws, runner, data.models, judges, [data.split, *ws.config.tasks[data.name].metrics])
     search = len(rows_of(ws, data.dataset, data.split, "validation"))
     if choose.limited and search >= 2:
         return _search(ws, runner, data, allowed, expected, ruled_out, search, tests)

@@ -9,11 +9,12 @@ from bucle.choose import Rung
 from bucle.core.records import Candidate, Example, Prediction
 from bucle.execute import Outcome, Runner, StepContext, StepRecord
 from bucle.loop.bias import bias_facts, bias_step
+from bucle.loop.canary import check_before
 from bucle.loop.candidates import TaskData, open_candidate, predictions, remembered_replies, rows_of, scores
 from bucle.loop.forgetting import forgetting_facts
 from bucle.loop.judging import agreed, judge_step
 from bucle.loop.redteam import redteam_facts, redteam_step
-from bucle.loop.scoring import judges_of, scoring_key, scoring_of
+from bucle.loop.scoring import judge_models, judges_of, scoring_key, scoring_of
 from bucle.loop.workspace import Workspace
 from bucle.release import PRODUCTION
 
@@ -123,7 +124,9 @@ def gate_step(
 
 def judge_steps(ws: Workspace, runner: Runner, data: TaskData) -> dict[str, StepRecord]:
     """How far the task's judges agree with people, of those that have a file of rows that people scored: measured
-    before anything is judged."""
+    before anything is judged, and after their models' canaries."""
+    judged = [data.split, *ws.config.tasks[data.name].metrics]
+    check_before(ws, runner, data.models, judge_models(ws, data.name), judged)
     return {
         name: judge_step(ws, runner, name, data.models[ws.config.judges[name].model])
         for name in judges_of(ws, data.name)
