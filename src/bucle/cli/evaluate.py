@@ -10,6 +10,7 @@ VERBS = {
     "file": ("file", "Measure a release on a file of fresh rows; `bucle evaluate FILE` is the same."),
     "confirm": ("confirm", "Every candidate on rows held back from all of it: does the choice stand?"),
     "judge": ("judge", "How far a judge model agrees with people: kappa, before it may gate."),
+    "pairwise": ("pairwise", "Which of two candidates' answers a judge prefers, asked in both orders."),
     "redteam": ("redteam", "Attack what a release serves; ask it harmless things that sound alarming."),
     "bias": ("bias", "Whether answers change with a name, a gender or a nationality."),
     "canary": ("canary", "Whether a provider changed its model under the same name."),
