@@ -28,7 +28,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, provider: Provider) -> Pat
     models = {name: {"kind": "openai", "base_url": provider.url, "model": name, "api_key_env": "",
                      "usd_per_million_in": 1, "usd_per_million_out": 1} for name in ("fair", "lazy", "mute")}
     judges = {name: {"model": name, "rubric": "La primera por orden alfabético."} for name in models}
-    folder = build_tiny(tmp_path_factory.mktemp("pairs") / "p", rows=200, models=models, judges=judges,
+    folder = build_tiny(tmp_path_factory.mktemp("pairs") / "p", rows=120, models=models, judges=judges,
                         choose={"candidates": ["tfidf"]})
     done = bucle("choose", "-p", folder)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -95,15 +95,21 @@ def test_a_judge_that_takes_the_first_decides_nothing(project: Path, provider: P
 
 
 def test_what_is_wrong_is_told(project: Path, provider: Provider) -> None:
+    from bucle.core.errors import BucleError
+    from bucle.execute import Runner
+    from bucle.loop.pairwise import pairwise
+    from bucle.loop.workspace import Workspace
+
     provider.say, before = lambda text: "no sé", provider.asked
-    for args, code, message in (
-            (("tfdif", "majority", "--judge", "fair"), 2, "`tfidf`"),
-            (("tfidf", "tfidf", "--judge", "fair"), 2, "with itself"),
-            (("tfidf", "majority", "--judge", "fare"), 2, "`fair`"),
-            (("tfidf", "majority", "--judge", "fair", "--task", "intencione"), 2, "`intenciones`")):
-        done = bucle("evaluate", "pairwise", *args, "-p", project)
-        assert (done.returncode, message in done.stderr) == (code, True), done.stdout + done.stderr
-        assert "Traceback" not in done.stderr
+    ws = Workspace.open(project)
+    for task, a, b, judge, message in (
+            ("", "tfdif", "majority", "fair", "`tfidf`"), ("", "tfidf", "zzz", "fair", "majority, nearest, tfidf"),
+            ("", "tfidf", "tfidf", "fair", "majority"), ("", "tfidf", "majority", "fare", "`fair`"),
+            ("intencione", "tfidf", "majority", "fair", "`intenciones`")):
+        with pytest.raises(BucleError) as caught:
+            pairwise(ws, task, a, b, judge, Runner(ws.ledger))
+        assert (caught.value.exit_code, message in caught.value.hint) == (2, True), caught.value
+    ws.close()
     assert provider.asked == before
     done = bucle("evaluate", "pairwise", "tfidf", "majority", "--judge", "mute", "-p", project)
     assert (done.returncode, "gave no verdict on" in done.stderr) == (3, True), done.stdout + done.stderr
