@@ -51,7 +51,7 @@ class _Handler(BaseHTTPRequestHandler):
         with self.server.lock:
             self.server.calls[body["model"]] += 1
             self.server.asked[body["model"]] += asked in self.server.truth  # the rest are canaries
-        time.sleep(self.server.late.get(body["model"], 0.0))
+        time.sleep(self.server.late.get(body["model"], 0.0) if asked in self.server.truth else 0.0)
         text = self.server.answer(body["model"] if self.server.same else "poor", asked)
         reply = {
             "model": body["model"],
@@ -160,6 +160,7 @@ def test_another_metric_reuses_what_was_said(tmp_path: Path, peer: Peer) -> None
     assert peer.asked["strong"] == asked
 
 
+@pytest.mark.slow
 def test_a_provider_that_changes_its_model_is_told(tmp_path: Path, peer: Peer) -> None:
     folder = project(tmp_path / "p", peer, models=["strong"])
     first = answer("choose", "-p", folder)

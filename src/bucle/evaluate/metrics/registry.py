@@ -100,7 +100,7 @@ def metric(name: str, *, encoder: Path | None = None, folder: Path | None = None
 
 def is_own(name: str) -> bool:
     """Whether `name` is that of a function in the project's folder, `module:function`."""
-    return _OWN.fullmatch(name) is not None and not name.startswith(TOXICITY)
+    return not name.startswith("judge:") and _OWN.fullmatch(name) is not None and not name.startswith(TOXICITY)
 
 
 def own_metric(name: str, folder: Path, *, trusted: bool) -> Metric:
