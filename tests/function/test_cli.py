@@ -65,6 +65,7 @@ def test_data(finished: Path) -> None:
     assert "--retry pdf/protocolo-fraude-interno.pdf" in text
 
 
+@pytest.mark.slow
 def test_looking_at_data_leaves_the_report_whole(copy: Callable[[], Path]) -> None:
     finished = copy()  # exploring adds steps of its own
     assert "gain" in answer("report", finished)
@@ -102,6 +103,7 @@ def test_choose(finished: Path) -> None:
             assert re.search(rf"^{re.escape(c['name'])}( \*)? .*{words}", text, re.MULTILINE), c["name"]
 
 
+@pytest.mark.slow
 def test_tune(copy: Copy) -> None:
     folder = copy()
     techniques = answer("tune", "--list")["techniques"]

@@ -201,6 +201,7 @@ def test_a_deleted_document_is_in_no_passage_no_index_and_no_answer(tmp_path: Pa
 
 
 @pytest.mark.torch
+@pytest.mark.slow
 def test_a_labelled_document_is_hidden_at_once_even_from_the_release_that_was_there_before(tmp_path: Path) -> None:
     from bucle.loop.api import Project
 

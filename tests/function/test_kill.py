@@ -22,9 +22,9 @@ from small_project import SAMPLE, build
 KILLS = 10
 SEED = 20_261_121
 MEASURED_ANEW = re.compile(
-    r"(^|_)(ms|ms_p\d+|p\d+_ms|seconds|tokens_per_s|fit_seconds|created|at|id|key|outputs|status|pareto)$")
+    r"(^|_)(ms|ms_p\d+|p\d+_ms|seconds|tokens_per_s|fit_seconds|created|at|id|key|outputs|status|pareto|flips|assumes)$")
 """Keys of a story's times and latencies, and of names (an evaluation's holds its latencies). `pareto` is drawn over
-latencies."""
+latencies, `flips` has limits on them, `assumes` a speed measured here."""
 NAME = re.compile(r"[0-9a-f]{12,64}")
 TABLES = {"steps": "key, finished_at, name", "nodes": "id", "aliases": "name, node, at", "traces": "id, body",
           "feedback": "id, at"}

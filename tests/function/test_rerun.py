@@ -9,10 +9,12 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+import pytest
 from command import bucle
 from small_project import SAMPLE, build_tiny
 
 
+@pytest.mark.slow
 def test_new_rows_make_new_versions(copy: Callable[[], Path]) -> None:
     project = copy()
     before = json.loads(bucle("release", "list", "-p", project, "--json").stdout)["releases"]

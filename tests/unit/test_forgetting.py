@@ -185,7 +185,7 @@ def test_the_step_measures_a_tuned_candidate_and_the_suite_once(tmp_path: Path) 
     assert {row["part"] for row in record.figures["suite"]["parts"]} >= {"own", "facts"}
     apart, spared = forgetting_facts(record)
     facts = GateFacts(5, {}, apart=apart, spared=spared)
-    checks = check_gates(["forgetting_bpb <= 9 at 90%", "forgetting_bpb <= -9", "forgetting <= 1"], facts).checks
+    checks = check_gates(["forgetting_bpb <= 9 at 90%", "forgetting_bpb <= -9", "forgetting <= 0.99"], facts).checks
     assert [check.passed for check in checks] == [True, False, True]
     assert forgetting_step(ws, runner, *args).cached
     assert [r.name for r in runner.records].count("suite nano") == 2
