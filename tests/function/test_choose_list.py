@@ -82,6 +82,7 @@ def test_the_teams_own_entries_decide(project: Path, tmp_path: Path) -> None:
     assert "`research`" in rows["zero-shot/small"]["ruled_out"][0]
 
 
+@pytest.mark.slow
 def test_a_row_that_a_model_cannot_read_rules_it_out(tmp_path: Path) -> None:
     folder = build_tiny(tmp_path / "p", models={"old": MODELS["old"]})
     data = folder / "data" / "mensajes.tsv"

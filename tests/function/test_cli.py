@@ -74,6 +74,7 @@ def test_looking_at_data_leaves_the_report_whole(copy: Callable[[], Path]) -> No
     assert "gain" in answer("report", finished)
 
 
+@pytest.mark.slow
 def test_explore(copy: Callable[[], Path]) -> None:
     finished = copy()
     found = answer("explore", "-p", finished)["tasks"]

@@ -46,6 +46,7 @@ def library(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_versions_are_numbered_as_they_come_and_compared(tmp_path: Path) -> None:
     project = build_tiny(tmp_path / "p")
     rows = project / "data" / "mensajes.tsv"

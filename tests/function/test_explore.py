@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
+import pytest
 from command import answer, bucle, told
 from small_project import build_tiny
 
@@ -96,6 +97,7 @@ def test_personal_data_that_was_found_is_told_with_what_was_done_about_it(tmp_pa
     assert "1 email (masked)" in text
 
 
+@pytest.mark.slow
 def test_going_back_to_earlier_rows_is_compared_with_what_was_current_until_then(tmp_path: Path) -> None:
     folder = build_tiny(tmp_path / "p")
     path = folder / "data" / "mensajes.tsv"

@@ -64,6 +64,7 @@ def test_a_judge_makes_a_reference_unneeded(project: Path, tmp_path: Path) -> No
     assert "11 rows, 1 left out, 1 without a reference: only checks and judges score those" in said.stderr + said.stdout
 
 
+@pytest.mark.slow
 def test_what_people_say_is_what_the_kind_needs(project: Path, tmp_path: Path) -> None:
     folder = tmp_path / "p"
     shutil.copytree(project, folder)

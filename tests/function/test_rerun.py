@@ -65,6 +65,7 @@ def test_feedback_makes_the_next_release_without_a_replay(copy: Callable[[], Pat
     assert "release promote" in rerun.stdout  # the replay's version 2 is not what production serves now
 
 
+@pytest.mark.slow
 def test_an_endpoint_that_is_down_is_not_scored_as_a_bad_model(tmp_path: Path) -> None:
     project = build_tiny(tmp_path / "tiny", models={"gpt": {
         "kind": "openai", "base_url": "http://127.0.0.1:9/v1", "model": "m", "api_key_env": ""}})

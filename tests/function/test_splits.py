@@ -87,6 +87,7 @@ def test_with_an_id_column_an_edited_row_keeps_its_side_its_label_and_its_name(t
     assert (counts["edited"], counts["relabelled"], counts["added"], counts["removed"]) == (79, 1, 0, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("filled", ["t0", pytest.param("t1", marks=pytest.mark.slow)])
 def test_a_label_given_by_a_person_outlives_what_the_team_writes_into_the_cell(tmp_path: Path, filled: str) -> None:
     folder, all_ = project(tmp_path / "p"), texts(60)

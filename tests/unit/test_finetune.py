@@ -220,6 +220,7 @@ def fit_apart(folder: Path, work: Path, base: Path, technique: str, stop_at: int
     return process.returncode, {} if stop_at else json.loads(line)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("technique", [pytest.param("full", marks=pytest.mark.slow), "lora"])
 def test_a_fit_killed_midway_ends_with_the_same_weights(base: Path, tmp_path: Path, technique: str) -> None:
     code, expected = fit_apart(tmp_path / "whole", tmp_path / "work0", base, technique)
