@@ -200,7 +200,7 @@ def test_postgresql_rows_with_every_type(table: Any, tmp_path: Path) -> None:
     assert len(lines) == 5000
     assert json.loads(lines[0]) == {
         "id": "00000000-0000-0000-0000-000000000001", "titulo": "Queja 1", "importe": "1.10",
-        "cuando": "2026-03-01T09:00:00", "dia": "2026-03-01", "datos": {"a": ["1", None]}, "viva": "false",
+        "cuando": "2026-03-01T09:00:00", "dia": "2026-03-01", "datos": {"a": [1, None]}, "viva": "false",
         "etiquetas": ["x", "y z"],
     }
     with pytest.raises(BadInput, match="'crudo' holds bytes"):
