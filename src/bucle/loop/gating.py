@@ -18,7 +18,7 @@ from bucle.loop.scoring import judge_models, judges_of, scoring_key, scoring_of
 from bucle.loop.workspace import Workspace
 from bucle.release import PRODUCTION
 
-__all__ = ["gate_step", "judge_steps", "licences_of", "production_sibling", "wants"]
+__all__ = ["gate_step", "judge_steps", "licences_of", "numbers", "production_sibling", "wants"]
 
 ATTACKED = ("attack_success", "over_refusal")
 
@@ -74,13 +74,13 @@ def gate_step(
             list(gates),
             GateFacts(
                 rows=len(ids),
-                metrics=_numbers(evaluation.figures),
+                metrics=numbers(evaluation.figures),
                 per_row=per_row,
                 clusters=[r.cluster for r in held],
                 production=_production(ws, data, before, held, same=before == candidate) if before else None,
                 baseline=Reference(
                     "baseline",
-                    _numbers(baseline.figures),
+                    numbers(baseline.figures),
                     scores(ws, baseline["evaluation"])[1],
                     measured=corpus(baseline),
                     same=baseline["evaluation"] == evaluation["evaluation"],
@@ -169,7 +169,7 @@ def _production(ws: Workspace, data: TaskData, candidate: str, rows: Sequence[Ex
     with remembered_replies(ws):
         said = open_candidate(ws, candidate).predict([r.input for r in rows])
         found = score(scoring_of(ws, data), rows, said)
-    return Reference("production", _numbers(found.figures), found.per_row, measured=found.measured, same=same)
+    return Reference("production", numbers(found.figures), found.per_row, measured=found.measured, same=same)
 
 
 def _corpus(
@@ -188,5 +188,6 @@ def _corpus(
     return score(replace(scoring, metrics=(), also=whole, judges={}), rows, said).measured if whole else {}
 
 
-def _numbers(figures: Mapping[str, Any]) -> dict[str, float]:
+def numbers(figures: Mapping[str, Any]) -> dict[str, float]:
+    """Those of an evaluation's figures that a gate can ask for."""
     return {k: float(v) for k, v in figures.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}

@@ -17,7 +17,7 @@ from bucle.core.records import Candidate, Example, Node, Prediction
 from bucle.customise.registry import technique
 from bucle.loop.baselines import stored_baseline, tfidf
 from bucle.loop.candidates import TaskData, open_candidate, remembered_replies
-from bucle.loop.gating import licences_of
+from bucle.loop.gating import licences_of, numbers
 from bucle.loop.judging import agreed, latest_agreement, open_judge
 from bucle.loop.overlap import MOST_NEAR, alike, overlap
 from bucle.loop.row_step import measurable, needs_of, task_columns, task_schema
@@ -249,7 +249,7 @@ def _facts(
 
     def reference(name: str, found: _Measured, *, same: bool = False) -> Reference:
         scored = found.scored
-        return Reference(name, _numbers(scored.figures), scored.per_row, measured=scored.measured, same=same)
+        return Reference(name, numbers(scored.figures), scored.per_row, measured=scored.measured, same=same)
 
     before = None
     if any(gate.reference == "production" for gate in scorer.gates):
@@ -262,7 +262,7 @@ def _facts(
     known = all(name in ws.config.models for name in (rung.base, rung.encoder) if name)
     return GateFacts(
         rows=len(scorer.rows),
-        metrics=_numbers(figures),
+        metrics=numbers(figures),
         per_row=mine.scored.per_row,
         intervals=mine.scored.values,
         measured=mine.scored.measured,
@@ -295,10 +295,6 @@ def _latency(predictor: Predictor, rows: Sequence[Example]) -> dict[str, float]:
         predictor.predict([row.input])
         times.append((time.perf_counter() - began) * 1000)
     return {"p50_ms": float(np.percentile(times, 50)), "p95_ms": float(np.percentile(times, 95))}
-
-
-def _numbers(figures: Mapping[str, Any]) -> dict[str, float]:
-    return {k: float(v) for k, v in figures.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
 
 
 def release_called(ws: Workspace, name: str) -> Node:
