@@ -19,6 +19,7 @@ from bucle.core.yamlfile import load_yaml_model
 __all__ = [
     "Data",
     "EncoderModel",
+    "External",
     "LocalModel",
     "MonitorRules",
     "Names",
@@ -28,6 +29,8 @@ __all__ = [
     "Project",
     "Quality",
     "Replay",
+    "RerankerModel",
+    "Retrieval",
     "Rows",
     "Serve",
     "Task",
@@ -117,10 +120,41 @@ class LocalModel(Section):
 
 
 class EncoderModel(Section):
-    """A sentence-transformers model by folder or name; `minilm` is the packaged one."""
+    """A sentence-transformers model by folder or name; `minilm` is the packaged one. With `base_url` it is one behind
+    an OpenAI-compatible API, called `model` there. `precision` is that of its arithmetic here: `auto` is bfloat16 where
+    the processor is fast at it."""
 
     kind: Literal["encoder"]
     path: str = "minilm"
+    precision: Literal["auto", "fp32", "bf16", "int8"] = "auto"
+    base_url: str = ""
+    model: str = ""
+    api_key_env: str = "OPENAI_API_KEY"
+    timeout_s: float = Field(60, gt=0)
+
+    @model_validator(mode="after")
+    def _remote_has_a_name(self) -> EncoderModel:
+        if bool(self.base_url) != bool(self.model):
+            raise ValueError("a remote encoder needs both `base_url` and `model`")
+        return self
+
+
+class RerankerModel(Section):
+    """A cross-encoder by folder or Hub name; with `base_url` one behind an API that has `/rerank`, called `model`
+    there."""
+
+    kind: Literal["reranker"]
+    path: str = ""
+    base_url: str = ""
+    model: str = ""
+    api_key_env: str = "OPENAI_API_KEY"
+    timeout_s: float = Field(30, gt=0)
+
+    @model_validator(mode="after")
+    def _one_or_the_other(self) -> RerankerModel:
+        if bool(self.path) == bool(self.base_url):
+            raise ValueError("a reranker is a folder (`path`) or an API (`base_url` and `model`)")
+        return self
 
 
 class OpenAIModel(Section):
@@ -140,8 +174,32 @@ class OpenAIModel(Section):
     usd_per_million_out: float | None = Field(None, ge=0)
 
 
-Model = Annotated[PretrainModel | LocalModel | EncoderModel | OpenAIModel, Field(discriminator="kind")]
+Model = Annotated[
+    PretrainModel | LocalModel | EncoderModel | RerankerModel | OpenAIModel, Field(discriminator="kind")
+]
 Task = Annotated[ClassifyTask | AnswerTask | TextTask | RetrieveTask, Field(discriminator="kind")]
+
+
+class Retrieval(Section):
+    """How documents are cut, indexed and searched. `encoder` and `reranker` name models (none: the first encoder, no
+    reranker); `depth` passages of each search are fused and reranked. `store` is where vectors live: empty for the
+    packaged index, or `module:function` that returns a LangChain vector store."""
+
+    chunk_words: int = Field(120, ge=20, le=2000)
+    overlap_words: int = Field(20, ge=0, le=500)
+    encoder: str = ""
+    reranker: str = ""
+    depth: int = Field(50, ge=5, le=1000)
+    store: str = ""
+
+
+class External(Section):
+    """A chain of another library's, unchanged: `object` is `module:name` of a LangChain Runnable or a LlamaIndex query
+    engine (or of a function that makes one)."""
+
+    library: Literal["langchain", "llamaindex", "python"]
+    object: str = Field(pattern=r"^[\w.]+:[\w.]+$")
+    timeout_s: float = Field(60, gt=0)
 
 
 class Serve(Section):
@@ -206,6 +264,8 @@ class Project(Section):
     preferences: Preferences | None = None
     models: Mapping[str, Model] = Field(default_factory=dict)
     catalogue: Mapping[str, ModelFacts] = Field(default_factory=dict)
+    retrieval: Retrieval = Retrieval()
+    chains: Mapping[str, str | External] = Field(default_factory=dict)
     choose: Choose = Choose()
     judges: Mapping[str, Judge] = Field(default_factory=dict)
     redteam: RedTeam = RedTeam()
@@ -224,6 +284,15 @@ class Project(Section):
             raise ValueError("an answer task needs data.documents")
         if any(task.kind == "retrieve" for task in self.tasks.values()) and self.data.documents is None:
             raise ValueError("a retrieve task needs data.documents")
+        for role, kind in (("encoder", "encoder"), ("reranker", "reranker")):
+            named = getattr(self.retrieval, role)
+            if named and (named not in self.models or self.models[named].kind != kind):
+                of_kind = ", ".join(n for n, m in self.models.items() if m.kind == kind) or "none"
+                raise ValueError(f"retrieval.{role} `{named}` is no model of kind {kind}: {of_kind}")
+        for name, task in self.tasks.items():
+            if unknown := set(task.chains) - set(self.chains):
+                known = ", ".join(self.chains) or "none"
+                raise ValueError(f"tasks.{name}.chains `{sorted(unknown)[0]}` is none of the chains: {known}")
         for name, judge in self.judges.items():
             if judge.model not in self.models:
                 known = ", ".join(self.models) or "none"

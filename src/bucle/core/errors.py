@@ -6,11 +6,16 @@ __all__ = [
     "BadInput",
     "BucleError",
     "ConfigError",
+    "ContextOverflow",
     "GateFailed",
     "Infrastructure",
     "ModelUnavailable",
     "NotFound",
     "Quarantined",
+    "SchemaBroken",
+    "TemplateError",
+    "UpstreamTimeout",
+    "WrongEncoder",
 ]
 
 
@@ -44,6 +49,22 @@ class BadInput(BucleError):
     exit_code = 2
 
 
+class TemplateError(ConfigError):
+    """A prompt template cannot be meant: an unknown variable, a value of the wrong type, something unsafe."""
+
+
+class ContextOverflow(BadInput):
+    """What may never be left out of a prompt takes more tokens than the model's context holds."""
+
+
+class SchemaBroken(BadInput):
+    """What a model wrote does not fit its JSON schema, after one attempt to repair it."""
+
+
+class WrongEncoder(BadInput):
+    """An index was built by another embedding model than the one that asks it."""
+
+
 class NotFound(BucleError):
     """A node, alias, trace or file that was named does not exist."""
 
@@ -60,6 +81,10 @@ class ModelUnavailable(BucleError):
     """A model cannot be loaded or reached."""
 
     exit_code = 3
+
+
+class UpstreamTimeout(ModelUnavailable):
+    """A model or service that a step calls did not answer in time, or broke off half-way."""
 
 
 class Infrastructure(BucleError):

@@ -1,7 +1,7 @@
 """Ports: what a plug-in implements to join Bucle, each small enough to write in a page.
 
 Found through Python entry points in the groups `bucle.chat_models`, `bucle.embedders`, `bucle.parsers`,
-`bucle.techniques`, `bucle.guards` and `bucle.sinks`.
+`bucle.techniques`, `bucle.guards`, `bucle.rerankers` and `bucle.sinks`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from bucle.core.records import Block, Example, Prediction, TaskKind, Usage
+from bucle.core.records import Block, Chunk, Example, Prediction, TaskKind, Usage
 
 __all__ = [
     "ChatModel",
@@ -19,10 +19,13 @@ __all__ = [
     "Embedder",
     "FitContext",
     "Guard",
+    "Hit",
     "Message",
     "Parser",
     "Predictor",
     "Report",
+    "Reranker",
+    "SearchIndex",
     "Sink",
     "Technique",
     "Verdict",
@@ -92,6 +95,52 @@ class Embedder(Protocol):
     def embed(self, texts: Sequence[str]) -> list[list[float]]: ...
 
 
+@dataclass(frozen=True)
+class Hit:
+    """A passage that was found. `score` in [0, 1] within its search, 1 for the best; `words` and `meaning` what each
+    search gave it before fusion (BM25; cosine), None where that search did not find it; `rerank` the reranker's."""
+
+    chunk: Chunk
+    score: float
+    words: float | None = None
+    meaning: float | None = None
+    rerank: float | None = None
+
+
+@runtime_checkable
+class Reranker(Protocol):
+    """Judges question and passage together: `score(question, texts)` gives one number a text, higher is better."""
+
+    name: str
+
+    def score(self, question: str, texts: Sequence[str]) -> list[float]: ...
+
+
+@runtime_checkable
+class SearchIndex(Protocol):
+    """Passages that can be searched. `access` are the labels that the asker holds: a passage that needs any other is
+    never returned, counted or named. `where` narrows by metadata (`path` with `*`, `language`, `document`)."""
+
+    def search(
+        self,
+        question: str,
+        *,
+        k: int,
+        weight: float,
+        vector: Any = None,
+        access: frozenset[str] = frozenset(),
+        where: Mapping[str, str] | None = None,
+    ) -> list[Hit]: ...
+
+    def get(self, ids: Sequence[str], access: frozenset[str] = frozenset()) -> dict[str, Chunk]:
+        """Passages by id: those of them that are here and that `access` may see."""
+        ...
+
+    def count(self, access: frozenset[str] = frozenset()) -> int:
+        """How many passages a holder of `access` may see."""
+        ...
+
+
 @runtime_checkable
 class Parser(Protocol):
     """Reads one kind of file into blocks. Raises Quarantined with a reason for a file that cannot be read."""
@@ -136,7 +185,9 @@ class FitContext:
 
     `train` may be used to fit and `validation` to tune; no held-out row is in either. `base` is the folder of the
     base model where the technique has one; `index` the folder of the retrieval index for the answer task;
-    `chat` the model that prompting techniques ask; `kind` the task's, for a technique that serves several.
+    `chat` the model that prompting techniques ask; `kind` the task's, for a technique that serves several. `models` are
+    further ones by their names in bucle.yaml (a chain's), `reranker` the project's; `project` is its folder, whose own
+    Python runs only where `trusted`.
     """
 
     out: Path
@@ -152,6 +203,10 @@ class FitContext:
     index: Path | None = None
     chat: ChatModel | None = None
     kind: TaskKind = "classify"
+    models: Mapping[str, ChatModel] = field(default_factory=dict)
+    reranker: Reranker | None = None
+    project: Path | None = None
+    trusted: bool = False
 
 
 @runtime_checkable
@@ -191,6 +246,10 @@ class LoadContext:
     index: Path | None = None
     chat: ChatModel | None = None
     kind: TaskKind = "classify"
+    models: Mapping[str, ChatModel] = field(default_factory=dict)
+    reranker: Reranker | None = None
+    project: Path | None = None
+    trusted: bool = False
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -135,7 +135,9 @@ class Usage(Record):
 class Prediction(Record):
     """What a candidate said to one input. `score` in [0, 1] is its confidence; `ms` wall-clock milliseconds;
     `reasoning` what it wrote before the answer (chain of thought); `others` further samples of the same input (code,
-    pass@k)."""
+    pass@k). `chunks` were retrieved, best first; `citations` are those of them that the answer cites, and `quotes` the
+    span of each that supports it, in the same order. `error_kind` is the class of the error (`SchemaBroken`); `spans`
+    are the steps of a chain, as in a Trace: `name`, `start_ms`, `ms` and what each tells."""
 
     output: str
     score: float | None = None
@@ -145,8 +147,11 @@ class Prediction(Record):
     usage: Usage = Usage()
     ms: float = 0.0
     error: str = ""
+    error_kind: str = ""
     reasoning: str = ""
     others: tuple[str, ...] = ()
+    quotes: tuple[str, ...] = ()
+    spans: tuple[Mapping[str, Any], ...] = ()
 
 
 class Candidate(Record):

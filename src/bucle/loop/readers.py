@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bucle.core.config import EncoderModel, LocalModel, OpenAIModel, PretrainModel
+from bucle.core.config import EncoderModel, LocalModel, OpenAIModel, PretrainModel, RerankerModel
 from bucle.core.errors import BucleError, NotFound
 from bucle.core.ids import file_sha256
 from bucle.core.ports import Report
@@ -50,7 +50,7 @@ def readers(ws: Workspace) -> list[Reader]:
 
 def _reader(ws: Workspace, name: str) -> Reader:
     model = ws.config.models[name]
-    if isinstance(model, OpenAIModel):
+    if isinstance(model, OpenAIModel) or (isinstance(model, EncoderModel | RerankerModel) and model.base_url):
         from bucle.models.catalogue import context_window, provider_of
 
         return Reader(name, model.kind, context_window(model.model, provider_of(model.base_url)), estimate=True)
@@ -67,7 +67,7 @@ def _reader(ws: Workspace, name: str) -> Reader:
 
 
 def _folder(
-    ws: Workspace, name: str, model: PretrainModel | LocalModel | EncoderModel
+    ws: Workspace, name: str, model: PretrainModel | LocalModel | EncoderModel | RerankerModel
 ) -> tuple[Path | None, int | None]:
     from bucle.models.folder import checked_folder, read_json
 

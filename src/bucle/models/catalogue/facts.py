@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bucle.core.choosing import ModelFacts
-from bucle.core.config import EncoderModel, LocalModel, Model, OpenAIModel, PretrainModel
+from bucle.core.config import EncoderModel, LocalModel, Model, OpenAIModel, PretrainModel, RerankerModel
 from bucle.models.catalogue.packaged import Provider, family_of, licence_class, provider_named
 from bucle.models.catalogue.prices import context_window, list_price, provider_of
 
@@ -33,6 +33,9 @@ def facts(name: str, model: Model, own: Mapping[str, ModelFacts]) -> ModelFacts:
                            licence="open", licence_name="the team's own", residency=("local",),
                            usd_per_million_in=0.0, usd_per_million_out=0.0)
         return merged(found, own.get(name))
+    if isinstance(model, EncoderModel | RerankerModel) and model.base_url:
+        found = hosted(model.model, provider_of(model.base_url), local=_is_local(model.base_url))
+        return merged(found, own.get(model.model), own.get(name))
     if isinstance(model, OpenAIModel):
         provider = provider_of(model.base_url)
         found = hosted(model.model, provider, local=_is_local(model.base_url))
@@ -77,14 +80,14 @@ def hosted(model: str, provider: str | None, *, local: bool = False, priced: boo
     } | _conditions(found, place))
 
 
-def described(model: LocalModel | EncoderModel) -> ModelFacts:
+def described(model: LocalModel | EncoderModel | RerankerModel) -> ModelFacts:
     """A model in a folder, as its files say: size, context, licence and languages of its card."""
     local = {"provider": "own", "model": model.path, "residency": ("local",), "usd_per_million_in": 0.0,
              "usd_per_million_out": 0.0}
     name = "all-minilm-l6-v2" if (model.kind, model.path) == ("encoder", "minilm") else Path(model.path).name
     family = family_of(model.path if "/" in model.path and not Path(model.path).exists() else name) or ModelFacts()
-    tasks = family.tasks or (("classify", "retrieve") if model.kind == "encoder" else _tasks(name, family))
-    folder = folder_here(model.path, encoder=model.kind == "encoder")
+    tasks = family.tasks or ({"encoder": ("classify", "retrieve"), "reranker": ("retrieve",)}.get(model.kind) or _tasks(name, family))
+    folder = folder_here(model.path, encoder=model.kind != "local")
     read = _read_folder(folder) if folder else {}
     if "licence" in read:  # the folder's licence is one thing with its name and condition
         read = {"conditions": ""} | read
