@@ -86,7 +86,8 @@ def described(model: LocalModel | EncoderModel | RerankerModel) -> ModelFacts:
              "usd_per_million_out": 0.0}
     name = "all-minilm-l6-v2" if (model.kind, model.path) == ("encoder", "minilm") else Path(model.path).name
     family = family_of(model.path if "/" in model.path and not Path(model.path).exists() else name) or ModelFacts()
-    tasks = family.tasks or ({"encoder": ("classify", "retrieve"), "reranker": ("retrieve",)}.get(model.kind) or _tasks(name, family))
+    usual = {"encoder": ("classify", "retrieve"), "reranker": ("retrieve",)}
+    tasks = family.tasks or usual.get(model.kind) or _tasks(name, family)
     folder = folder_here(model.path, encoder=model.kind != "local")
     read = _read_folder(folder) if folder else {}
     if "licence" in read:  # the folder's licence is one thing with its name and condition
