@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bucle.core.errors import BadInput
-from bucle.core.ports import Report
+from bucle.core.errors import BadInput, WrongEncoder
+from bucle.core.ports import Hit, Report
 from bucle.core.records import Chunk
 from bucle.data.sentences import sentences
 
@@ -20,15 +19,9 @@ __all__ = ["Hit", "Index", "build_index", "sentences"]
 _STEMMERS = {"es": "Spanish", "en": "English", "pt": "Portuguese", "fr": "French", "de": "German", "it": "Italian"}
 
 
-@dataclass(frozen=True)
-class Hit:
-    """A passage that was found. `score` is the fused score in [0, 1] within its search, 1 for the best."""
-
-    chunk: Chunk
-    score: float
-
-
-def build_index(chunks: Sequence[Chunk], out: Path, *, encoder: Path, language: str, report: Report) -> dict[str, Any]:
+def build_index(
+    chunks: Sequence[Chunk], out: Path, *, encoder: Path, language: str, report: Report, previous: Path | None = None
+) -> dict[str, Any]:
     """Write an index of `chunks` into the empty folder `out`; returns its size and dimensions.
 
     The heading stands before each passage's text in both searches. `audience` numbers the distinct sets of access
@@ -55,6 +48,10 @@ def build_index(chunks: Sequence[Chunk], out: Path, *, encoder: Path, language: 
         {
             "id": pa.array([c.id for c in chunks]),
             "text": pa.array([_folded(text) for text in texts]),
+            "path": pa.array([c.path for c in chunks]),
+            "heading": pa.array([c.heading for c in chunks]),
+            "language": pa.array([c.language for c in chunks]),
+            "document": pa.array([c.document_id for c in chunks]),
             "audience": pa.array([audiences[c.access] for c in chunks], pa.int32()),
             "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1), pa.float32()), dimensions),
         }
@@ -77,7 +74,17 @@ def build_index(chunks: Sequence[Chunk], out: Path, *, encoder: Path, language: 
     of = {chunk: [row[s] for s in own] for chunk, own in cut.items()}
     (out / "sentences.json").write_text(json.dumps({"spans": spans, "of": of}, ensure_ascii=False))
     save_arrays({"vectors": shared_encoder(encoder).embed_array(spans)}, out / "sentences.safetensors")
-    meta = {"chunks": len(chunks), "dimensions": dimensions, "language": language}
+    opened = shared_encoder(encoder)
+    meta = {
+        "chunks": len(chunks),
+        "dimensions": dimensions,
+        "language": language,
+        "languages": sorted({c.language or language for c in chunks}),
+        "encoder": {"name": opened.name, "identity": getattr(opened, "identity", "")},
+        "added": len(chunks),
+        "removed": 0,
+        "kept": 0,
+    }
     (out / "index.json").write_text(json.dumps(meta))
     return meta
 
@@ -120,6 +127,12 @@ class Index:
         if self.encoder is None:
             raise BadInput("This index needs its encoder to search by meaning.", "Add an encoder under `models:`.")
         vectors = shared_encoder(self.encoder).embed_alone(texts)
+        built, asks = self.meta.get("encoder") or {}, getattr(shared_encoder(self.encoder), "identity", "")
+        if built.get("identity") and asks and built["identity"] != asks:
+            raise WrongEncoder(
+                f"The index was built by the encoder {built['name']}; {self.encoder.name} asks it.",
+                "Run `bucle run` again: the index is rebuilt for the new encoder.",
+            )
         if vectors.shape[1] != self.meta["dimensions"]:
             raise BadInput(
                 f"The index has {self.meta['dimensions']} dimensions, the encoder {vectors.shape[1]}.",
@@ -128,23 +141,48 @@ class Index:
         return vectors
 
     def search(
-        self, question: str, *, k: int, weight: float, vector: Any = None, access: frozenset[str] = frozenset()
+        self,
+        question: str,
+        *,
+        k: int,
+        weight: float,
+        vector: Any = None,
+        access: frozenset[str] = frozenset(),
+        where: Mapping[str, str] | None = None,
+        depth: int = 50,
     ) -> list[Hit]:
         """The `k` best passages that a holder of the labels `access` may see, best first. `weight` is the share of
-        meaning (1) against words (0) in the fused score; each search's scores are put on [0, 1] before fusion.
-        `vector` is the question's, where already known."""
-        fused: dict[str, float] = {}
-        seen = self._condition(access)
+        meaning (1) against words (0) in the fused score; each search's scores are put on [0, 1] before fusion, and each
+        gives `depth` passages. `vector` is the question's, where already known. `where` keeps passages by `path` (`*`
+        stands for anything), `language`, `document` (its id) and `heading`. Raises BadInput for anything else."""
+        seen = " AND ".join(part for part in (self._condition(access), condition(where)) if part)
+        words: dict[str, float] = {}
+        meaning: dict[str, float] = {}
+        depth = max(depth, k)
         if weight < 1:
-            for node, value in _unit_range(self._words(question, k * 2, seen)).items():
-                fused[node] = fused.get(node, 0.0) + (1 - weight) * value
+            words = self._words(question, depth, seen)
         if weight > 0:
             vector = self.embed([question])[0] if vector is None else vector
-            rows = self._filtered(self._table.search(vector).metric("cosine"), seen).limit(k * 2).to_list()
-            for node, value in _unit_range({r["id"]: 1.0 - r["_distance"] for r in rows}).items():
-                fused[node] = fused.get(node, 0.0) + weight * value
-        best = sorted(fused.items(), key=lambda item: (-item[1], item[0]))[:k]
-        return [Hit(self.chunks[node], score) for node, score in best if self.visible(node, access)]
+            rows = self._filtered(self._table.search(vector).metric("cosine"), seen).limit(depth).to_list()
+            meaning = {r["id"]: 1.0 - r["_distance"] for r in rows}
+        fused: dict[str, float] = {}
+        for scores, share in ((words, 1 - weight), (meaning, weight)):
+            for node, value in _unit_range(scores).items():
+                fused[node] = fused.get(node, 0.0) + share * value
+        best = sorted(fused.items(), key=lambda item: (-item[1], item[0]))
+        return [
+            Hit(self.chunks[node], score, words.get(node), meaning.get(node))
+            for node, score in best
+            if self.visible(node, access)
+        ][:k]
+
+    def get(self, ids: Sequence[str], access: frozenset[str] = frozenset()) -> dict[str, Chunk]:
+        """Passages by id: those of them that are here and that `access` may see."""
+        return {node: self.chunks[node] for node in ids if self.visible(node, access)}
+
+    def count(self, access: frozenset[str] = frozenset()) -> int:
+        """How many passages a holder of `access` may see."""
+        return int(self._table.count_rows(self._condition(access) or None))
 
     def visible(self, chunk_id: str, access: frozenset[str] = frozenset()) -> bool:
         """Whether a holder of `access` may see a passage; False for one that is not in this index."""
@@ -207,6 +245,26 @@ def _searchable(chunk: Chunk) -> str:
 def _folded(text: str) -> str:
     """Without accents: the index folds them only after stemming, and Spanish stems differ with them (`averia`)."""
     return "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+
+
+COLUMNS = ("path", "language", "document", "heading")
+"""What `where` may narrow a search by."""
+
+
+def condition(where: Mapping[str, str] | None) -> str:
+    """SQL for `where`. Raises BadInput for a key that is none of COLUMNS."""
+    parts = []
+    for key, value in (where or {}).items():
+        if key not in COLUMNS:
+            raise BadInput(f"A search cannot be narrowed by `{key}`.", f"Give one of: {', '.join(COLUMNS)}.")
+        quoted = value.replace("'", "''")
+        if key == "path" and "*" in value:
+            for special in ("\\", "%", "_"):
+                quoted = quoted.replace(special, "\\" + special)
+            parts.append(f"path LIKE '{quoted.replace('*', '%')}' ESCAPE '\\'")
+        else:
+            parts.append(f"{key} = '{quoted}'")
+    return " AND ".join(parts)
 
 
 def _unit_range(scores: dict[str, float]) -> dict[str, float]:

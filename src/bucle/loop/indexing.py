@@ -1,0 +1,127 @@
+"""The project's index of passages: searching it, its versions, and which of them is in force (the alias `index`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bucle.core.errors import BadInput, NotFound
+from bucle.core.ports import Hit
+from bucle.core.records import Node
+from bucle.loop.versions import labels_today
+from bucle.loop.workspace import Workspace
+
+if TYPE_CHECKING:
+    from bucle.customise.retrieve.index import Index
+
+__all__ = ["ALIAS", "IndexVersion", "in_force", "index_versions", "open_version", "previous_folder", "put_in_force",
+           "search"]
+
+ALIAS = "index"
+"""The alias that names the index version in force."""
+WEIGHT = 0.5
+"""The share of meaning where nobody has fitted one."""
+
+
+@dataclass(frozen=True)
+class IndexVersion:
+    """One index node: its number (1 is the oldest), when it was made, its passages, and how it differs from the one it
+    was made from."""
+
+    number: int
+    node: str
+    at: str
+    passages: int
+    added: int
+    removed: int
+    kept: int
+    current: bool
+
+    def json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def index_versions(ws: Workspace) -> list[IndexVersion]:
+    """Every index of the project, oldest first."""
+    now = in_force(ws)
+    found = []
+    for number, node in enumerate(ws.ledger.nodes("index"), 1):
+        a = node.attrs
+        size = int(a.get("chunks", 0))
+        found.append(
+            IndexVersion(number, node.id, node.created_at, size, int(a.get("added", size)), int(a.get("removed", 0)),
+                         int(a.get("kept", 0)), node.id == now)
+        )
+    return found
+
+
+def in_force(ws: Workspace) -> str:
+    """The index node in force: where the alias points, else the newest one; empty without any. One look at the
+    ledger."""
+    if named := ws.ledger.alias(ALIAS):
+        return named
+    found = ws.ledger.nodes("index")
+    return found[-1].id if found else ""
+
+
+def put_in_force(ws: Workspace, node: str, *, reason: str = "indexed") -> None:
+    """Make an index node the one in force; the one before stays in the ledger and can be opened."""
+    ws.ledger.move_alias(ALIAS, node, by="bucle run", reason=reason)
+
+
+def previous_folder(ws: Workspace) -> Path | None:
+    """The folder of the index in force, for `build_index(previous=…)`: what it holds unchanged is not made again."""
+    node = in_force(ws)
+    return ws.ledger.materialise(ws.ledger.get(node)) if node else None
+
+
+def search(
+    ws: Workspace,
+    question: str,
+    *,
+    k: int = 10,
+    access: frozenset[str] = frozenset(),
+    where: Mapping[str, str] | None = None,
+    version: str = "",
+    weight: float = WEIGHT,
+) -> list[Hit]:
+    """The `k` best passages of the index in force (or of `version`: a number as `index_versions` gives it, or the
+    beginning of a node's id), of those that `access` may see. Raises NotFound without one, BadInput for a bad `where`.
+    """
+    return open_version(ws, version).search(question, k=k, weight=weight, access=access, where=where)
+
+
+def open_version(ws: Workspace, version: str = "") -> Index:
+    """An index opened for reading, under today's access labels; kept open while it is the one asked for."""
+    return _opened(ws, _named(ws, version).id)
+
+
+@lru_cache(maxsize=4)
+def _opened(ws: Workspace, node_id: str) -> Index:
+    from bucle.customise.retrieve.index import Index
+    from bucle.loop.model_steps import model_folder
+
+    encoder = next((e.parent for e in ws.ledger.parents(node_id) if e.role == "encoder"), "")
+    folder = ws.ledger.materialise(ws.ledger.get(node_id))
+    return Index(folder, model_folder(ws, encoder) if encoder else None, labels=labels_today(ws))
+
+
+def _named(ws: Workspace, version: str) -> Node:
+    if not version:
+        node = in_force(ws)
+        if not node:
+            raise NotFound("This project has no index yet.", "Add `data.documents` to bucle.yaml, then: bucle run")
+        return ws.ledger.get(node)
+    found = ws.ledger.nodes("index")
+    if version.isascii() and version.isdigit() and len(version) < 8:
+        picked = [n for number, n in enumerate(found, 1) if number == int(version)]
+    else:
+        picked = [n for n in found if n.id.startswith(version) or n.id.partition(":")[2].startswith(version)]
+    if len(picked) > 1:
+        raise BadInput(f"`{version}` begins more than one version of the index.", "Give more digits.")
+    if not picked:
+        raise NotFound(f"The index has no version `{version}`.", f"bucle index list shows 1 to {len(found)}.")
+    return picked[0]
