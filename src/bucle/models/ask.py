@@ -12,8 +12,9 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from bucle.core.errors import BucleError, ModelUnavailable
 from bucle.core.ports import ChatModel, ChatReply, Message, Report
@@ -48,13 +49,15 @@ def without_waiting() -> Generator[None, None, None]:
 
 @dataclass(frozen=True)
 class Ask:
-    """One question to a model: what `ChatModel.chat` takes."""
+    """One question to a model: what `ChatModel.chat` takes. `schema` is the JSON schema of the answer, passed on to a
+    model that can be held to it (`takes_schema`); the asker validates the answer all the same."""
 
     messages: Sequence[Message]
     max_tokens: int
     temperature: float = 0.0
     stop: tuple[str, ...] = ()
     seed: int = 0
+    schema: Mapping[str, Any] | None = None
 
 
 def ask_all(model: ChatModel, asks: Sequence[Ask], *, report: Report | None = None,
@@ -180,11 +183,13 @@ class _Run:
 
     def _settled(self, key: str, ask: Ask) -> ChatReply | BucleError:
         """The reply to `ask`, remembered, or why there is none. Waits while the provider says so."""
+        held = bool(ask.schema) and getattr(self.model, "takes_schema", False)
+        form: dict[str, Any] = {"schema": ask.schema} if held else {}
         for attempt in range(TRIES):
             began = time.perf_counter()
             try:
                 reply = self.model.chat(ask.messages, max_tokens=ask.max_tokens, temperature=ask.temperature,
-                                        stop=ask.stop, seed=ask.seed)
+                                        stop=ask.stop, seed=ask.seed, **form)
             except RateLimited as error:
                 wait = error.retry_after if error.retry_after is not None else min(30.0, 2.0**attempt)
                 if not self.patient or wait > PATIENCE_S or attempt == TRIES - 1 or self.stop.wait(wait):

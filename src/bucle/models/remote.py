@@ -14,6 +14,7 @@ from bucle.models.endpoint import Endpoint, RateLimited, TimedOut, forward_heade
 
 __all__ = ["OpenAIChat", "OpenAIEmbedder", "RateLimited", "TimedOut", "forward_headers"]
 
+_SCHEMA_REFUSED = re.compile(r"response_format|json_schema|schema|structured|grammar|guided", re.I)
 _UNSUPPORTED = re.compile(r"unsupported|not support|unrecogni|unknown|not permitted|extra inputs|unexpected", re.I)
 
 
@@ -27,8 +28,11 @@ class OpenAIChat:
 
     `max_parallel`: calls that `ask_all` and the gateway make at once; an engine without this attribute gets one at a
     time. The limits a minute (0: none) are kept for all who call the same address and model from this process.
-    `identity`, address and model, is what replies are remembered under.
+    `identity`, address and model, is what replies are remembered under. `schema`, the JSON schema of a plain reply, is
+    sent as `response_format`, until the endpoint refuses that: then never again, and the reply is unconstrained.
     """
+
+    takes_schema = True
 
     def __init__(self, name: str, base_url: str, model: str, api_key_env: str = "OPENAI_API_KEY",
                  timeout_s: float = 60.0, max_retries: int = 2, *, usd_per_million_in: float | None = None,
@@ -43,8 +47,11 @@ class OpenAIChat:
         self._without: frozenset[str] = frozenset()
 
     def chat(self, messages: Sequence[Message], *, max_tokens: int, temperature: float = 0.0,
-             stop: Sequence[str] = (), seed: int = 0) -> ChatReply:
+             stop: Sequence[str] = (), seed: int = 0, schema: Mapping[str, Any] | None = None) -> ChatReply:
         body = self._body(messages, max_tokens, temperature, stop, seed)
+        if schema and "response_format" not in self._without:
+            form = {"name": "answer", "schema": dict(schema)}
+            body["response_format"] = {"type": "json_schema", "json_schema": form}
         while True:
             try:
                 reply, ms = self._client.post_timed("/chat/completions", body)
@@ -111,7 +118,8 @@ class OpenAIChat:
 
     def _adapted(self, error: BadInput, body: dict[str, Any], max_tokens: int) -> bool:
         """Whether `body` is now without what the provider refused by name, from now on too: reasoning models take
-        `max_completion_tokens` for `max_tokens` and no `temperature`; several providers take no `seed`."""
+        `max_completion_tokens` for `max_tokens` and no `temperature`; several providers take no `seed` or no
+        schema."""
         if "max_tokens" in body and "max_completion_tokens" in error.message:
             self._limit_field = "max_completion_tokens"
             body.pop("max_tokens")
@@ -122,6 +130,10 @@ class OpenAIChat:
                 self._without |= {field}
                 body.pop(field)
                 return True
+        if "response_format" in body and _SCHEMA_REFUSED.search(error.message):
+            self._without |= {"response_format"}
+            body.pop("response_format")
+            return True
         return False
 
 

@@ -39,7 +39,7 @@ def reply_key(identity: str, ask: Ask) -> str:
     seed is one where the temperature is above 0."""
     return sha256_hex(canonical_json([
         identity, [dict(message) for message in ask.messages], ask.max_tokens, ask.temperature, list(ask.stop),
-        ask.seed if ask.temperature > 0 else 0]))
+        ask.seed if ask.temperature > 0 else 0, *([ask.schema] if ask.schema else [])]))
 
 
 class Replies:
