@@ -65,6 +65,7 @@ READERS = {
     "ModelFacts": "known|facts|own|said|found|model|self|one|entry|there", "Constraints": "constraints|wanted",
     "Costs": "costs|settings|_costs", "Budget": "budget|_budget", "Judge": "settings|judge|judges",
     "RedTeam": "settings|redteam", "Forgetting": "forgetting|settings",
+    "RerankerModel": "model|settings|m", "Retrieval": "retrieval|settings", "External": "external|settings|spec",
 }
 MODULES = (config, sources, tasks, choosing)
 BY_NAME = {"ClassifyTask", "AnswerTask", "TextTask", "RetrieveTask", "Constraints"}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from bucle.core.choosing import Choose
 from bucle.core.config import Model
@@ -17,16 +18,27 @@ __all__ = ["Rung", "ladder"]
 
 @dataclass(frozen=True)
 class Rung:
-    """One candidate to be: a technique with the models it needs, by their names in bucle.yaml."""
+    """One candidate to be: a technique with the models it needs, by their names in bucle.yaml. A chain's are `more`,
+    and `params` say what it is."""
 
     name: str
     technique: Technique
     base: str = ""
     encoder: str = ""
+    more: tuple[str, ...] = ()
+    params: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Every model that has a part in it, once."""
+        return tuple(dict.fromkeys(name for name in (self.base, self.encoder, *self.more) if name))
 
 
-def ladder(kind: TaskKind, models: Mapping[str, Model], choose: Choose, *, has_index: bool) -> list[Rung]:
-    """Candidates for a task of `kind`, cheapest first: every technique with every model that fits its needs.
+def ladder(
+    kind: TaskKind, models: Mapping[str, Model], choose: Choose, *, has_index: bool, chains: Sequence[Rung] = ()
+) -> list[Rung]:
+    """Candidates for a task of `kind`, cheapest first: every technique with every model that fits its needs, and the
+    `chains` that the team made.
 
     `choose.candidates` narrows it to names (`tfidf`, `lora/nano`) or techniques (`lora`). Baselines always stay, since
     nothing is recommended without them. Unless named, a technique that asks for a `grown` model (one that can reason,
@@ -36,11 +48,13 @@ def ladder(kind: TaskKind, models: Mapping[str, Model], choose: Choose, *, has_i
     rungs = [
         rung for t in techniques().values() if kind in t.kinds for rung in _with_models(t, models, choose, has_index)
     ]
+    rungs = sorted([*rungs, *chains], key=lambda r: r.technique.rung)
     if choose.candidates == "auto":
         return rungs
     wanted = set(choose.candidates)
     # One list serves tasks of both kinds, so a name counts as known if a task of any kind could have it.
     possible = {r.name for t in techniques().values() for r in _with_models(t, models, choose, has_index=True)}
+    possible |= {r.name for r in chains}
     if unknown := wanted - possible - set(techniques()):
         technique(sorted(unknown)[0])  # raises with the nearest name
     return [r for r in rungs if r.technique.baseline or r.name in wanted or r.technique.name in wanted]

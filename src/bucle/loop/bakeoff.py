@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bucle.choose import Rung, ladder
+from bucle.choose import Rung
 from bucle.choose.climb import Climb, Expected
 from bucle.core.errors import ModelUnavailable
 from bucle.execute import Runner, StepRecord
@@ -22,6 +22,7 @@ from bucle.loop.candidates import TaskData, fit_step, priced, rows_of, score_ste
 from bucle.loop.catalogue import reasons_against
 from bucle.loop.costs import month_of
 from bucle.loop.expected import Forecast, canary_usd, expect_rung
+from bucle.loop.rungs import rungs_of
 from bucle.loop.screening import LOOK, look_step, screen_step
 from bucle.loop.workspace import Workspace
 
@@ -48,7 +49,7 @@ def bake_off(ws: Workspace, runner: Runner, data: TaskData) -> Bakeoff:
     """Every candidate of a task that may take part, fitted, and scored on the test rows where it is still live. A model
     that does not answer is raised once everybody else is scored."""
     choose = ws.config.choose
-    rungs = ladder(ws.config.tasks[data.name].kind, ws.config.models, choose, has_index=bool(data.index))
+    rungs = rungs_of(ws, data.name, has_index=bool(data.index))
     train = rows_of(ws, data.dataset, data.split, "train")
     tests = len(rows_of(ws, data.dataset, data.split))
     # the seconds of earlier runs are no part of any decision, so that a rerun decides the same

@@ -14,12 +14,13 @@ from typing import Any
 
 from bucle.choose import Rung
 from bucle.core.config import OpenAIModel
+from bucle.core.errors import ConfigError
 from bucle.core.ids import sha256_hex
 from bucle.core.ports import FitContext, LoadContext, Predictor, Technique
 from bucle.core.records import Candidate, Example, Prediction
 from bucle.customise.registry import technique
 from bucle.execute import Outcome, Runner, StepContext, StepRecord
-from bucle.loop.model_steps import chat_model, model_folder
+from bucle.loop.model_steps import chat_model, model_folder, reranker_of
 from bucle.loop.scoring import json_schema, scoring_key, scoring_of
 from bucle.loop.versions import labels_today
 from bucle.loop.workspace import Workspace
@@ -38,6 +39,7 @@ __all__ = [
     "priced",
     "prices",
     "remembered_replies",
+    "roles_of",
     "rows_of",
     "score_step",
     "scores",
@@ -49,11 +51,13 @@ BATCH = 32  # predictions between two checkpoints; a remote model's replies are 
 REMOTE_BATCH = 1024
 EIGHTH = 8
 REPLIES = "replies.db"
+MODEL, TASK = "model ", "task "  # what stands before the name in the role of a chain's models and tasks
 
 
 @dataclass(frozen=True)
 class TaskData:
-    """What a task's candidates are fitted and measured on. `models` maps names in bucle.yaml to nodes."""
+    """What a task's candidates are fitted and measured on. `models` maps names in bucle.yaml to nodes, `decided` the
+    tasks before this one to the candidates chosen for them."""
 
     name: str
     dataset: str
@@ -61,6 +65,7 @@ class TaskData:
     version: int = 1
     index: str = ""
     models: Mapping[str, str] = field(default_factory=dict)
+    decided: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def suffix(self) -> str:
@@ -82,12 +87,18 @@ def fit_step(
     screen candidates), an eighth of the training rows takes their place, whole clusters at a time."""
     task = ws.config.tasks[data.name]
     t = rung.technique
-    params = {**task_params(ws, data.name, t), **ws.config.choose.techniques.get(t.name, {})}
-    roles = {"dataset": data.dataset, "split": data.split}
-    roles |= {role: data.models[name] for role, name in (("base", rung.base), ("encoder", rung.encoder)) if name}
-    roles |= {"index": data.index} if "index" in t.needs else {}
-    if "index" in t.needs and "encoder" not in roles:
-        roles["encoder"] = str(next(e.parent for e in ws.ledger.parents(data.index) if e.role == "encoder"))
+    given = None
+    if task.prompt and "chat" in t.needs:
+        from bucle.loop.prompts import task_prompt
+
+        given = task_prompt(ws, data.name)
+    params = {
+        **task_params(ws, data.name, t),
+        **({"prompt": given.spec} if given else {}),
+        **rung.params,
+        **ws.config.choose.techniques.get(t.name, {}),
+    }
+    roles = roles_of(ws, data, rung) | ({"prompt": given.node} if given else {})
 
     def work(ctx: StepContext) -> Outcome:
         rows, sides = ws.examples(data.dataset), ws.sides(data.split)
@@ -106,13 +117,14 @@ def fit_step(
             encoder=rung.encoder,
             labels=tuple(sorted({str(r.target) for r in [*train, *validation]})) if task.kind == "classify" else (),
             params=params,
+            models=rung.more,
             fitted_on="all" if on_all else "train",
         )
         out = ctx.work / "out"
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)
         began = time.monotonic()
-        opened = _open_roles(ws, roles, t.needs)
+        opened = _open_roles(ws, roles, t)
         with remembered_replies(ws):
             figures = dict(
                 t.fit(
@@ -181,14 +193,55 @@ def remembered_replies(ws: Workspace) -> AbstractContextManager[object]:
     return remembered(ws.ledger.folder / REPLIES)
 
 
-def _open_roles(ws: Workspace, roles: Mapping[str, str], needs: frozenset[str]) -> dict[str, Any]:
-    """Folders and models for a technique's context, of those roles that it needs."""
+def roles_of(ws: Workspace, data: TaskData, rung: Rung) -> dict[str, str]:
+    """The nodes that a candidate is made from, by the part each plays: its lineage. A model of a chain's is `model
+    NAME`, another task's candidate that a chain asks `task NAME`."""
+    t, roles = rung.technique, {"dataset": data.dataset, "split": data.split}
+    if rung.more:
+        roles |= {f"{MODEL}{name}": data.models[name] for name in rung.more}
+    elif rung.base:
+        roles["base"] = data.models[rung.base]
+    if rung.encoder:
+        roles["encoder"] = data.models[rung.encoder]
+    searches = "index" in t.needs
+    if rung.params:
+        from bucle.loop.chains import needs_index, tasks_of
+
+        roles |= {f"{TASK}{name}": _decided(data, name) for name in tasks_of(rung.params)}
+        searches = needs_index(rung.params)
+    if searches:
+        if not data.index:
+            raise ConfigError(f"`{rung.name}` searches documents, and this project has no index.",
+                              "Add `data.documents` and an encoder under `models:`.")
+        roles["index"] = data.index
+        if "encoder" not in roles:
+            roles["encoder"] = str(next(e.parent for e in ws.ledger.parents(data.index) if e.role == "encoder"))
+        if named := ws.config.retrieval.reranker:
+            roles["reranker"] = data.models[named]
+    return roles
+
+
+def _decided(data: TaskData, task: str) -> str:
+    if task not in data.decided:
+        raise ConfigError(f"A chain of `{data.name}` asks the task `{task}`, which is not decided before it.",
+                          f"Put `{task}` before `{data.name}` under `tasks:` in bucle.yaml.")
+    return data.decided[task]
+
+
+def _open_roles(ws: Workspace, roles: Mapping[str, str], t: Technique, *, serving: bool = False) -> dict[str, Any]:
+    """Folders and models for a technique's context, of those roles that it needs; with `serving` to answer only: a
+    student is served without its teacher."""
+    needs = getattr(t, "serving_needs", t.needs) if serving else t.needs
     opened: dict[str, Any] = {role: model_folder(ws, roles[role]) for role in ("encoder", "index") if role in roles}
     if "base" in roles and "base" in needs:
         opened["base"] = model_folder(ws, roles["base"])
     if "base" in roles and "chat" in needs:
         opened["chat"] = chat_model(ws, roles["base"])
-    return opened
+    if "reranker" in roles:
+        opened["reranker"] = reranker_of(ws, roles["reranker"])
+    models = {role.removeprefix(MODEL): node for role, node in roles.items() if role.startswith(MODEL)}
+    opened["models"] = {name: chat_model(ws, node) for name, node in models.items()}
+    return opened | {"project": ws.root, "trusted": ws.trusted}
 
 
 def open_candidate(ws: Workspace, candidate_id: str) -> Predictor:
@@ -206,6 +259,10 @@ def load_candidate(ws: Workspace, candidate_id: str, folder: Path) -> Predictor:
     candidate = Candidate.model_validate(ws.ledger.get(candidate_id).attrs)
     t = technique(candidate.technique)
     roles = {e.role: e.parent for e in ws.ledger.parents(candidate_id)}
+    asked = {role.removeprefix(TASK): node for role, node in roles.items() if role.startswith(TASK)}
+    extra: dict[str, Any] = {"labels": labels_today(ws)} if "index" in roles else {}
+    if asked:
+        extra["tasks"] = {name: open_candidate(ws, node) for name, node in asked.items()}
     return t.load(
         folder,
         LoadContext(
@@ -213,8 +270,8 @@ def load_candidate(ws: Workspace, candidate_id: str, folder: Path) -> Predictor:
             params=candidate.params,
             seed=ws.config.seed,
             kind=candidate.kind,
-            extra={"labels": labels_today(ws)} if "index" in roles else {},
-            **_open_roles(ws, roles, getattr(t, "serving_needs", t.needs)),  # a student is served without its teacher
+            extra=extra,
+            **_open_roles(ws, roles, t, serving=True),
         ),
     )
 
@@ -298,24 +355,32 @@ def predict_kept(
 
 def prices(ws: Workspace, candidate: str) -> dict[str, Any]:
     """What a remote model's tokens cost here: other prices, other figures."""
-    name = str(ws.ledger.get(candidate).attrs["base"])
-    model = ws.config.models.get(name)
-    if not isinstance(model, OpenAIModel):
-        return {}
     from bucle.models.catalogue import paid
 
-    return {"prices": paid(name, model, ws.config.catalogue)}
+    found = {
+        name: paid(name, model, ws.config.catalogue)
+        for name in _named(ws, candidate)
+        if isinstance(model := ws.config.models.get(name), OpenAIModel)
+    }
+    if not found:
+        return {}
+    return {"prices": next(iter(found.values())) if len(found) == 1 else found}
 
 
 def known_price(ws: Workspace, candidate: str) -> bool:
     """Whether what a candidate's provider asks for a token is known; true where no provider is asked."""
-    return not is_remote(ws, candidate) or _known(ws, str(ws.ledger.get(candidate).attrs["base"]))
+    return not is_remote(ws, candidate) or all(_known(ws, name) for name in _named(ws, candidate))
 
 
 def priced(ws: Workspace, rung: Rung) -> bool:
     """The same of a rung that is not fitted yet."""
-    model = ws.config.models.get(rung.base)
-    return model is None or model.kind != "openai" or _known(ws, rung.base)
+    return all(_known(ws, name) for name in rung.models if ws.config.models[name].kind == "openai")
+
+
+def _named(ws: Workspace, candidate: str) -> list[str]:
+    """The models that a candidate asks, by their names in bucle.yaml, once."""
+    attrs = ws.ledger.get(candidate).attrs
+    return list(dict.fromkeys(str(name) for name in (attrs["base"], *attrs.get("models", ())) if name))
 
 
 def _known(ws: Workspace, name: str) -> bool:
@@ -327,8 +392,9 @@ def _known(ws: Workspace, name: str) -> bool:
 def is_remote(ws: Workspace, candidate: str) -> bool:
     """Whether a provider is asked for each answer. A student of a remote teacher answers by itself."""
     attrs = ws.ledger.get(candidate).attrs
-    t, model = technique(str(attrs["technique"])), ws.config.models.get(str(attrs["base"]))
-    return model is not None and model.kind == "openai" and "chat" in getattr(t, "serving_needs", t.needs)
+    t = technique(str(attrs["technique"]))
+    asked = [*attrs.get("models", ()), *([attrs["base"]] if "chat" in getattr(t, "serving_needs", t.needs) else [])]
+    return any((model := ws.config.models.get(str(name))) is not None and model.kind == "openai" for name in asked)
 
 
 def latency(

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from itertools import islice
 from typing import Any
 
-from bucle.choose import Rung, ladder
+from bucle.choose import Rung
 from bucle.choose.costs import PEAK, Hosting, break_even, monthly, replicas, ruled_out
 from bucle.core.choosing import Costs
 from bucle.core.errors import BadInput, BucleError, NotFound
@@ -17,6 +17,7 @@ from bucle.core.records import Example
 from bucle.loop.costs import hosted
 from bucle.loop.expected import Forecast, expect_rung
 from bucle.loop.row_step import task_columns
+from bucle.loop.rungs import rungs_of
 from bucle.loop.story import latest_records
 from bucle.loop.workspace import Workspace
 from bucle.models.catalogue import facts, price_known, prices_as_of
@@ -40,7 +41,7 @@ def candidates(ws: Workspace) -> dict[str, Any]:
         every = every and bool(rows)
         for rung in rungs:
             expected = expect_rung(ws, task, rung, rows, 0, {}) if rows else None
-            names = [name for name in (rung.base, rung.encoder) if name]
+            names = list(rung.models)
             priced = not _remote(ws, rung) or _priced(ws, rung)
             paid = expected is not None and _remote(ws, rung) and priced
             listed.append({
@@ -64,11 +65,9 @@ def reasons_against(ws: Workspace, rung: Rung, expected: Forecast | None, *, lon
     told: list[str] = []
     traffic = ws.config.choose.costs.requests_per_month
     answers = next(iter(_serving(rung)), "")
-    for name in (rung.base, rung.encoder):
-        if not name:
-            continue
+    for name in rung.models:
         known, model = facts(name, ws.config.models[name], ws.config.catalogue), ws.config.models[name]
-        remote = model.kind == "openai" and name == rung.base
+        remote = model.kind == "openai"
         usd: float | None = 0.0
         if remote:
             usd = None if not _priced(ws, rung) else expected.usd_per_1k[0] if expected is not None else 0.0
@@ -163,9 +162,7 @@ def _break_even(one: Mapping[str, Any], price: float | None, settings: Costs, pe
 
 
 def _rungs(ws: Workspace) -> dict[str, list[Rung]]:
-    config = ws.config
-    return {name: ladder(task.kind, config.models, config.choose, has_index=config.data.documents is not None)
-            for name, task in config.tasks.items()}
+    return {name: rungs_of(ws, name) for name in ws.config.tasks}
 
 
 def _latest(ws: Workspace) -> dict[str, Any]:
@@ -238,8 +235,7 @@ def _priced(ws: Workspace, rung: Rung) -> bool:
 
 def _serving(rung: Rung) -> list[str]:
     """The models that answer: a teacher is only there while its student is fitted."""
-    serves = [rung.encoder] if rung.technique.name == "distilled" else [rung.base, rung.encoder]
-    return [name for name in serves if name]
+    return [rung.encoder] if rung.technique.name == "distilled" else list(rung.models)
 
 
 def _machines(ws: Workspace, rung: Rung) -> float:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 
-from bucle.choose import ladder
 from bucle.core.errors import ConfigError
 from bucle.core.yamlfile import at_line
 from bucle.customise.registry import technique
 from bucle.loop.replay import read_log
+from bucle.loop.rungs import rungs_of
 from bucle.loop.workspace import Workspace
 
 __all__ = ["check_project"]
@@ -25,7 +25,7 @@ def check_project(ws: Workspace) -> None:
     for name, task in ws.config.tasks.items():
         ws.rows_file(name)
         with at_line(file, "choose", "candidates"):
-            ladder(task.kind, ws.config.models, ws.config.choose, has_index=ws.config.data.documents is not None)
+            rungs_of(ws, name)
         with at_line(file, "tasks", name, "metrics"):
             asked = {"k": getattr(task, "k", None), "samples": getattr(task, "samples", None)}
             check_metrics(task.kind, task.metrics, judges, **asked)

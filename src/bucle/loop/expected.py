@@ -80,7 +80,7 @@ def expect_rung(
     known = sum(seconds[n] for n in names) if all(n in seconds for n in names) else None
     model = ws.config.models.get(rung.base)
     size = sum(len(e.input.encode()) for e in train) / max(1, len(train))
-    if model is not None and "chat" in rung.technique.needs:
+    if model is not None and ("chat" in rung.technique.needs or rung.more):
         return _asking(ws, task, rung, model, train, rows, size, known)
     tokens: Range = (0.0, 0.0)
     if "base" in rung.technique.needs:
@@ -110,7 +110,7 @@ def _asking(
     if rung.technique.name.startswith("chain-of-thought"):
         out = (out[0] + REASONING_TOKENS[0], out[1] + REASONING_TOKENS[1])
     own = ws.config.choose.techniques.get(rung.technique.name, {})
-    tries = getattr(settings, "samples", 1) * int(own.get("samples", 1))
+    tries = getattr(settings, "samples", 1) * int(own.get("samples", 1)) * max(1, len(rung.more))
     asked = rows * tries + (len(train) if rung.technique.name == "distilled" else 0)
     tokens = (asked * (prompt[0] + out[0]), asked * (prompt[1] + out[1]))
     usd: Range = (0.0, 0.0)

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bucle.choose import ladder
 from bucle.core.config import OpenAIModel, PretrainModel
 from bucle.execute import Display, Runner, project_lock
 from bucle.loop.candidates import rows_of
@@ -14,6 +13,7 @@ from bucle.loop.catalogue import reasons_against
 from bucle.loop.document_step import read_documents
 from bucle.loop.expected import CANARY_TOKENS, Forecast, canary_usd, expect_pretraining, expect_rung, seconds_before
 from bucle.loop.run import prepare
+from bucle.loop.rungs import rungs_of
 from bucle.loop.workspace import Workspace
 
 __all__ = ["forecast"]
@@ -44,8 +44,8 @@ def forecast(ws: Workspace, display: Display) -> dict[str, Any]:
     ]
     ruled_out: list[dict[str, Any]] = []
     canaries: set[str] = set()
-    for name, task in ws.config.tasks.items():
-        rungs = ladder(task.kind, ws.config.models, ws.config.choose, has_index=ws.config.data.documents is not None)
+    for name in ws.config.tasks:
+        rungs = rungs_of(ws, name)
         train, asked = rows[name]["train"], len(rows[name]["test"])
         if ws.config.choose.limited:
             asked += len(rows[name]["validation"])  # at most: the contest drops who cannot win

@@ -140,8 +140,7 @@ def licences_of(ws: Workspace, rung: Rung) -> dict[str, str]:
 
     return {
         name: facts(name, ws.config.models[name], ws.config.catalogue).licence or "unknown"
-        for name in (rung.base, rung.encoder)
-        if name
+        for name in rung.models
     }
 
 

@@ -258,8 +258,10 @@ def _facts(
             same = served == candidate_id
             before = reference("production", mine if same else scorer(served), same=same)
     candidate = Candidate.model_validate(ws.ledger.get(candidate_id).attrs)
-    rung = Rung(candidate.name, technique(candidate.technique), candidate.base, candidate.encoder)
-    known = all(name in ws.config.models for name in (rung.base, rung.encoder) if name)
+    rung = Rung(
+        candidate.name, technique(candidate.technique), candidate.base, candidate.encoder, more=candidate.models
+    )
+    known = all(name in ws.config.models for name in rung.models)
     return GateFacts(
         rows=len(scorer.rows),
         metrics=numbers(figures),

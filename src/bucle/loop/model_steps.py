@@ -11,12 +11,15 @@ from typing import Any
 from bucle.core.config import EncoderModel, LocalModel, OpenAIModel, PretrainModel, RerankerModel
 from bucle.core.errors import BadInput, ConfigError
 from bucle.core.ids import sha256_hex
-from bucle.core.ports import ChatModel
+from bucle.core.ports import ChatModel, Reranker
 from bucle.execute import Outcome, Runner, StepContext, StepRecord
 from bucle.loop.document_step import read_documents
 from bucle.loop.workspace import Workspace
 
-__all__ = ["canary_alias", "chat_model", "fingerprint", "index_step", "model_folder", "model_step"]
+__all__ = ["canary_alias", "chat_model", "fingerprint", "index_step", "model_folder", "model_step", "reranker_of"]
+
+
+REMOTE = {"base_url", "model", "api_key_env", "timeout_s"}  # what a remote encoder's folder tells
 
 
 def model_step(
@@ -34,7 +37,10 @@ def model_step(
         attrs = {"name": name, **model.model_dump(mode="json", exclude_none=True), "fingerprint": fingerprint(model)}
         attrs |= changed
         figures = _describe(model)
-        return Outcome({"model": ctx.ledger.put("base_model", attrs).id}, {"name": name, "kind": model.kind, **figures})
+        far = isinstance(model, EncoderModel) and model.base_url
+        blobs = {"remote.json": json.dumps(model.model_dump(include=REMOTE)).encode()} if far else {}
+        node = ctx.ledger.put("base_model", attrs, blobs=blobs)
+        return Outcome({"model": node.id}, {"name": name, "kind": model.kind, **figures})
 
     return runner.step(
         f"model {name}",
@@ -167,6 +173,15 @@ def chat_model(ws: Workspace, node_id: str) -> ChatModel:
             tokens_per_minute=settings.tokens_per_minute,
         )
     return _local(str(model_folder(ws, node_id)), str(node.attrs["name"]))
+
+
+def reranker_of(ws: Workspace, node_id: str) -> Reranker:
+    """The reranker of a base_model node, opened."""
+    from bucle.models.rerank import open_reranker
+
+    attrs = ws.ledger.get(node_id).attrs
+    settings = {k: v for k, v in attrs.items() if k in RerankerModel.model_fields}
+    return open_reranker(RerankerModel.model_validate(settings))
 
 
 @lru_cache(maxsize=4)

@@ -110,7 +110,7 @@ def learn(ws: Workspace, display: Display, task: str) -> RunResult:
         failed: GateFailed | None = None
         try:
             tasks, corpus = prepare(ws, runner)
-            chosen = {n: found for n, data in tasks.items() if (found := _choose(ws, runner, data, corpus, gated=True))}
+            chosen = _choose_all(ws, runner, tasks, corpus, gated=True)
             _release_next(ws, runner, tasks, chosen, corpus, task)
         except GateFailed as error:
             failed = error
@@ -161,12 +161,15 @@ def prepare(ws: Workspace, runner: Runner, *, until: Stage = "all") -> tuple[dic
         return tasks, corpus
     rows = {name: (t.dataset, t.split) for name, t in tasks.items()}
     models = {name: model_step(ws, runner, name, corpus, rows)["model"] for name in ws.config.models}
-    encoders = [(name, models[name]) for name, model in ws.config.models.items() if model.kind == "encoder"]
+    named = [ws.config.retrieval.encoder] if ws.config.retrieval.encoder else []
+    named += [name for name, model in ws.config.models.items() if model.kind == "encoder"]
+    encoders = [(name, models[name]) for name in named]
     index = ""
-    if until != "models" and corpus and encoders and any(t.kind in SEARCHING for t in ws.config.tasks.values()):
+    searching = {name for name, task in ws.config.tasks.items() if task.kind in SEARCHING or task.chains}
+    if until != "models" and corpus and encoders and searching:
         index = index_step(ws, runner, corpus, encoders[0])["index"]
     return {
-        name: replace(data, models=models, index=index if ws.config.tasks[name].kind in SEARCHING else "")
+        name: replace(data, models=models, index=index if name in searching else "")
         for name, data in tasks.items()
     }, corpus
 
@@ -178,11 +181,7 @@ def _all(ws: Workspace, runner: Runner, until: Stage) -> None:
         return
 
     # choose, customise, evaluate
-    chosen: dict[str, Chosen] = {}
-    for name, data in tasks.items():
-        found = _choose(ws, runner, data, corpus, gated=until != "choose")
-        if found:
-            chosen[name] = found
+    chosen = _choose_all(ws, runner, tasks, corpus, gated=until != "choose")
     if until == "choose":
         return
 
@@ -223,8 +222,25 @@ def _all(ws: Workspace, runner: Runner, until: Stage) -> None:
     )
 
 
-def _choose(ws: Workspace, runner: Runner, data: TaskData, corpus: str, *, gated: bool) -> Chosen | None:
-    """Every candidate of a task fitted, scored and compared; the recommended one gated and made ready for release."""
+def _choose_all(
+    ws: Workspace, runner: Runner, tasks: Mapping[str, TaskData], corpus: str, *, gated: bool
+) -> dict[str, Chosen]:
+    """What was chosen for each task, in their order: a chain may ask the candidate of a task before its own."""
+    chosen: dict[str, Chosen] = {}
+    decided: dict[str, str] = {}
+    for name, data in tasks.items():
+        found, candidate = _choose(ws, runner, replace(data, decided=decided), corpus, gated=gated)
+        decided = {**decided, name: candidate}
+        if found:
+            chosen[name] = found
+    return chosen
+
+
+def _choose(
+    ws: Workspace, runner: Runner, data: TaskData, corpus: str, *, gated: bool
+) -> tuple[Chosen | None, str]:
+    """Every candidate of a task fitted, scored and compared; the recommended one gated and made ready for release.
+    Returns that, and the recommended candidate."""
     judges = judge_steps(ws, runner, data)
     bakeoff = bake_off(ws, runner, data)
     rungs, fits, evaluations = bakeoff.rungs, bakeoff.fits, bakeoff.evaluations
@@ -236,9 +252,9 @@ def _choose(ws: Workspace, runner: Runner, data: TaskData, corpus: str, *, gated
         for rung in rungs
         if rung.base and "base" in rung.technique.needs
     }
-    if not gated:
-        return None
     name = found.figures["recommended"]
+    if not gated:
+        return None, fits[name]["candidate"] if name else ""
     if not name:
         raise GateFailed(
             f"No candidate of `{data.name}` keeps within the constraints.",
@@ -259,7 +275,7 @@ def _choose(ws: Workspace, runner: Runner, data: TaskData, corpus: str, *, gated
     )
     _must_pass(gate, data)
     ready = _ready(ws, runner, data, rung, fits[name]["candidate"])
-    return Chosen(rung, reference, found, evaluations[name], ready, gate)
+    return Chosen(rung, reference, found, evaluations[name], ready, gate), fits[name]["candidate"]
 
 
 def _again(ws: Workspace, runner: Runner, data: TaskData, before: Chosen, corpus: str) -> Chosen:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from bucle.choose import Rung, ladder
+from bucle.choose import Rung
 from bucle.core.errors import BadInput
 from bucle.execute import Display, Runner, project_lock
 from bucle.loop.candidates import TaskData, fit_step, rows_of, score_step
 from bucle.loop.model_steps import model_folder
 from bucle.loop.run import prepare
+from bucle.loop.rungs import rungs_of
 from bucle.loop.workspace import Workspace
 
 __all__ = ["batch", "tune"]
@@ -65,13 +66,7 @@ def batch(ws: Workspace, task: str, name: str, rows: int, display: Display) -> d
 def _find(ws: Workspace, runner: Runner, task: str, name: str) -> tuple[TaskData, Rung]:
     if task not in ws.config.tasks:
         raise BadInput(f"There is no task `{task}`.", f"Tasks: {', '.join(ws.config.tasks)}.")
-    kind = ws.config.tasks[task].kind
-    rungs = ladder(
-        kind,
-        ws.config.models,
-        ws.config.choose.model_copy(update={"candidates": "auto"}),
-        has_index=ws.config.data.documents is not None,
-    )
+    rungs = rungs_of(ws, task, choose=ws.config.choose.model_copy(update={"candidates": "auto"}))
     found = [r for r in rungs if name in (r.name, r.technique.name)]
     if not found:
         raise BadInput(f"`{task}` has no candidate `{name}`.", f"It has: {', '.join(r.name for r in rungs)}.")

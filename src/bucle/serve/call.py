@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,6 +20,9 @@ from bucle.serve.guard import summary
 from bucle.serve.routes import Limits, Route
 
 __all__ = ["Call", "Stream", "now", "read_body", "utc"]
+
+
+MAX_STEPS = 200  # of one answer, kept in its trace
 
 
 class Call:
@@ -46,6 +49,12 @@ class Call:
         """Record what ran from `started` (perf_counter) until now, in milliseconds of the request."""
         self.spans.append({"name": name, "start_ms": round((started - self._started) * 1000, 3),
                            "ms": round((time.perf_counter() - started) * 1000, 3), **detail})
+
+    def steps(self, spans: Sequence[Mapping[str, Any]], started: float) -> None:
+        """Record the steps of a chain that began at `started` (perf_counter), in milliseconds of the request."""
+        shift = (started - self._started) * 1000
+        for span in spans[:MAX_STEPS]:
+            self.spans.append({**span, "start_ms": round(float(span.get("start_ms", 0.0)) + shift, 3)})
 
     def first(self) -> None:
         """The first piece of the answer is there."""

@@ -94,6 +94,7 @@ class Gateway:
         answered = await asyncio.wait_for(waiting, self.limits.timeout_s)
         found: Prediction = answered.prediction
         call.span("engine", started, wait_ms=round(answered.wait_ms, 3), batch=answered.batch)
+        call.steps(found.spans, started)
         call.usage = found.usage
         if found.error:
             raise ApiError(502, f"the candidate failed on this input: {replies.clean(found.error[:300])}",
@@ -109,7 +110,7 @@ class Gateway:
         content = replies.content_of(found.model_copy(update={"citations": () if listed else places}))
         head = call.head()
         extra = {**call.extra(), "score": call.score, "abstained": found.abstained,
-                 "chunks": list(found.chunks), "citations": list(places)}
+                 "chunks": list(found.chunks), "citations": list(places), "quotes": list(found.quotes)}
         if not asked.stream:
             whole = replies.completion(head, content, "stop", found.usage, extra)
             return JSONResponse(whole, headers=call.headers())
