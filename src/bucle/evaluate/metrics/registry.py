@@ -111,28 +111,13 @@ def own_metric(name: str, folder: Path, *, trusted: bool) -> Metric:
     project's files say. Only a file that truly lies inside the folder is read, by path (the module search path is
     neither used nor changed). Raises ConfigError.
     """
-    from importlib.util import module_from_spec, spec_from_file_location
+    from bucle.execute.own import own_object
 
     if not _OWN.fullmatch(name):
         raise ConfigError(f"{name[:80]} does not name a metric", "write it as `my_metrics:function`")
-    module, function = name.split(":")
-    root = folder.resolve()
-    path = (root / (module.replace(".", "/") + ".py")).resolve()
-    if not path.is_relative_to(root) or not path.is_file():
-        raise ConfigError(f"the metric {name} needs the file {module.replace('.', '/')}.py in the project's folder")
-    if not trusted:
-        raise ConfigError(f"the metric {name} is code of this project, and nobody has said that it may run",
-                          f"read {path.name}; if it may run: bucle run --trust (or choose, evaluate; BUCLE_TRUST=1)")
-    spec = spec_from_file_location(f"_bucle_own_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"{path.name} cannot be read as Python")
-    loaded = module_from_spec(spec)
-    try:
-        spec.loader.exec_module(loaded)
-    except Exception as error:  # any mistake in the user's own file
-        raise ConfigError(f"{path.name} does not run: {type(error).__name__}: {error}", "mend the file") from error
-    if not callable(found := getattr(loaded, function, None)):
-        raise ConfigError(f"{path.name} has no function {function}")
+    found = own_object(name, folder, trusted, what="the metric")
+    if not callable(found):
+        raise ConfigError(f"{name.partition(':')[0]}.py has no function {name.partition(':')[2]}")
     return _from_function(name, found)
 
 
