@@ -158,8 +158,8 @@ class Candidate(Record):
     """Base model + adapter + prompt + index + decoding, as one thing to score, judge and serve.
 
     Its ledger node (kind `candidate`) holds these fields, its files as blobs, and edges to base, encoder, index,
-    dataset and split. `base` and `encoder` are model names in bucle.yaml, `models` all that a chain asks; `fitted_on` is `train` (the held-out rows
-    were never seen) or `all` (the same recipe on every row, for release).
+    dataset and split. `base` and `encoder` are model names in bucle.yaml, `models` all that a chain asks; `fitted_on`
+    is `train` (the held-out rows were never seen) or `all` (the same recipe on every row, for release).
     """
 
     name: str
