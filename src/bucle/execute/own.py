@@ -47,13 +47,15 @@ def own_object(name: str, folder: Path, trusted: bool, *, what: str = "", source
     no such file or name, not trusted, or the file does not run."""
     path = own_file(name, folder, what) if source is None else _place(name, folder)
     if not trusted:
-        raise ConfigError(f"{what} {name} is code of this project, and nobody has said that it may run".strip(),
-                          f"read {path.name}; if it may run: bucle run --trust (and so any other verb; or BUCLE_TRUST=1)")
+        raise ConfigError(
+            f"{what} {name} is code of this project, and nobody has said that it may run".strip(),
+            f"read {path.name}; if it may run: bucle run --trust (any other verb likewise; or BUCLE_TRUST=1)")
     found: Any = _module(str(path), path.read_bytes() if source is None else source)
     for part in name.partition(":")[2].split("."):
         found = getattr(found, part, _MISSING)
         if found is _MISSING:
-            raise ConfigError(f"{path.name} has no {name.partition(':')[2]}", f"define it in {path.name}")
+            raise ConfigError(f"{path.name} has no function or object {name.partition(':')[2]}",
+                              f"define it in {path.name}")
     return found
 
 
@@ -73,5 +75,6 @@ def _module(path: str, source: bytes) -> ModuleType:
         exec(compile(source, path, "exec"), module.__dict__)  # noqa: S102 - trusted, or it would not be here
     except Exception as error:  # any mistake in the user's own file
         sys.modules.pop(module.__name__, None)
-        raise ConfigError(f"{Path(path).name} does not run: {type(error).__name__}: {error}", "mend the file") from error
+        raise ConfigError(f"{Path(path).name} does not run: {type(error).__name__}: {error}"[:500],
+                          "mend the file") from error
     return module
