@@ -1,0 +1,309 @@
+"""What a template's values cost: every loop, list and text that is made is counted, and refused before it is made
+where it would be too large. The filters that a prompt may use, each within that."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+from jinja2 import StrictUndefined, Undefined
+from jinja2.filters import FILTERS
+
+__all__ = ["FILTERS_HERE", "MAX_TEXT", "Budget", "Each", "Fault", "Replace", "bounded_range", "budget_now", "calculate",
+           "concat", "counted", "flat", "item_of", "moment", "plain", "printed"]
+
+MAX_TEXT = 4_000_000  # characters of a rendered text, and of any value on the way
+MAX_WORK = 5 * MAX_TEXT  # characters made in all while one template is rendered
+MAX_LOOPS = 100_000  # turns of all loops together
+MAX_SECONDS = 3.0  # of the processor's time
+ITEM = 50  # characters that an item of a list counts as
+MAX_NUMBER = 10**18
+
+
+class Fault(Exception):
+    """Something wrong with a template, at a line of it (0: not known)."""
+
+    def __init__(self, message: str, hint: str = "", line: int = 0) -> None:
+        super().__init__(message)
+        self.message, self.hint, self.line = message, hint, line
+
+
+@dataclass
+class Budget:
+    work: int = MAX_WORK
+    loops: int = MAX_LOOPS
+    until: float = field(default_factory=lambda: time.thread_time() + MAX_SECONDS)
+
+    def turn(self) -> None:
+        self.loops -= 1
+        if self.loops < 0:
+            raise Fault(f"its loops take more than {MAX_LOOPS:,} turns.", "Loop over fewer things.")
+        self.moment()
+
+    def moment(self) -> None:
+        if time.thread_time() > self.until:
+            raise Fault(f"it takes more than {MAX_SECONDS:g} seconds.", "Make it simpler.")
+
+
+budget_now: ContextVar[Budget | None] = ContextVar("bucle_template", default=None)
+
+
+def _charge(value: Any) -> Any:
+    """`value`, counted."""
+    size = _size(value)
+    if size > MAX_TEXT:
+        raise Fault(f"a value in it is larger than {MAX_TEXT:,} characters.", "Make it smaller.")
+    if (budget := budget_now.get()) is not None:
+        budget.moment()
+        budget.work -= size
+        if budget.work < 0:
+            raise Fault(f"it makes more than {MAX_WORK:,} characters on the way.", "Make it simpler.")
+    return value
+
+
+def _size(value: Any) -> int:
+    """Characters that a value counts as. Values are trees: a template makes no list of lists."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, Mapping | list | tuple):
+        items = value.values() if isinstance(value, Mapping) else value
+        return sum(len(item) if isinstance(item, str) else _size(item) for item in items) + ITEM * len(value)
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > MAX_NUMBER:
+        raise Fault("a number in it is beyond all bounds.", "Calculate with smaller ones.")
+    return ITEM
+
+
+def _will_be(size: int) -> None:
+    """Refuses a text of `size` characters before it is made."""
+    if size > MAX_TEXT:
+        raise Fault(f"a value in it would be {size:,} characters long.", f"{MAX_TEXT:,} are the most.")
+
+
+def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*args: Any, **named: Any) -> Any:
+        made = function(*args, **named)
+        return _charge(list(made) if isinstance(made, Iterable) and not isinstance(made, str | Mapping) else made)
+
+    return call
+
+
+def plain(value: Any) -> Any:
+    """A value as it may be worked on: what is made lazily is made now, and counted."""
+    if isinstance(value, Undefined):
+        str(value)  # raises what it is
+    if isinstance(value, str | int | float | bool | list | tuple | Mapping) or value is None:
+        return value
+    if isinstance(value, Iterator | range):
+        made: list[Any] = []
+        for item in value:
+            if len(made) >= MAX_LOOPS:
+                raise Fault(f"a list in it has more than {MAX_LOOPS:,} items.", "Make it shorter.")
+            made.append(item)
+        return _charge(made)
+    raise Fault("a method is named in it and not called.", "Write `()` after it.")
+
+
+class Each(tuple[Any, ...]):
+    """What a loop goes over; every turn is counted."""
+
+    __slots__ = ()
+
+    def __new__(cls, value: Any) -> Each:
+        value = plain(value)
+        if not isinstance(value, list | tuple | Mapping):
+            kind = "a text" if isinstance(value, str) else "one value"
+            raise Fault(f"a loop goes over {kind}, not over a list.", "Declare that input with `type: list`.")
+        return super().__new__(cls, value)
+
+    def __iter__(self) -> Iterator[Any]:
+        budget = budget_now.get()
+        for item in super().__iter__():
+            if budget is not None:
+                budget.turn()
+            yield item
+
+
+def concat(items: Sequence[Any]) -> str:
+    texts = [printed(item) for item in items]
+    _will_be(sum(map(len, texts)))
+    return str(_charge("".join(texts)))
+
+
+def flat(value: Any) -> Any:
+    """A list or mapping written in a template: of plain values, since lists of lists of lists are bombs."""
+    for item in value.values() if isinstance(value, Mapping) else value:
+        if isinstance(item, Undefined):
+            str(item)
+        if not isinstance(item, str | int | float | bool) and item is not None:
+            raise Fault("a list in it holds a list.", "A list holds texts and numbers.")
+    return _charge(value)
+
+
+def moment(value: Any) -> Any:
+    if (budget := budget_now.get()) is not None:
+        budget.moment()
+    return value
+
+
+def printed(value: Any) -> str:
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, bool | int | float):
+        return str(value)
+    if isinstance(value, Undefined):
+        return str(value)
+    if value is None:
+        raise Fault("a value that was not given is printed.", "Write `{% if NAME is not none %}…{% endif %}`.")
+    if isinstance(value, Mapping):
+        raise Fault("a passage is printed whole.", "Write `{{ passage.text }}`.")
+    if isinstance(value, list | tuple | Iterator | range):
+        raise Fault("a list is printed whole.", "Write `{{ NAME | join(', ') }}`, or a loop.")
+    raise Fault("a method is named in it and not called.", "Write `()` after it.")
+
+
+def bounded_range(*args: int) -> range:
+    made = range(*args)
+    if len(made) > MAX_LOOPS:
+        raise Fault(f"`range` of more than {MAX_LOOPS:,}.", "Loop over fewer things.")
+    return made
+
+
+def calculate(operator: str, left: Any, right: Any) -> Any:
+    left, right = plain(left), plain(right)
+    texts = [v for v in (left, right) if isinstance(v, str | list | tuple)]
+    if operator == "+" and texts:
+        _will_be(_size(left) + _size(right))
+        return _charge(left + right)
+    if operator == "*" and texts:
+        times = right if texts[0] is left else left
+        if isinstance(times, int):
+            _will_be(_size(texts[0]) * max(0, times))
+        return _charge(left * right)
+    if operator == "%":
+        if texts:
+            raise Fault("`%` does not put values into a text here.", "Write `{{ NAME }}` where the value belongs.")
+        return left % right
+    if operator == "**":
+        if abs(left) > 1 and abs(right) > 64:
+            raise Fault("a number in it is beyond all bounds.", "Calculate with smaller ones.")
+        return _charge(left**right)
+    return _charge(left * right if operator == "*" else left + right)
+
+
+def item_of(obj: Any, name: Any) -> Any:
+    """An item of a text, list or mapping; nothing else of any object."""
+    try:
+        if isinstance(obj, str | list | tuple | Mapping):
+            return obj[name]
+    except (TypeError, LookupError):
+        pass
+    return StrictUndefined(obj=obj, name=name)
+
+
+class Replace:
+    """`text.replace(old, new)`, its size known before it is made."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __call__(self, old: str, new: str, count: int = -1) -> str:
+        times = self.text.count(old)
+        times = min(times, count) if count >= 0 else times
+        _will_be(len(self.text) + times * max(0, len(new) - len(old)))
+        return self.text.replace(old, new, count)
+
+
+def _join(value: Any, d: str = "", attribute: str | None = None) -> str:
+    items = plain(value)
+    if not isinstance(items, list | tuple):
+        raise Fault("`join` is given what is no list.", "Declare that input with `type: list`.")
+    if attribute is not None:
+        items = [item_of(item, attribute) for item in items]
+    texts = [printed(item) for item in items]
+    _will_be(sum(map(len, texts)) + len(d) * len(texts))
+    return d.join(texts)
+
+
+def _indent(value: str, width: int | str = 4, first: bool = False, blank: bool = False) -> str:
+    with_ = width if isinstance(width, str) else " " * min(int(width), 1000)
+    text = printed(value)
+    _will_be(len(text) + len(with_) * (text.count("\n") + 1))
+    lines = text.split("\n")
+    kept = [with_ + line if (line or blank) and (n or first) else line for n, line in enumerate(lines)]
+    return "\n".join(kept)
+
+
+def _center(value: str, width: int = 80) -> str:
+    _will_be(int(width))
+    return printed(value).center(int(width))
+
+
+def _to_json(value: Any, indent: int | None = None) -> str:
+    import json
+
+    value = plain(value)
+    _will_be(2 * _size(value))
+    return json.dumps(value, ensure_ascii=False, indent=None if indent is None else max(0, min(int(indent), 8)))
+
+
+def _replace(value: Any, old: str, new: str, count: int | None = None) -> str:
+    return Replace(printed(value))(old, new, -1 if count is None else count)
+
+
+def _map(value: Any, attribute: str) -> list[Any]:
+    return [item_of(item, attribute) for item in plain(value)]
+
+
+def _sort(value: Any, reverse: bool = False) -> list[Any]:
+    return sorted(plain(value), reverse=reverse)
+
+
+def _unique(value: Any) -> list[Any]:
+    return list(dict.fromkeys(plain(value)))
+
+
+def _length(value: Any) -> int:
+    return len(plain(value))
+
+
+def _first(value: Any) -> Any:
+    items = plain(value)
+    return items[0] if items else StrictUndefined("the list is empty")
+
+
+def _last(value: Any) -> Any:
+    items = plain(value)
+    return items[-1] if items else StrictUndefined("the list is empty")
+
+
+def _wrapped(name: str) -> Callable[..., Any]:
+    """One of Jinja's own that cannot grow a value; `default` must see what has none."""
+    function = FILTERS[name]
+    special = getattr(function, "jinja_pass_arg", None)
+
+    def call(*args: Any, **named: Any) -> Any:
+        head, rest = (args[:1], args[1:]) if special else ((), args)
+        return _charge(plain(function(*head, plain(rest[0]), *rest[1:], **named)))
+
+    if special:
+        vars(call)["jinja_pass_arg"] = special
+    return call
+
+
+_OWN: dict[str, Callable[..., Any]] = {
+    "center": _center, "count": _length, "first": _first, "indent": _indent, "join": _join, "last": _last,
+    "length": _length, "list": plain, "map": _map, "replace": _replace, "sort": _sort, "string": printed,
+    "tojson": _to_json, "unique": _unique,
+}
+_JINJAS = ("abs", "capitalize", "float", "int", "lower", "max", "min", "reverse", "round", "sum", "title", "trim",
+           "truncate", "upper", "wordcount")
+FILTERS_HERE: dict[str, Callable[..., Any]] = {
+    **{name: _wrapped(name) for name in _JINJAS},
+    **{name: counted(function) for name, function in _OWN.items()},
+    "default": FILTERS["default"],
+    "d": FILTERS["default"],
+}
+"""What a prompt may filter by. `default` must see what has no value, so it is Jinja's own."""
