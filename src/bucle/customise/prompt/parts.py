@@ -61,7 +61,8 @@ class Parts:
         """The conversation: the system message, examples as earlier turns, the conversation so far, the input. Where
         there is a conversation, the examples stand in the system message: nobody said them in it."""
         system, user = self.write(self.passages) if self.write else (self.system, self.user)
-        blocks = [system, self._tone(), *(self._shown() if self.turns else ()), *self.always, self._schema(), self.thinking]
+        shown = self._shown() if self.turns else []
+        blocks = [system, self._tone(), *shown, *self.always, self._schema(), self.thinking]
         head = "\n".join(block for block in blocks if block.strip())
         messages: list[Message] = [{"role": "system", "content": head}] if head else []
         for asked, answer in () if self.turns else self.shown:
