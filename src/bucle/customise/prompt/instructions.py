@@ -9,7 +9,7 @@ from typing import Any
 from bucle.core.ports import Message
 from bucle.customise.conversation import conversation
 
-__all__ = ["language_of", "system_for", "text_messages", "thinking"]
+__all__ = ["language_of", "needed_by", "system_for", "text_messages", "thinking"]
 
 _TASK = {
     "es": {
@@ -66,14 +66,22 @@ def system_for(kind: str, params: Mapping[str, Any], fields: Sequence[str] = ())
         "source": words["from"].format(_called(params["source"], language)) if params.get("source") else "",
         "target": words["to"].format(_called(params["target"], language)) if params.get("target") else "",
     }
-    parts = [str(params.get("instruction") or "") or _TASK[language][kind].format(**ways)]
-    if kind == "generate" and params.get("voice"):
-        parts.append(f"{words['voice']}: {params['voice']}")
-    if kind == "extract" and params.get("schema"):
-        parts.append(f"{words['schema']}:\n{json.dumps(params['schema'], ensure_ascii=False)}")
+    told = str(params.get("instruction") or "") or _TASK[language][kind].format(**ways)
+    schema = params.get("schema") if kind == "extract" else None
+    return "\n".join([told, *needed_by(kind, params, schema or {}, fields).values()])
+
+
+def needed_by(kind: str, params: Mapping[str, Any], schema: Mapping[str, Any], fields: Sequence[str]) -> dict[str, str]:
+    """What stands in the system message whoever wrote the rest of it, by its name: the brand's voice of a text to be
+    written, the schema of an object (without one, the fields of the training rows)."""
+    words, found = _WORDS[language_of(params)], {}
+    if kind in ("generate", "converse") and params.get("voice"):
+        found["voice"] = f"{words['voice']}: {params['voice']}"
+    if schema:
+        found["schema"] = f"{words['schema']}:\n{json.dumps(schema, ensure_ascii=False)}"
     elif kind == "extract" and fields:
-        parts.append(f"{words['fields']}: {', '.join(fields)}")
-    return "\n".join(parts)
+        found["fields"] = f"{words['fields']}: {', '.join(fields)}"
+    return found
 
 
 def thinking(params: Mapping[str, Any]) -> str:

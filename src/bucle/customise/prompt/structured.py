@@ -25,7 +25,7 @@ _REPAIR = {
     "es": "Ese objeto no vale: {}. Responde solo con el objeto JSON corregido.",
     "en": "That object will not do: {}. Answer with the corrected JSON object only.",
 }
-_HINT = "Say the form in the instruction, loosen the schema, or take a stronger model; bucle prompt try shows the text."
+_HINT = "One repair was tried. Say the form in the instruction, loosen the schema, or take a stronger model; bucle prompt try shows the text."
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Form:
         fault = str(after.error) if isinstance(after.error, _Repairable) else ""
         if after.value is None and not fault:  # the repair itself failed: the first fault is what is wrong
             fault = str(before.error)
-        broken = SchemaBroken(f"{fault}, after one repair", _HINT) if fault else None
+        broken = SchemaBroken(fault, _HINT) if fault else None
         one, two = before.usage, after.usage
         used = Usage(tokens_in=one.tokens_in + two.tokens_in, tokens_out=one.tokens_out + two.tokens_out,
                      usd=one.usd + two.usd)

@@ -10,19 +10,23 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from typing import Any
 
-from bucle.core.errors import BadInput, BucleError
+from bucle.core.errors import BadInput, BucleError, SchemaBroken
 from bucle.core.ports import ChatModel, ChatReply, FitContext
+from bucle.core.prompting import PromptSpec
 from bucle.core.records import Prediction, Usage
 from bucle.customise.conversation import conversation, gist
-from bucle.customise.prompt.examples import NearestExamples
+from bucle.customise.prompt.examples import chooser, kept_examples
 from bucle.customise.prompt.fitting import ask_fitting, cut_off
-from bucle.customise.prompt.instructions import language_of, system_for, text_messages
-from bucle.customise.prompt.parsing import json_object, python_block
+from bucle.customise.prompt.instructions import language_of, needed_by, system_for, text_messages
+from bucle.customise.prompt.parsing import python_block
+from bucle.customise.prompt.spec import OwnPrompt, keep, own_spec
+from bucle.customise.prompt.structured import Form, Structured, as_line
 from bucle.customise.settings import whole
 from bucle.data.schema import Schema
-from bucle.models.ask import Ask, ask_all
+from bucle.models.ask import Ask
 
 __all__ = [
     "TEMPERATURE",
@@ -31,6 +35,8 @@ __all__ = [
     "TextPredictor",
     "add_usage",
     "answer_of",
+    "answer_of_object",
+    "form_of",
     "reader",
     "text_prompt",
     "took",
@@ -47,23 +53,37 @@ Reader = Callable[[str], str]
 
 def text_prompt(ctx: FitContext, shots: int) -> dict[str, Any]:
     """What is kept of a text task's prompt: system message, limits, schema and the examples to draw from."""
-    params, kind = ctx.params, str(ctx.kind)
+    params, kind, spec = ctx.params, str(ctx.kind), own_spec(ctx.params)
     rows = [e for e in ctx.train if e.target]
     fields: list[str] = []
+    schema = dict(params.get("schema") or {})
+    if spec is not None and not schema and isinstance(spec.output, Mapping):
+        schema = dict(spec.output)
     if kind == "extract":
         fields = sorted({name for e in rows for name in _object(str(e.target))})
-        if params.get("schema"):
-            Schema(params["schema"])  # told now, and not at the first row
+    if schema:
+        Schema(schema)  # told now, and not at the first row
+    able = [e for e in rows if _can_be_shown(kind, e.input)]
+    own = {"system": system_for(kind, params, fields)} if spec is None else _own(spec, kind, params, schema, fields)
     return {
         "kind": kind,
-        "system": system_for(kind, params, fields),
         "language": language_of(params),
-        "max_tokens": whole(params, "max_tokens", MAX_TOKENS[kind]),
-        "samples": whole(params, "samples", 1, most=100),
-        "schema": dict(params.get("schema") or {}),
-        "shots": shots,
-        "examples": [[e.input, e.target] for e in rows if _can_be_shown(kind, e.input)] if shots else [],
+        "max_tokens": whole(params, "max_tokens", (spec.max_tokens if spec else 0) or MAX_TOKENS[kind]),
+        "samples": whole(params, "samples", spec.samples if spec else 1, most=100),
+        "schema": schema,
+        **kept_examples(params, spec, able, shots, by_label=False, key=partial(gist, kind)),
+        **own,
     }
+
+
+def _own(spec: PromptSpec, kind: str, params: Mapping[str, Any], schema: Mapping[str, Any],
+         fields: Sequence[str]) -> dict[str, Any]:
+    """What is kept of the task's own prompt, with what this kind always needs."""
+    more = needed_by(kind, params, schema, fields)
+    if spec.voice.description:
+        more.pop("voice", None)  # the prompt's own voice stands in its place
+    given = {name: str(params[name]) for name in ("instruction", "source", "target", "voice") if params.get(name)}
+    return keep(spec, {**given, "fields": list(fields), "schema": dict(schema)}, more)
 
 
 class TextPredictor:
@@ -73,12 +93,11 @@ class TextPredictor:
     def __init__(self, model: ChatModel, prompt: Mapping[str, Any], seed: int) -> None:
         self.model, self.prompt, self.seed = model, prompt, seed
         self.kind, self.shortened = str(prompt["kind"]), 0
-        self.read = reader(prompt)
+        self.form, self.read = form_of(prompt), reader(prompt)
         # Code is sampled for pass@k; of the rest, one answer at temperature 0 is the likeliest.
         self.samples = int(prompt["samples"]) if self.kind == "code" else 1
-        self.examples = None
-        if prompt["shots"] and prompt["examples"]:
-            self.examples = NearestExamples(prompt["examples"], key=partial(gist, self.kind))
+        self.examples = chooser(prompt, key=partial(gist, self.kind))
+        self.own = OwnPrompt(prompt) if prompt.get("spec") else None
 
     def predict(self, inputs: Sequence[str]) -> list[Prediction]:
         near = self.examples.near(inputs, self.prompt["shots"]) if self.examples and inputs else [[] for _ in inputs]
@@ -87,15 +106,19 @@ class TextPredictor:
         for i, (text, shown) in enumerate(zip(inputs, near, strict=True)):
             try:
                 prompts += [self._versions(i, text, shown, sample) for sample in range(self.samples)]
-            except BadInput as error:
-                rows[i].append(Answer("", error=error.message))
+            except BucleError as error:
+                rows[i].append(Answer("", error=error.message, kind=type(error).__name__))
         asked = ask_fitting(self.model, prompts)
-        for one in asked:
-            rows[one.used].append(answer_of(one.reply, self.read, self.prompt["max_tokens"]))
-            self.shortened += one.shortened > 0
-        if self.kind == "extract":
-            self._repair(inputs, rows)
-        return [together(answers, self.model) for answers in rows]
+        self.shortened += sum(one.shortened > 0 for one in asked)
+        if self.form is not None:
+            bare = [self._ask(inputs[one.used], [], 0) for one in asked]  # a repair needs no examples
+            settled = self.form.settle(self.model, bare, [one.reply for one in asked])
+            answers = [answer_of_object(one) for one in settled]
+        else:
+            answers = [answer_of(one.reply, self.read, self.prompt["max_tokens"]) for one in asked]
+        for one, answer in zip(asked, answers, strict=True):
+            rows[one.used].append(answer)
+        return [together(found, self.model) for found in rows]
 
     def _versions(
         self, row: int, text: str, shown: Sequence[tuple[str, str]], sample: int
@@ -104,31 +127,21 @@ class TextPredictor:
         cannot be asked."""
         if not text.strip():
             raise BadInput("the input is empty", "")
-        whole = [self._ask(text, shown[first:], sample) for first in range(len(shown) + 1)]
-        return iter([(ask, row) for ask in whole])
+        first = self._ask(text, shown, sample, count=True)
+        more = (self._ask(text, shown[n:], sample) for n in range(1, len(shown) + 1))
+        return ((ask, row) for ask in chain([first], more))
 
-    def _ask(self, text: str, shown: Sequence[tuple[str, str]], sample: int) -> Ask:
-        messages = text_messages(self.kind, self.prompt["system"], text, shown, self.prompt["language"])
+    def _ask(self, text: str, shown: Sequence[tuple[str, str]], sample: int, *, count: bool = False) -> Ask:
+        most = self.prompt["max_tokens"]
+        if self.own is None:
+            messages = text_messages(self.kind, self.prompt["system"], text, shown, self.prompt["language"])
+        else:
+            made = self.own.assembled(self.model, text, shown, most)
+            self.shortened += bool(count and made.dropped)
+            messages = list(made.messages)
         temperature = TEMPERATURE if self.samples > 1 else 0.0
-        return Ask(tuple(messages), self.prompt["max_tokens"], temperature, seed=self.seed + sample)
-
-    def _repair(self, inputs: Sequence[str], rows: list[list[Answer]]) -> None:
-        """One more try for objects that could not be read or do not fit: the model sees its reply and what is wrong."""
-        wrong = [i for i, answers in enumerate(rows) if answers and answers[0].reply and answers[0].repairable]
-        said = {"es": "Ese objeto no vale: {}. Responde solo con el objeto JSON corregido.",
-                "en": "That object will not do: {}. Answer with the corrected JSON object only."}
-        asks = []
-        for i in wrong:
-            before = rows[i][0]
-            asks.append(Ask(
-                (*text_messages("extract", self.prompt["system"], inputs[i], [], self.prompt["language"]),
-                 {"role": "assistant", "content": before.reply},
-                 {"role": "user", "content": said[self.prompt["language"]].format(before.error)}),
-                self.prompt["max_tokens"], seed=self.seed))
-        for i, reply in zip(wrong, ask_all(self.model, asks), strict=True):
-            before, after = rows[i][0], answer_of(reply, self.read, self.prompt["max_tokens"])
-            better = after if after.text or not before.text else before
-            rows[i] = [Answer(better.text, better.error, better.reply, before.usage, before.ms).plus(after)]
+        ask = Ask(tuple(messages), most, temperature, seed=self.seed + sample)
+        return self.form.wanted(ask) if self.form else ask
 
 
 @dataclass(frozen=True)
@@ -137,51 +150,56 @@ class Answer:
 
     text: str
     error: str = ""
-    reply: str = ""
+    kind: str = ""
     usage: Usage = field(default_factory=Usage)
     ms: float = 0.0
-    repairable: bool = False
-
-    def plus(self, other: Answer) -> Answer:
-        return Answer(self.text, self.error, self.reply, add_usage(self.usage, other.usage), self.ms + other.ms)
 
 
 def answer_of(reply: ChatReply | BucleError, read: Reader, limit: int) -> Answer:
+    """What a reply says as the task wants it, or its error."""
     if isinstance(reply, BucleError):
-        return Answer("", error=reply.message)
+        return Answer("", reply.message, type(reply).__name__)
     text = reply.text.strip()
     cut = cut_off(reply, limit)
     try:
         read_text = read(text) if text else ""
-    except Misfit as error:
-        return Answer(error.text, error.message, text, reply.usage, reply.ms, repairable=True)
     except BadInput as error:
-        return Answer(text if cut else "", cut or error.message, text, reply.usage, reply.ms, repairable=not cut)
-    return Answer(read_text, cut or ("" if read_text else "the reply is empty"), text, reply.usage, reply.ms)
+        return Answer(text if cut else "", cut or error.message, type(error).__name__, reply.usage, reply.ms)
+    wrong = cut or ("" if read_text else "the reply is empty")
+    return Answer(read_text, wrong, BadInput.__name__ if wrong else "", reply.usage, reply.ms)
 
 
-class Misfit(BadInput):
-    """An object that can be read and does not fit its schema: `text` is the object."""
+def answer_of_object(found: Structured) -> Answer:
+    """An object as one line of JSON; one that does not fit stands beside its error, and so does a reply that was
+    cut."""
+    held = found.value if found.value is not None else found.draft
+    if found.error is None:
+        return Answer(as_line(held or {}), usage=found.usage, ms=found.ms)
+    text = as_line(held) if held is not None else "" if found.repaired else found.reply
+    return Answer(text, found.error.message, type(found.error).__name__, found.usage, found.ms)
 
-    def __init__(self, message: str, text: str) -> None:
-        super().__init__(message, "")
-        self.text = text
+
+def form_of(prompt: Mapping[str, Any]) -> Form | None:
+    """The form that replies are held to: of extraction, and of any prompt whose output has a schema."""
+    if prompt["kind"] == "code" or not (prompt["kind"] == "extract" or prompt.get("schema")):
+        return None
+    return Form(prompt["schema"], prompt["language"])
 
 
 def reader(prompt: Mapping[str, Any]) -> Reader:
-    """How replies of a prompt's kind are read: an object as JSON in one line, a program without its fence."""
+    """How replies of a prompt's kind are read: an object as JSON in one line, a program without its fence. The reader
+    of objects raises SchemaBroken."""
     if prompt["kind"] == "code":
         return python_block
-    if prompt["kind"] != "extract":
+    form = form_of(prompt)
+    if form is None:
         return str.strip
-    schema = Schema(prompt["schema"]) if prompt["schema"] else None
 
     def read(text: str) -> str:
-        value = json_object(text)
-        line = json.dumps(value, ensure_ascii=False)
-        if schema is not None and (fault := schema.fault(value)):
-            raise Misfit(f"it does not fit the schema: {fault}", line)
-        return line
+        value, fault = form.read(text)
+        if value is None or fault:
+            raise SchemaBroken(fault, "")
+        return as_line(value)
 
     return read
 
@@ -193,6 +211,7 @@ def together(answers: Sequence[Answer], model: ChatModel) -> Prediction:
     return Prediction(
         output=best.text,
         error=best.error,
+        error_kind=best.kind,
         usage=add_usage(*(one.usage for one in answers)),
         ms=took([one.ms for one in answers], model),
         others=tuple("" if a.error else a.text for a in answers if a is not best),
