@@ -72,7 +72,7 @@ def _module(path: str, source: bytes) -> ModuleType:
     module.__file__ = path
     sys.modules[module.__name__] = module  # dataclasses and pydantic look their module up by name
     try:
-        exec(compile(source, path, "exec"), module.__dict__)  # noqa: S102 - trusted, or it would not be here
+        exec(compile(source, path, "exec", dont_inherit=True), module.__dict__)  # noqa: S102 - trusted, or it would not be here
     except Exception as error:  # any mistake in the user's own file
         sys.modules.pop(module.__name__, None)
         raise ConfigError(f"{Path(path).name} does not run: {type(error).__name__}: {error}"[:500],

@@ -1,8 +1,8 @@
 """A LangChain Runnable as it is: what it is given, and what its callbacks tell of each question's one trace.
 
 The question is its input where its schema takes a text; where the schema is an object, at the first of QUESTIONS that
-it has, or at its only key. The labels of the asker stand in its config, `configurable: {"access": [...]}`, and as
-`access` where its input has that key.
+it has, or at its only key; of an object whose keys are not told, at all of QUESTIONS. The labels of the asker stand in
+its config, `configurable: {"access": [...]}`, and as `access` where its input has that key.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ UNKNOWN = "root"  # how LangChain names an input of no known type
 def calling(runnable: Any, kind: TaskKind, access: frozenset[str], root: Path | None) -> Callable[
         [str, Steps], Prediction]:
     """The call of one question. Raises ConfigError where the question's place in its input cannot be told."""
-    key, labelled = _input_key(runnable), "access" in _properties(runnable)
+    keys, labelled = _keys(runnable), "access" in (_properties(runnable) or {})
     labels = sorted(access)
 
     def call(question: str, steps: Steps) -> Prediction:
-        given: Any = {key: question, **({"access": labels} if labelled else {})} if key else question
+        given: Any = {**dict.fromkeys(keys, question), **({"access": labels} if labelled else {})} if keys else question
         said = runnable.invoke(given, {"callbacks": [_handler(steps)], "configurable": {"access": labels}})
         return read_answer(said, kind=kind, retrieved=steps.documents, root=root)
 
@@ -38,28 +38,38 @@ def calling(runnable: Any, kind: TaskKind, access: frozenset[str], root: Path | 
 
 def takes_access(runnable: Any) -> bool:
     """Whether it says that it takes the asker's labels: a key of its input, or a configurable field `access`."""
-    return "access" in _properties(runnable) or any(spec.id == "access" for spec in runnable.config_specs)
+    return "access" in (_properties(runnable) or {}) or any(spec.id == "access" for spec in runnable.config_specs)
 
 
-def _input_key(runnable: Any) -> str:
+def _keys(runnable: Any) -> tuple[str, ...]:
+    """Where the question stands in its input; empty where the question is its input."""
     properties = _properties(runnable)
+    if properties is None:
+        return ()
     named = next((name for name in QUESTIONS if name in properties), "")
-    rest = [name for name in properties if name not in ("access", UNKNOWN)]
-    if named or not rest:
-        return named
-    if len(rest) == 1:
-        return rest[0]
+    rest = [name for name in properties if name != "access"]
+    if not rest:
+        return QUESTIONS
+    if named or len(rest) == 1:
+        return (named or rest[0],)
     raise ConfigError(f"The Runnable takes {', '.join(rest)[:200]}, and none of them is the question's place.",
                       f"Give it one of: {', '.join(QUESTIONS)}; or wrap it in a function of the question.")
 
 
-def _properties(runnable: Any) -> dict[str, Any]:
-    """The keys of its input, none where it takes something else than an object."""
+def _properties(runnable: Any) -> dict[str, Any] | None:
+    """The keys of its input, as far as it tells; None where it takes something else than an object."""
+    from langchain_core.runnables import RunnableAssign
+
     try:
         schema = runnable.get_input_jsonschema()
     except Exception:  # some Runnables cannot describe themselves: they are given the question as it is
-        return {}
-    return dict(schema.get("properties") or {}) if schema.get("type") == "object" else {}
+        schema = {}
+    if "$ref" in schema:
+        schema = (schema.get("$defs") or {}).get(str(schema["$ref"]).rpartition("/")[2], {})
+    known = {name: told for name, told in (schema.get("properties") or {}).items() if name != UNKNOWN}
+    if schema.get("type") == "object" and (known or schema.get("additionalProperties")):
+        return known
+    return {} if isinstance(getattr(runnable, "first", runnable), RunnableAssign) else None
 
 
 def _handler(steps: Steps) -> Any:
