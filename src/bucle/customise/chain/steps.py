@@ -1,0 +1,376 @@
+"""What each kind of step does: first its inputs, filled in and plain, then the work on them."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from bucle.core.errors import BadInput, BucleError, ConfigError, ModelUnavailable, SchemaBroken, UpstreamTimeout
+from bucle.core.ids import sha256_hex
+from bucle.core.ports import ChatReply
+from bucle.core.prompting import PromptSpec
+from bucle.core.records import Usage
+from bucle.customise.chain.expressions import condition, render, render_all
+from bucle.customise.chain.http import Caller
+from bucle.customise.chain.result import ChainEnv, Result
+from bucle.customise.chain.spec import (
+    AnyStep,
+    CheckStep,
+    ClassifyStep,
+    HttpStep,
+    ParseStep,
+    PromptStep,
+    PythonStep,
+    RetrieveStep,
+    TextStep,
+)
+
+if TYPE_CHECKING:
+    from bucle.customise.prompt.parts import Parts
+
+__all__ = ["Worker", "cited"]
+
+MAX_TOKENS = 400
+PATTERN_S = 2.0  # of a pattern over one text
+
+
+class Worker:
+    """Does the work of one chain's steps. `functions` are those of its python and check steps, `callers` of its http
+    steps, by name. Raises ConfigError where something that a step needs is missing."""
+
+    def __init__(self, steps: Mapping[str, AnyStep], env: ChainEnv) -> None:
+        self.env = env
+        self.functions: dict[str, Callable[..., Any]] = {}
+        self.callers = {name: Caller(step) for name, step in steps.items() if isinstance(step, HttpStep)}
+        for step in steps.values():
+            self._needs(step)
+            if named := getattr(step, "function", ""):
+                self.functions[named] = self._function(named, step)
+
+    def inputs(self, step: AnyStep, values: Mapping[str, Any], shown: tuple[Mapping[str, Any], ...]) -> dict[str, Any]:
+        """The step's inputs as JSON: what its span shows and its cache is keyed by. Raises TemplateError, BadInput."""
+        if isinstance(step, RetrieveStep):
+            return {"query": _text(render(step.query, values)),
+                    "where": {k: _text(render(v, values)) for k, v in step.where.items()}}
+        if isinstance(step, HttpStep):
+            return self.callers[step.name].inputs(values)
+        if isinstance(step, PythonStep):
+            return {"args": render_all(dict(step.args), values)}
+        if isinstance(step, PromptStep):
+            passages = values["steps"][step.passages]["chunks"] if step.passages else []
+            if not step.prompt:
+                return {"system": _text(render(step.system, values)), "passages": passages,
+                        "user": _text(render(step.user or "{{ input }}", values)), "failed": values["failed"]}
+            return {"input": _text(render(step.input, values)), "values": render_all(dict(step.values), values),
+                    "passages": passages, "failed": values["failed"]}
+        if isinstance(step, CheckStep):
+            said: dict[str, Any] = {"text": _text(render(step.text, values))}
+            if step.condition:
+                said["condition"] = condition(step.condition, values)
+            return said | ({"shown": list(shown)} if step.cites else {})
+        assert isinstance(step, ClassifyStep | ParseStep | TextStep)  # noqa: S101 - the kinds are these
+        return {"text": _text(render(step.text, values))}
+
+    def work(self, step: AnyStep, asked: Mapping[str, Any], access: frozenset[str], seconds: float) -> Result:
+        """The step's result. Raises BucleError."""
+        if isinstance(step, RetrieveStep):
+            return self._retrieve(step, asked, access)
+        if isinstance(step, HttpStep):
+            value, text = self.callers[step.name].call(asked, seconds)
+            return Result.of(value) if not isinstance(value, str) else Result.of(text)
+        if isinstance(step, PythonStep):
+            return Result.of(self._called(step.function, dict(asked["args"])))
+        if isinstance(step, ClassifyStep):
+            return self._classify(step, asked)
+        if isinstance(step, PromptStep):
+            return self._prompt(step, asked)
+        if isinstance(step, ParseStep):
+            return self._parse(step, asked["text"])
+        if isinstance(step, CheckStep):
+            self._check(step, asked)
+            return Result()
+        assert isinstance(step, TextStep)  # noqa: S101 - a group is run by the chain
+        return Result.of(asked["text"])
+
+    def identity(self, step: AnyStep) -> Any:
+        """What stands behind a step besides its own content and inputs; None where that cannot be told, so that nothing
+        is kept."""
+        if isinstance(step, RetrieveStep):
+            index = self.env.index
+            known = getattr(index, "meta", None) or getattr(index, "identity", None)
+            version = self.env.index_version
+            return None if not known and not version else [known, version, step.rerank and _named(self.env.reranker)]
+        if isinstance(step, HttpStep):
+            return self.callers[step.name].headers()
+        if isinstance(step, PythonStep):
+            return self._code(step.function)
+        if isinstance(step, ClassifyStep) and step.task:
+            return None
+        model = getattr(step, "model", "")
+        return [model, _named(self.env.models[model])] if model else []
+
+    def hide(self, text: str) -> str:
+        """`text` without the secrets of the chain's calls."""
+        for caller in self.callers.values():
+            text = caller.hide(text)
+        return text
+
+    def close(self) -> None:
+        for caller in self.callers.values():
+            caller.close()
+
+    # what a step needs ---------------------------------------------------------------------------------------
+
+    def _needs(self, step: AnyStep) -> None:
+        from bucle.customise.chain.graph import near
+
+        for what, name, have in (("model", getattr(step, "model", ""), self.env.models),
+                                 ("task", getattr(step, "task", ""), self.env.tasks)):
+            if name and name not in have:
+                raise ConfigError(f"The step `{step.name}` needs the {what} `{name}`, which is not there.",
+                                  near(name, have))
+        if isinstance(step, RetrieveStep):
+            if self.env.index is None:
+                raise ConfigError(f"The step `{step.name}` retrieves, and this project has no index.",
+                                  "Add `data.documents` and an encoder to bucle.yaml, then: bucle run")
+            if step.rerank and self.env.reranker is None:
+                raise ConfigError(f"The step `{step.name}` reranks, and this project has no reranker.",
+                                  "Add a model of kind `reranker`, and `retrieval: {reranker: NAME}`.")
+        if isinstance(step, PromptStep) and isinstance(step.prompt, str) and step.prompt:
+            raise ConfigError(f"The step `{step.name}` names the prompt file {step.prompt}, which was not read.",
+                              "load_chain(path) reads it; in Python, give `folder=` to `chain`")
+
+    def _function(self, name: str, step: AnyStep) -> Callable[..., Any]:
+        if name in self.env.functions:
+            return self.env.functions[name]
+        from bucle.customise.own import own_object
+
+        if self.env.project is None:
+            raise ConfigError(f"The step `{step.name}` calls {name}, and there is no project to find it in.",
+                              "give it in ChainEnv(functions={…}) or ChainEnv(project=…, trusted=True)")
+        source = self.env.sources.get(name.partition(":")[0].replace(".", "/") + ".py")
+        found = own_object(name, self.env.project, self.env.trusted, what=f"the chain's step `{step.name}`:",
+                           source=source)
+        if not callable(found):
+            raise ConfigError(f"{name} of the step `{step.name}` is no function", "name a function")
+        if isinstance(step, PythonStep):
+            try:
+                inspect.signature(found).bind(**dict.fromkeys(step.args))
+            except TypeError as error:
+                raise ConfigError(f"The step `{step.name}` gives {name} other arguments than it takes: {error}.",
+                                  "correct `args`") from None
+            except ValueError:
+                pass  # it tells nobody what it takes
+        return found
+
+    def _code(self, name: str) -> Any:
+        if name in self.env.functions:
+            return None  # nobody knows which code that is
+        from bucle.customise.own import own_file
+
+        assert self.env.project is not None  # noqa: S101 - it was found there
+        file = name.partition(":")[0].replace(".", "/") + ".py"
+        source = self.env.sources.get(file)
+        return [name, sha256_hex(own_file(name, self.env.project).read_bytes() if source is None else source)]
+
+    # the work ------------------------------------------------------------------------------------------------
+
+    def _retrieve(self, step: RetrieveStep, asked: Mapping[str, Any], access: frozenset[str]) -> Result:
+        assert self.env.index is not None  # noqa: S101 - _needs has looked
+        if not asked["query"].strip():
+            raise BadInput("the query is empty", "ask something")
+        wanted = max(step.k, 50) if step.rerank else step.k
+        hits = self.env.index.search(asked["query"], k=wanted, weight=step.weight, access=access,
+                                     where=asked["where"] or None)
+        if step.rerank and self.env.reranker is not None and hits:
+            scores = self.env.reranker.score(asked["query"], [hit.chunk.text for hit in hits])
+            hits = [hits[i] for i in sorted(range(len(hits)), key=lambda i: (-scores[i], i))]
+        chunks = tuple({"id": h.chunk.id, "text": h.chunk.text, "heading": h.chunk.heading, "path": h.chunk.path,
+                        "place": h.chunk.place} for h in hits[:step.k])
+        return Result("\n\n".join(f"[{n}] {c['text']}" for n, c in enumerate(chunks, 1)), len(chunks), chunks,
+                      hits[0].score if hits else 0.0)
+
+    def _called(self, name: str, args: dict[str, Any]) -> Any:
+        try:
+            return self.functions[name](**args)
+        except BucleError:
+            raise
+        except Exception as error:  # any mistake in the user's own function
+            raise OwnFault(f"{name} failed: {type(error).__name__}: {str(error)[:200]}", "mend the function") from error
+
+    def _classify(self, step: ClassifyStep, asked: Mapping[str, Any]) -> Result:
+        if not asked["text"].strip():
+            raise BadInput("there is no text to classify", "check `text`")
+        if step.task:
+            found = self.env.tasks[step.task].predict([asked["text"]])[0]
+        else:
+            from bucle.customise.prompt.classify import INSTRUCTIONS, LABEL_TOKENS, classifier
+
+            words = INSTRUCTIONS.get(self.env.language, INSTRUCTIONS["es"])
+            prompt = {"kind": "classify", "instruction": step.instruction or words, "labels": list(step.labels),
+                      "shots": 0, "max_tokens": LABEL_TOKENS, "examples": []}
+            found = classifier(self.env.models[step.model], prompt, self.env.seed).predict([asked["text"]])[0]
+        if found.error:
+            raise _of_kind(found.error_kind, found.error)
+        return Result(found.output, found.output, score=found.score, usage=found.usage)
+
+    def _prompt(self, step: PromptStep, asked: Mapping[str, Any]) -> Result:
+        from bucle.customise.prompt.assembly import assemble
+        from bucle.customise.prompt.structured import structured_replies
+        from bucle.models.ask import Ask, ask_all
+
+        model = self.env.models[step.model]
+        parts = self._parts(step, asked)
+        max_tokens = step.max_tokens or parts.max_tokens or MAX_TOKENS
+        made = assemble(parts, model, max_tokens=max_tokens, drop=parts.drop)
+        gone = sum(one.part == "passages" for one in made.dropped)
+        chunks = tuple(asked["passages"][:len(asked["passages"]) - gone])
+        ask = Ask(tuple(made.messages), max_tokens, step.temperature, seed=self.env.seed)
+        if parts.schema:
+            one = structured_replies(model, [ask], parts.schema, language=parts.language)[0]
+            if one.value is None:
+                raise one.error or SchemaBroken("the model gave no object", "loosen the schema")
+            return Result.of(one.value, chunks=chunks, usage=one.usage)
+        reply = ask_all(model, [ask])[0]
+        if isinstance(reply, BucleError):
+            raise reply
+        if reply.finish == "length":
+            raise BadInput(f"the reply was cut at {max_tokens} tokens", f"raise `max_tokens` of `{step.name}`")
+        return Result.of(reply.text.strip(), chunks=chunks, usage=reply.usage)
+
+    def _parts(self, step: PromptStep, asked: Mapping[str, Any]) -> Parts:
+        from bucle.customise.prompt.parts import plain_parts
+        from bucle.customise.prompt.template import messages_of
+
+        spec = step.prompt
+        if not isinstance(spec, PromptSpec):
+            schema = step.json_schema if isinstance(step.json_schema, Mapping) and step.json_schema else None
+            return plain_parts(asked["system"], asked["user"], passages=asked["passages"], schema=schema,
+                               language=self.env.language)
+        values = dict(asked["values"]) | ({"failed": asked["failed"]} if "failed" in spec.inputs else {})
+        language = spec.language or self.env.language
+        return messages_of(spec, asked["input"], values=values, passages=asked["passages"], language=language)
+
+    def _parse(self, step: ParseStep, text: str) -> Result:
+        if step.choice:
+            from bucle.customise.prompt.classify import label_in
+
+            label = label_in(text, step.choice)
+            if label is None:
+                raise BadInput(f"the text names none, or several, of {', '.join(step.choice)}: {text[:80]!r}",
+                               "say in the prompt that only one of them is wanted")
+            return Result(label, label)
+        if step.regex:
+            found = _match(step.regex, text)
+            if found is None:
+                raise BadInput(f"the text does not match {step.regex[:80]}: {text[:80]!r}", "correct pattern or prompt")
+            return Result.of(found.group(1) or "" if found.groups() else found.group())
+        return self._object(step, text)
+
+    def _object(self, step: ParseStep, text: str) -> Result:
+        from bucle.customise.prompt.structured import Form
+        from bucle.models.ask import Ask
+
+        assert isinstance(step.json_schema, Mapping)  # noqa: S101 - files were read where the chain was loaded
+        form = Form(step.json_schema, self.env.language)
+        value, fault = form.read(text)
+        if not fault and value is not None:
+            return Result.of(value)
+        if not step.model:
+            raise SchemaBroken(fault, f"give `{step.name}` a `model` to repair it once, or loosen the schema")
+        schema = json.dumps(dict(step.json_schema), ensure_ascii=False)
+        ask = form.wanted(Ask(({"role": "user", "content": f"JSON: {schema}"},), MAX_TOKENS * 4, seed=self.env.seed))
+        one = form.settle(self.env.models[step.model], [ask], [ChatReply(text or "{}", Usage())])[0]
+        if one.value is None:
+            raise one.error or SchemaBroken(fault, "loosen the schema")
+        return Result.of(one.value, usage=one.usage)
+
+    def _check(self, step: CheckStep, asked: Mapping[str, Any]) -> None:
+        text = asked["text"]
+        words = len(text.split())
+        if step.min_words and words < step.min_words:
+            raise Unmet(f"it has {words} words, under {step.min_words}")
+        if step.max_words and words > step.max_words:
+            raise Unmet(f"it has {words} words, over {step.max_words}")
+        if step.condition and not asked["condition"]:
+            raise Unmet(f"`{step.condition[:80]}` does not hold")
+        if step.cites:
+            found, wrong = cited(text, asked["shown"])
+            if wrong:
+                raise Unmet(f"it cites [{wrong[0]}], and {len(asked['shown'])} passages were shown")
+            if not found:
+                raise Unmet("it cites no passage that was shown")
+        if step.matches and _match(step.matches, text) is None:
+            raise Unmet(f"it does not match {step.matches[:80]}")
+        if step.language:
+            from bucle.data.language import is_other
+
+            if written := is_other(text, (step.language,)):
+                raise Unmet(f"it is written in `{written}`, not in `{step.language}`")
+        if not step.personal_data:
+            from bucle.data.personal import find
+
+            if personal := find(text):
+                raise Unmet(f"it holds personal data: {', '.join(sorted({one.kind for one in personal}))}")
+        if isinstance(step.json_schema, Mapping):
+            from bucle.customise.prompt.structured import Form
+
+            if fault := Form(step.json_schema, self.env.language).read(text)[1]:
+                raise Unmet(fault, schema=True)
+        if step.function:
+            said = self._called(step.function, {"text": text})
+            if said is not True and said is not None and said != "":
+                raise Unmet(str(said)[:200] if isinstance(said, str) else f"{step.function} says no")
+
+
+class Unmet(BadInput):
+    """A check that does not hold; `schema` where it is the form that is broken."""
+
+    def __init__(self, why: str, *, schema: bool = False) -> None:
+        super().__init__(why, "see the step before it: bucle chain run NAME … --trace")
+        self.schema = schema
+
+
+class OwnFault(BadInput):
+    """The project's own function raised something."""
+
+
+def cited(text: str, shown: Any) -> tuple[list[str], list[int]]:
+    """The ids of the passages that `text` cites as [1], [2] or [1, 2], each once; and the numbers that none has."""
+    import re
+
+    found: list[str] = []
+    wrong: list[int] = []
+    for group in re.findall(r"\[(\d{1,4}(?:\s*[,;]\s*\d{1,4})*)\]", text):
+        for number in map(int, re.split(r"\s*[,;]\s*", group)):
+            if 1 <= number <= len(shown):
+                found.append(str(shown[number - 1]["id"]))
+            else:
+                wrong.append(number)
+    return list(dict.fromkeys(found)), wrong
+
+
+def _match(pattern: str, text: str) -> Any:
+    import regex
+
+    try:
+        return regex.search(pattern, text, timeout=PATTERN_S)
+    except TimeoutError:
+        raise BadInput(f"the pattern {pattern[:80]} takes over {PATTERN_S:g} s on this text",
+                       "write it without repeats inside repeats") from None
+
+
+def _named(model: Any) -> str:
+    return str(getattr(model, "identity", "") or getattr(model, "name", ""))
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else "" if value is None else json.dumps(value, ensure_ascii=False)
+
+
+def _of_kind(kind: str, message: str) -> BucleError:
+    known = {"UpstreamTimeout": UpstreamTimeout, "ModelUnavailable": ModelUnavailable, "SchemaBroken": SchemaBroken}
+    return known.get(kind, BadInput)(message, "")
+
