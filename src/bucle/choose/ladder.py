@@ -16,6 +16,10 @@ from bucle.customise.registry import technique, techniques
 __all__ = ["Rung", "ladder"]
 
 
+MADE = ("chain", "external")
+"""The techniques of chains: there is one candidate for each chain that a task names, and none without."""
+
+
 @dataclass(frozen=True)
 class Rung:
     """One candidate to be: a technique with the models it needs, by their names in bucle.yaml. A chain's are `more`,
@@ -46,7 +50,10 @@ def ladder(
     candidate has.
     """
     rungs = [
-        rung for t in techniques().values() if kind in t.kinds for rung in _with_models(t, models, choose, has_index)
+        rung
+        for t in techniques().values()
+        if kind in t.kinds and t.name not in MADE
+        for rung in _with_models(t, models, choose, has_index)
     ]
     rungs = sorted([*rungs, *chains], key=lambda r: r.technique.rung)
     if choose.candidates == "auto":

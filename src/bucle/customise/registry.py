@@ -14,7 +14,7 @@ __all__ = ["technique", "techniques"]
 @cache
 def techniques() -> dict[str, Technique]:
     """All techniques by rung, cheapest first: name -> technique. One may serve several kinds of task."""
-    from bucle.customise import classic, finetune, prompt, retrieve
+    from bucle.customise import chain, classic, external, finetune, prompt, retrieve
     from bucle.customise.distil import Distilled
 
     own: list[Technique] = [
@@ -45,6 +45,8 @@ def techniques() -> dict[str, Technique]:
         finetune.Lora(),
         finetune.Full(),
         Distilled(),
+        chain.ChainTechnique(),
+        external.ExternalTechnique(),
     ]
     plugged = [point.load()() for point in metadata.entry_points(group="bucle.techniques")]
     return {t.name: t for t in sorted([*own, *plugged], key=lambda t: t.rung)}

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bucle.core.errors import BadInput
-from bucle.core.ports import Report
+from bucle.core.ports import Hit, Report
 from bucle.core.records import Alert, Feedback, Node, Prediction, Trace
 from bucle.execute import Display, QuietDisplay, StepRecord
-from bucle.loop import forecast, hear, measure, run, story, tuning, watch, why
-from bucle.loop.candidates import open_candidate
+from bucle.loop import forecast, hear, indexing, measure, run, story, tuning, watch, why
+from bucle.loop.candidates import open_candidate, predict_as
 from bucle.loop.run import RunResult
 from bucle.loop.serving import app_for
 from bucle.loop.source import Source
@@ -131,12 +131,19 @@ class Project:
         """The rows that feedback would add to a task's data now, and what is left out and why."""
         return hear.preview(self.workspace, task)
 
-    def predict(self, task: str, inputs: Sequence[str]) -> list[Prediction]:
-        """Answers of the production candidate of `task`."""
+    def predict(self, task: str, inputs: Sequence[str], *, access: Sequence[str] = ()) -> list[Prediction]:
+        """Answers of the production candidate of `task` to somebody who holds the labels `access`: what needs any other
+        is neither found nor quoted, counted or named."""
         tasks = production(self.workspace.ledger).attrs["tasks"]
         if task not in tasks:
             raise BadInput(f"Production serves no task `{task}`.", f"It serves: {', '.join(tasks)}.")
-        return open_candidate(self.workspace, tasks[task]).predict(inputs)
+        return predict_as(open_candidate(self.workspace, tasks[task]), inputs, frozenset(access))
+
+    def search(self, question: str, *, k: int = 10, access: Sequence[str] = (), where: Mapping[str, str] | None = None,
+               version: str = "") -> list[Hit]:
+        """The passages of the index in force (or of a past `version`) that best fit a question, best first, for somebody
+        who holds the labels `access`; see `bucle.loop.indexing.search`."""
+        return indexing.search(self.workspace, question, k=k, access=frozenset(access), where=where, version=version)
 
     def evaluate(
         self, task: str, data: str | Path, *, release: str = "production", gates: Sequence[str] | None = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 import time
@@ -21,6 +22,7 @@ from bucle.core.records import Candidate, Example, Prediction
 from bucle.customise.registry import technique
 from bucle.execute import Outcome, Runner, StepContext, StepRecord
 from bucle.loop.model_steps import chat_model, model_folder, reranker_of
+from bucle.loop.prompts import task_prompt
 from bucle.loop.scoring import json_schema, scoring_key, scoring_of
 from bucle.loop.versions import labels_today
 from bucle.loop.workspace import Workspace
@@ -34,6 +36,7 @@ __all__ = [
     "latency",
     "load_candidate",
     "open_candidate",
+    "predict_as",
     "predict_kept",
     "predictions",
     "priced",
@@ -87,11 +90,7 @@ def fit_step(
     screen candidates), an eighth of the training rows takes their place, whole clusters at a time."""
     task = ws.config.tasks[data.name]
     t = rung.technique
-    given = None
-    if task.prompt and "chat" in t.needs:
-        from bucle.loop.prompts import task_prompt
-
-        given = task_prompt(ws, data.name)
+    given = task_prompt(ws, data.name) if "chat" in t.needs else None
     params = {
         **task_params(ws, data.name, t),
         **({"prompt": given.spec} if given else {}),
@@ -351,6 +350,13 @@ def predict_kept(
         said += made
         ctx.report(len(said), len(inputs), "rows")
     return said
+
+
+def predict_as(predictor: Predictor, inputs: Sequence[str], access: frozenset[str]) -> list[Prediction]:
+    """Answers for somebody who holds the labels `access`. One that searches nothing takes no labels."""
+    if access and "access" in inspect.signature(predictor.predict).parameters:
+        return predictor.predict(inputs, access=access)  # type: ignore[call-arg]
+    return predictor.predict(inputs)
 
 
 def prices(ws: Workspace, candidate: str) -> dict[str, Any]:

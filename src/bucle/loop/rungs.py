@@ -25,7 +25,7 @@ def rungs_of(ws: Workspace, task: str, *, has_index: bool | None = None, choose:
 
 def _chain(ws: Workspace, name: str) -> Rung:
     """A chain as a rung. The first remote model that it asks stands for its price and its waits."""
-    from bucle.loop.chains import chain_params, models_of
+    from bucle.loop.chains import chain_params, models_of  # a project without chains does not wait for them
 
     params: Mapping[str, Any] = chain_params(ws, name)
     made = technique("external" if isinstance(ws.config.chains[name], External) else "chain")
