@@ -17,7 +17,7 @@ from bucle.loop.workspace import Workspace
 if TYPE_CHECKING:
     from bucle.evaluate.interop import Imported
 
-__all__ = ["compare_imported", "import_evaluations", "imported", "lm_eval"]
+__all__ = ["compare_imported", "import_evaluations", "imported", "lm_eval", "model_node"]
 
 
 def import_evaluations(
@@ -108,7 +108,7 @@ def lm_eval(
         called = f"{ws.config.project} v{node.attrs['version']} {name}: {candidate.name}"
         lm, parent = predictor_lm(open_candidate(ws, str(served[name])), called), ("candidate", str(served[name]))
     else:
-        parent = ("model", _model_node(ws, model))
+        parent = ("model", model_node(ws, model))
         opened: Any = chat_model(ws, parent[1])
         lm = local_lm(opened) if hasattr(opened, "tokenizer") else chat_lm(opened)
     with remembered_replies(ws):  # a remote model is asked nothing twice, however often this is begun again
@@ -116,12 +116,12 @@ def lm_eval(
     return [_told(ws, _store(ws, one, [parent])) for one in found]
 
 
-def _model_node(ws: Workspace, name: str) -> str:
+def model_node(ws: Workspace, name: str) -> str:
     """The node of a model of bucle.yaml that can be asked; of a pretrained one, the newest that was trained."""
-    from bucle.core.config import EncoderModel
+    from bucle.core.config import EncoderModel, RerankerModel
     from bucle.loop.model_steps import fingerprint
 
-    askable = {n: m for n, m in ws.config.models.items() if not isinstance(m, EncoderModel)}
+    askable = {n: m for n, m in ws.config.models.items() if not isinstance(m, EncoderModel | RerankerModel)}
     name = name or next(iter(askable), "")
     if name not in askable:
         raise BadInput(f"There is no model `{name}` to ask." if name else "No model here can be asked.",

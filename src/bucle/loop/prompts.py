@@ -9,10 +9,10 @@ from typing import Any
 from bucle.core.errors import BadInput, ConfigError, NotFound
 from bucle.core.yamlfile import at_line
 from bucle.customise.prompt.store import Stored, keep, resolve, save
-from bucle.customise.prompt.template import load_prompt_file, names_used
+from bucle.customise.prompt.template import load_prompt_file, messages_of, names_used
 from bucle.loop.workspace import Workspace
 
-__all__ = ["TaskPrompt", "find_prompt", "is_path", "save_file", "task_prompt"]
+__all__ = ["TaskPrompt", "check_prompt", "find_prompt", "is_path", "save_file", "task_prompt"]
 
 
 @dataclass(frozen=True)
@@ -74,3 +74,20 @@ def is_path(ref: str) -> bool:
 def _file(ws: Workspace, ref: str) -> Path:
     here, there = Path(ref), ws.root / ref
     return there if there.is_file() else here
+
+
+def check_prompt(ws: Workspace, ref: str) -> dict[str, Any]:
+    """Whether a prompt can be used, tried with stand-ins for its inputs: name, inputs, the characters of that try,
+    warnings. Raises TemplateError or ConfigError with file and line."""
+    spec = find_prompt(ws, ref).spec
+    used = names_used(spec)
+    stand_in: dict[str, Any] = {"text": "texto", "number": 1, "flag": True, "list": ["texto"]}
+    values = {n: stand_in.get(one.type, one.of[0] if one.of else "") for n, one in spec.inputs.items()
+              if one.default is None and n != "input"}
+    parts = messages_of(spec, "texto", values=values, passages=["texto"], language=ws.config.language)
+    said = parts.messages()
+    warnings = [f"the input `{name}` is declared and stands in no template" for name in spec.inputs if name not in used]
+    if "input" not in used:
+        warnings.append("`input` stands in no template: no task can use this prompt")
+    return {"name": spec.name, "inputs": sorted(spec.inputs), "used": sorted(used),
+            "characters": sum(len(m["content"]) for m in said), "warnings": warnings}

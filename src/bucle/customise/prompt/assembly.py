@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from bucle.core.errors import BadInput, BucleError, ContextOverflow
@@ -19,7 +20,7 @@ from bucle.customise.prompt.parts import Parts
 from bucle.models.ask import Ask, ask_all
 
 __all__ = ["Answered", "Asking", "Assembled", "Dropped", "Window", "ask_parts", "assemble", "tokens_by_part",
-           "versions", "window_of"]
+           "versions", "window_named", "window_of"]
 
 LEAST_ROOM = 4
 """A context too small for `max_tokens` of answer leaves it this part: one fourth."""
@@ -82,20 +83,27 @@ def window_of(model: ChatModel, *, language: str = "", context: int | None = Non
         )
     from bucle.models.catalogue.facts import hosted
     from bucle.models.catalogue.prices import provider_of
-    from bucle.models.tokens import counter
 
     address, _, name = str(getattr(model, "identity", "")).partition(" ")
     known = context or getattr(model, "context", None)
     if known is None and address:
         known = hosted(name, provider_of(address)).context
-    counts = counter(name or model.name, language=language)
-    return Window(known, counts.how, counts.note, lambda messages: counts.count(messages).prompt.high,
-                  lambda text: counts.text(text.encode("utf-8", "replace").decode()).high)
+    return window_named(name or model.name, context=known, language=language)
+
+
+def window_named(name: str, *, folder: Path | None = None, context: int | None = None, language: str = "") -> Window:
+    """How prompts are counted for a model that is not opened: the one in `folder`, by its tokenizer and chat template,
+    or a provider's, by its name."""
+    from bucle.models.tokens import counter
+
+    counts = counter(name, folder=folder, language=language)
+    return Window(context, counts.how, counts.note, lambda messages: counts.count(messages).prompt.high,
+                  lambda text: counts.text(text.encode("utf-8", "replace").decode()).high, counts.render)
 
 
 def assemble(
     parts: Parts,
-    model: ChatModel,
+    model: ChatModel | str,
     *,
     max_tokens: int,
     drop: Sequence[Part] | None = None,
@@ -104,10 +112,13 @@ def assemble(
     """The longest version of a prompt that `model` holds with room for `max_tokens` of answer.
 
     Pieces leave in the order of `drop` (the prompt's own where none is given) until it fits. A model whose context is
-    not known gets all of it. Raises ContextOverflow where what may never leave does not fit.
+    not known gets all of it; one that is not opened goes by its name, with its `window`. Raises ContextOverflow where
+    what may never leave does not fit.
     """
-    window = window or window_of(model, language=parts.language)
-    return _assembled(parts if drop is None else replace(parts, drop=tuple(drop)), model.name, max_tokens, window)[0]
+    name = model if isinstance(model, str) else model.name
+    if window is None:
+        window = window_named(model) if isinstance(model, str) else window_of(model, language=parts.language)
+    return _assembled(parts if drop is None else replace(parts, drop=tuple(drop)), name, max_tokens, window)[0]
 
 
 def _assembled(parts: Parts, name: str, max_tokens: int, window: Window) -> tuple[Assembled, Parts]:
