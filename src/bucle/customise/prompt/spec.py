@@ -18,6 +18,7 @@ from bucle.customise.conversation import conversation
 
 if TYPE_CHECKING:
     from bucle.customise.prompt.assembly import Assembled, Window
+    from bucle.customise.prompt.parts import Parts
 
 __all__ = ["OwnPrompt", "keep", "own_spec"]
 
@@ -68,6 +69,14 @@ class OwnPrompt:
         """The conversation for one input within the model's context, and what was left out. Raises ContextOverflow,
         TemplateError, and BadInput for an input that is no conversation."""
         from bucle.customise.prompt.assembly import assemble, window_of
+
+        self._window = self._window or window_of(model, language=self.language)
+        parts = self.parts(text, shown)
+        return assemble(parts, model, max_tokens=max_tokens, drop=self.spec.drop, window=self._window)
+
+    def parts(self, text: str, shown: Sequence[tuple[str, str]]) -> Parts:
+        """The prompt for one input before it is fitted to a context: what `bucle prompt try` shows. Raises as
+        `assembled`."""
         from bucle.customise.prompt.template import messages_of
 
         turns: Sequence[Message] = ()
@@ -80,9 +89,7 @@ class OwnPrompt:
             self.spec, text, values=self.values, shown=shown, turns=turns, language=self.language
         )
         # the labels, then how to answer: as `bucle prompt try` shows it
-        parts = replace(parts, always=(*([self.more] if self.more else ()), *parts.always), schema=self.schema)
-        self._window = self._window or window_of(model, language=self.language)
-        return assemble(parts, model, max_tokens=max_tokens, drop=self.spec.drop, window=self._window)
+        return replace(parts, always=(*([self.more] if self.more else ()), *parts.always), schema=self.schema)
 
 
 def _told(text: str) -> str:
