@@ -57,7 +57,7 @@ def condition(expression: str, values: Mapping[str, Any]) -> bool:
 def reads(template: str, *, expression: bool = False) -> tuple[frozenset[str], list[tuple[str, str]]]:
     """The variables that a template reads and, of `steps` and `last`, (step, field), the step of `last` being empty.
     Raises TemplateError for what is no template, or does what none may."""
-    from jinja2 import Environment, nodes
+    from jinja2 import Environment, TemplateAssertionError, nodes
 
     from bucle.customise.prompt.sandbox import Fault, compiled, uses
 
@@ -65,7 +65,10 @@ def reads(template: str, *, expression: bool = False) -> tuple[frozenset[str], l
     if "{" not in text:
         return frozenset(), []
     try:
-        names = uses(text)
+        try:
+            names = uses(text)
+        except TemplateAssertionError:  # a filter that is not there, which `compiled` tells best
+            names = frozenset()
         compiled(text, names | VARIABLES)
     except Fault as fault:
         raise _explained(fault, template) from None
