@@ -17,7 +17,7 @@ from typing import Any
 from bucle.core.errors import BadInput, BucleError, ModelUnavailable, UpstreamTimeout
 from bucle.core.records import Prediction, Usage
 
-__all__ = ["Steps", "answer_each", "failed"]
+__all__ = ["Steps", "answer_each", "failed", "masked"]
 
 PARALLEL = 8
 MAX_SPANS = 200
@@ -123,7 +123,7 @@ def failed(error: BaseException) -> BucleError:
     if isinstance(error, BucleError):
         return error
     names = [kind.__name__ for kind in type(error).__mro__]
-    told = f"{type(error).__name__}: {_masked(str(error))}".rstrip(": ")
+    told = f"{type(error).__name__}: {masked(str(error))}".rstrip(": ")
     if isinstance(error, TimeoutError) or any("Timeout" in name for name in names):
         return UpstreamTimeout(f"What the object asks did not answer in time ({told}).",
                                "Raise its own timeout, or ask it less at once.")
@@ -161,7 +161,8 @@ def _patience(running: dict[int, Steps], lock: threading.Lock, timeout_s: float)
     return max(0.001, min(timeout_s, oldest + timeout_s - time.perf_counter() + 0.001))
 
 
-def _masked(text: str) -> str:
+def masked(text: str) -> str:
+    """A foreign message on one line, without secrets and personal data, at most LONGEST characters."""
     from bucle.data.personal import KINDS, Action, apply
 
     policy: dict[str, Action] = dict.fromkeys(KINDS, "mask")
