@@ -24,19 +24,27 @@ _EMPTY: Mapping[str, Any] = {"text": "", "choice": "", "number": None, "flag": F
 
 
 def check_inputs(spec: PromptSpec) -> None:
-    """Raises TemplateError for an input whose name no template can hold, a choice of nothing, a default that its own
-    type refuses."""
+    """Raises TemplateError (its `field` says of which) for an input whose name no template can hold, a choice of
+    nothing, a default that its own type refuses."""
     for name, declared in spec.inputs.items():
-        if not name.isidentifier() or name in _RESERVED or name.startswith("_"):
-            raise _wrong(spec, f"`{name}` cannot be the name of an input.", "Use a word, such as `tono`.")
-        if name == "input" and declared.type != "text":
-            raise _wrong(spec, "`input` is a text: what the user wrote.", "Give it another name, or `type: text`.")
-        if declared.type == "choice" and not declared.of:
-            raise _wrong(spec, f"`inputs.{name}` is a choice of nothing.", "Add `of: [one, other]` to it.")
-        if declared.type != "choice" and declared.of:
-            raise _wrong(spec, f"`inputs.{name}` has `of` and is no choice.", "Write `type: choice` there.")
-        if declared.default is not None:
-            _value(spec, name, declared, declared.default)
+        try:
+            _check(spec, name, declared)
+        except TemplateError as error:
+            vars(error).update(field=f"inputs.{name}", line=0)
+            raise
+
+
+def _check(spec: PromptSpec, name: str, declared: PromptInput) -> None:
+    if not name.isidentifier() or name in _RESERVED or name.startswith("_"):
+        raise _wrong(spec, f"`{name}` cannot be the name of an input.", "Use a word, such as `tono`.")
+    if name == "input" and declared.type != "text":
+        raise _wrong(spec, "`input` is a text: what the user wrote.", "Give it another name, or `type: text`.")
+    if declared.type == "choice" and not declared.of:
+        raise _wrong(spec, f"`inputs.{name}` is a choice of nothing.", "Add `of: [one, other]` to it.")
+    if declared.type != "choice" and declared.of:
+        raise _wrong(spec, f"`inputs.{name}` has `of` and is no choice.", "Write `type: choice` there.")
+    if declared.default is not None:
+        _value(spec, name, declared, declared.default)
 
 
 def coerced(spec: PromptSpec, values: Mapping[str, Any], *, text: str | None = None) -> dict[str, Any]:

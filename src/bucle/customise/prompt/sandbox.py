@@ -29,6 +29,7 @@ from bucle.customise.prompt.sandbox_values import (
     bounded_range,
     budget_now,
     calculate,
+    charge,
     concat,
     counted,
     flat,
@@ -101,6 +102,8 @@ def _parsed(source: str) -> nodes.Template:
     except TemplateSyntaxError as error:
         hint = "Text with braces that are no template: {% raw %}…{% endraw %}."
         raise Fault(f"{(error.message or 'not a template').rstrip('.')}.", hint, error.lineno) from None
+    except ValueError:  # of a number with thousands of digits
+        raise Fault("a number in it is beyond all bounds.", "Calculate with smaller ones.") from None
 
 
 def _tree(source: str, known: frozenset[str]) -> nodes.Template:
@@ -172,6 +175,10 @@ class _Counting(NodeTransformer):
         node.expr = _through("_moment", node.expr)
         return node
 
+    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:
+        self.generic_visit(node)
+        return _through("_charge", node) if isinstance(node.arg, nodes.Slice) else node
+
     def visit_List(self, node: nodes.List) -> nodes.Node:
         self.generic_visit(node)
         return _through("_flat", node)
@@ -219,7 +226,8 @@ def _environment() -> _Environment:
                         trim_blocks=True, lstrip_blocks=True, cache_size=0)
     made.globals = {"range": bounded_range}
     made.filters = {name: FILTERS_HERE[name] for name in FILTERS_HERE} | {
-        "_each": Each, "_concat": concat, "_flat": flat, "_moment": moment}
+        "_each": Each, "_concat": concat, "_flat": flat, "_moment": moment,
+        "_charge": charge}
     made.tests = {name: TESTS[name] for name in _TESTS}
     return made
 

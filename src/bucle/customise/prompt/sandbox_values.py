@@ -13,13 +13,13 @@ from jinja2 import StrictUndefined, Undefined
 from jinja2.filters import FILTERS
 
 __all__ = ["FILTERS_HERE", "MAX_TEXT", "Budget", "Each", "Fault", "Replace", "bounded_range", "budget_now", "calculate",
-           "concat", "counted", "flat", "item_of", "moment", "plain", "printed"]
+           "charge", "concat", "counted", "flat", "item_of", "moment", "plain", "printed"]
 
 MAX_TEXT = 4_000_000  # characters of a rendered text, and of any value on the way
 MAX_WORK = 5 * MAX_TEXT  # characters made in all while one template is rendered
 MAX_LOOPS = 100_000  # turns of all loops together
 MAX_SECONDS = 3.0  # of the processor's time
-ITEM = 50  # characters that an item of a list counts as
+ITEM = 40  # characters that an item of a list counts as
 MAX_NUMBER = 10**18
 
 
@@ -51,7 +51,7 @@ class Budget:
 budget_now: ContextVar[Budget | None] = ContextVar("bucle_template", default=None)
 
 
-def _charge(value: Any) -> Any:
+def charge(value: Any) -> Any:
     """`value`, counted."""
     size = _size(value)
     if size > MAX_TEXT:
@@ -70,7 +70,8 @@ def _size(value: Any) -> int:
         return len(value)
     if isinstance(value, Mapping | list | tuple):
         items = value.values() if isinstance(value, Mapping) else value
-        return sum(len(item) if isinstance(item, str) else _size(item) for item in items) + ITEM * len(value)
+        return ITEM * len(value) + sum(
+            _size(item) for item in items if isinstance(item, str | Mapping | list | tuple))
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) > MAX_NUMBER:
         raise Fault("a number in it is beyond all bounds.", "Calculate with smaller ones.")
     return ITEM
@@ -85,7 +86,7 @@ def _will_be(size: int) -> None:
 def counted(function: Callable[..., Any]) -> Callable[..., Any]:
     def call(*args: Any, **named: Any) -> Any:
         made = function(*args, **named)
-        return _charge(list(made) if isinstance(made, Iterable) and not isinstance(made, str | Mapping) else made)
+        return charge(list(made) if isinstance(made, Iterable) and not isinstance(made, str | Mapping) else made)
 
     return call
 
@@ -102,7 +103,7 @@ def plain(value: Any) -> Any:
             if len(made) >= MAX_LOOPS:
                 raise Fault(f"a list in it has more than {MAX_LOOPS:,} items.", "Make it shorter.")
             made.append(item)
-        return _charge(made)
+        return charge(made)
     raise Fault("a method is named in it and not called.", "Write `()` after it.")
 
 
@@ -129,7 +130,7 @@ class Each(tuple[Any, ...]):
 def concat(items: Sequence[Any]) -> str:
     texts = [printed(item) for item in items]
     _will_be(sum(map(len, texts)))
-    return str(_charge("".join(texts)))
+    return str(charge("".join(texts)))
 
 
 def flat(value: Any) -> Any:
@@ -139,7 +140,7 @@ def flat(value: Any) -> Any:
             str(item)
         if not isinstance(item, str | int | float | bool) and item is not None:
             raise Fault("a list in it holds a list.", "A list holds texts and numbers.")
-    return _charge(value)
+    return charge(value)
 
 
 def moment(value: Any) -> Any:
@@ -176,12 +177,12 @@ def calculate(operator: str, left: Any, right: Any) -> Any:
     texts = [v for v in (left, right) if isinstance(v, str | list | tuple)]
     if operator == "+" and texts:
         _will_be(_size(left) + _size(right))
-        return _charge(left + right)
+        return charge(left + right)
     if operator == "*" and texts:
         times = right if texts[0] is left else left
         if isinstance(times, int):
             _will_be(_size(texts[0]) * max(0, times))
-        return _charge(left * right)
+        return charge(left * right)
     if operator == "%":
         if texts:
             raise Fault("`%` does not put values into a text here.", "Write `{{ NAME }}` where the value belongs.")
@@ -189,8 +190,8 @@ def calculate(operator: str, left: Any, right: Any) -> Any:
     if operator == "**":
         if abs(left) > 1 and abs(right) > 64:
             raise Fault("a number in it is beyond all bounds.", "Calculate with smaller ones.")
-        return _charge(left**right)
-    return _charge(left * right if operator == "*" else left + right)
+        return charge(left**right)
+    return charge(left * right if operator == "*" else left + right)
 
 
 def item_of(obj: Any, name: Any) -> Any:
@@ -286,7 +287,7 @@ def _wrapped(name: str) -> Callable[..., Any]:
 
     def call(*args: Any, **named: Any) -> Any:
         head, rest = (args[:1], args[1:]) if special else ((), args)
-        return _charge(plain(function(*head, plain(rest[0]), *rest[1:], **named)))
+        return charge(plain(function(*head, plain(rest[0]), *rest[1:], **named)))
 
     if special:
         vars(call)["jinja_pass_arg"] = special

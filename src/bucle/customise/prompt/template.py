@@ -69,9 +69,12 @@ def check_spec(spec: PromptSpec) -> None:
     if isinstance(spec.output, Mapping) and spec.output:
         from bucle.data.schema import Schema
 
-        Schema(spec.output, f"`output` of prompt {spec.name}")
+        try:
+            Schema(spec.output, "`output`")
+        except BadInput as error:
+            raise _error(spec, "output", Fault(error.message, error.hint)) from None
     if len(set(spec.drop)) != len(spec.drop):
-        raise TemplateError(f"Prompt {spec.name}: `drop` names a part twice.", "Name each part once.")
+        raise _error(spec, "drop", Fault("a part is named twice.", "Name each part once."))
 
 
 def names_used(spec: PromptSpec) -> frozenset[str]:
