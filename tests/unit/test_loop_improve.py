@@ -1,0 +1,190 @@
+"""A search for a better prompt against a peer whose answers depend on the prompt: what helps is found, and what does not
+help is said; within the budget, resumed, and never with a held-out row shown."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from chat_peer import Peer, remote
+
+from bucle.core.errors import BadInput, BucleError, NotFound
+from bucle.customise.prompt.store import listed, resolve
+from bucle.execute import QuietDisplay
+from bucle.loop.improve import improve
+from bucle.loop.workspace import Workspace
+
+LABELS = ("alta", "baja", "avería")
+WORDS = {"alta": "contratar", "baja": "cancelar", "avería": "roto"}
+MAGIC = "urgencia"
+
+
+def _text(n: int) -> str:
+    label = LABELS[n % 3]
+    return f"mensaje {n * 7919 % 1000} quiero {WORDS[label]} cosa{n} zona{n % 17}"
+
+
+TRUTH = {_text(n): LABELS[n % 3] for n in range(240)}
+
+
+def _luck(text: str) -> int:
+    return int(hashlib.sha256(text.encode()).hexdigest()[:6], 16) % 100
+
+
+def says(messages: list[dict[str, str]], body: Mapping[str, Any], *, gain: int) -> str:
+    """Right for 55 of 100 rows; for `gain` more where the instruction holds the word."""
+    system = messages[0]["content"]
+    if messages[0]["role"] == "user":  # somebody asks for instructions
+        assert "instructions" in system
+        new = [f"Clasifica el mensaje. Mira la {MAGIC} de la persona.", "Clasifica bien {% for %}", "Clasifica pronto."]
+        return json.dumps({"instructions": new})
+    text = messages[-1]["content"]
+    right = _luck(text) < 55 + (gain if MAGIC in system else 0)
+    return TRUTH[text] if right else LABELS[(LABELS.index(TRUTH[text]) + 1) % 3]
+
+
+@contextmanager
+def project(folder: Path, gain: int, **more: Any) -> Iterator[tuple[Workspace, Peer]]:
+    with remote(lambda messages, body: says(messages, body, gain=gain)) as (_, peer):
+        (folder / "data").mkdir(parents=True, exist_ok=True)
+        lines = ["texto\tintencion", *(f"{text}\t{label}" for text, label in TRUTH.items())]
+        (folder / "data" / "m.tsv").write_text("\n".join(lines) + "\n", "utf-8")
+        body = {
+            "project": "p", "language": "es",
+            "models": {"gpt": {"kind": "openai", "base_url": peer.url, "model": "m", "api_key_env": "",
+                               "usd_per_million_in": 1.0, "usd_per_million_out": 2.0}},
+            "data": {"near_duplicates": 0.99},
+            "tasks": {"intenciones": {"kind": "classify", "data": "data/m.tsv", "text": "texto", "label": "intencion",
+                                      "split": {"test": 0.3, "validation": 0.25}, **more}},
+        }
+        (folder / "bucle.yaml").write_text(yaml.safe_dump(body, allow_unicode=True), "utf-8")
+        ws = Workspace.open(folder)
+        try:
+            yield ws, peer
+        finally:
+            ws.close()
+
+
+def test_what_helps_is_found_confirmed_and_saved(tmp_path: Path) -> None:
+    with project(tmp_path, gain=40) as (ws, peer):
+        found = improve(ws, "intenciones", QuietDisplay(), rounds=2, alias="next")
+        assert found["helped"], found["why"]
+        assert MAGIC in found["chosen"]["spec"]["system"]
+        gap = found["confirmed"]["difference"]
+        assert gap["low"] > 0.15
+        assert gap["n"] == found["rows"]["confirm"]
+        assert found["saved"]["title"] == "intenciones@1"
+        stored = resolve(ws.ledger, "intenciones@next")
+        assert MAGIC in stored.spec.system
+        assert "{%" not in stored.spec.system, "a proposal that is a template program is left out"
+        assert found["refused_proposals"] >= 1
+        used = sum(len(" ".join(m["content"] for m in b["messages"]).split()) for b in peer.asked)
+        assert found["spent"]["tokens"] >= used, "what the provider counted is counted here"
+        assert found["spent"]["usd"] > 0
+        _no_held_out_row_is_shown(ws, found, peer)
+        asked = len(peer.asked)
+        again = improve(ws, "intenciones", QuietDisplay(), rounds=2, alias="next")
+        assert again["reused"]
+        assert len(peer.asked) == asked
+        assert listed(ws.ledger)[0]["versions"] == 1
+        third = improve(ws, "intenciones", QuietDisplay(), rounds=1, seed=9)
+        assert third["earlier"] == 1
+        assert third["confirmed"]["level"] == pytest.approx(0.975)
+
+
+def _no_held_out_row_is_shown(ws: Workspace, found: Mapping[str, Any], peer: Peer) -> None:
+    dataset = ws.ledger.nodes("dataset")[-1].id
+    split = ws.ledger.nodes("split")[-1].id
+    sides = ws.sides(split)
+    side = {row.input: sides[row.id] for row in ws.examples(dataset)}
+    shown = {m["content"] for body in peer.asked for m in body["messages"][:-1] if m["role"] == "user"}
+    assert shown
+    assert {side[text] for text in shown if text in side} == {"train"}
+    for body in peer.asked:
+        if len(body["messages"]) == 1:  # the proposer's prompt
+            assert not any(text in body["messages"][0]["content"] for text, where in side.items() if where != "train")
+    tested = [b for b in peer.asked if side.get(b["messages"][-1]["content"]) == "test"]
+    assert len(tested) == 2 * found["rows"]["confirm"], "the test rows are asked once for each of the two"
+
+
+def test_where_nothing_helps_it_says_so_and_saves_nothing(tmp_path: Path) -> None:
+    with project(tmp_path, gain=0) as (ws, peer):
+        found = improve(ws, "intenciones", QuietDisplay(), rounds=1)
+        assert not found["helped"]
+        assert found["saved"] is None
+        assert found["confirmed"] is None
+        assert "the test rows were not looked at" in found["why"]
+        assert listed(ws.ledger) == []
+        assert ws.ledger.nodes("prompt_search")[0].attrs["chosen"]["trial"] == "t0"
+
+
+@pytest.mark.parametrize("tokens", [9_000, 16_000])
+def test_the_budget_is_never_passed_and_what_it_cannot_pay_for_is_said(tokens: int, tmp_path: Path) -> None:
+    with project(tmp_path, gain=40) as (ws, peer):
+        plan = improve(ws, "intenciones", QuietDisplay(), dry_run=True)
+        assert plan["forecast"]["least"]["tokens"][0] < plan["forecast"]["full"]["tokens"][0]
+        assert peer.asked == []
+        try:
+            found = improve(ws, "intenciones", QuietDisplay(), tokens=tokens)
+        except BadInput as error:
+            assert "budget" in error.message
+            return
+        counted = 0
+        for body in peer.asked:
+            counted += sum(len(m["content"].split()) for m in body["messages"])
+        assert counted <= found["spent"]["tokens"] <= tokens
+        assert found["stopped"]
+
+
+def test_without_a_proposer_demonstrations_and_rephrasings_are_searched(tmp_path: Path) -> None:
+    with project(tmp_path, gain=0) as (ws, peer):
+        found = improve(ws, "intenciones", QuietDisplay(), rounds=2, proposer="none")
+        assert not any(len(body["messages"]) == 1 for body in peer.asked)
+        kinds = {t["instruction"] for t in found["trials"]} | {t["demos"] for t in found["trials"]}
+        assert "typical words of each label" in kinds
+        assert any("diverse" in one for one in kinds)
+
+
+def test_a_search_that_was_broken_off_goes_on_and_pays_once(tmp_path: Path) -> None:
+    class Broken(Exception):
+        pass
+
+    class Stops(QuietDisplay):
+        def update(self, done: int, total: int, note: str = "") -> None:
+            if "round 2" in note:
+                raise Broken
+
+    with project(tmp_path, gain=40) as (ws, peer):
+        with pytest.raises(Broken):
+            improve(ws, "intenciones", Stops(), rounds=2)
+        before = [json.dumps(body, sort_keys=True) for body in peer.asked]
+        found = improve(ws, "intenciones", QuietDisplay(), rounds=2)
+        after = [json.dumps(body, sort_keys=True) for body in peer.asked[len(before):]]
+        assert found["helped"]
+        assert not set(before) & set(after), "nothing is asked twice"
+        counted = sum(len(m["content"].split()) for body in peer.asked for m in body["messages"])
+        assert found["spent"]["tokens"] >= counted, "the spending before the break counts"
+
+
+def test_what_cannot_be_searched_is_told(tmp_path: Path) -> None:
+    with project(tmp_path, gain=0) as (ws, _):
+        for wrong, kind, said in (
+            ({"task": "nada"}, NotFound, "no task"),
+            ({"technique": "lora"}, BadInput, "no prompting candidate"),
+            ({"model": "otro"}, BadInput, "no prompting candidate"),
+            ({"tokens": 10}, BadInput, "least that a search takes"),
+            ({"usd": 0.0000001}, BadInput, "least that a search takes"),
+            ({"rounds": 0}, BadInput, "rounds"),
+            ({"proposer": "nadie"}, BadInput, "can propose"),
+        ):
+            given: dict[str, Any] = {"task": "intenciones", **wrong}
+            with pytest.raises(BucleError, match=said) as caught:
+                improve(ws, given.pop("task"), QuietDisplay(), **given)
+            assert isinstance(caught.value, kind)
+            assert caught.value.hint
