@@ -1,4 +1,4 @@
-"""Word overlap of two short texts, to calibrate on; evaluation has its own, fuller metrics."""
+"""Words of a text and their overlap, to fit and calibrate on; evaluation has its own, fuller metrics."""
 
 from __future__ import annotations
 
@@ -6,7 +6,15 @@ import re
 import unicodedata
 from collections import Counter
 
-__all__ = ["token_f1"]
+__all__ = ["exact_match", "folded", "token_f1"]
+
+
+def folded(text: str) -> str:
+    """Lower case, without accents."""
+    text = text.lower()
+    if text.isascii():
+        return text
+    return "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
 
 
 def token_f1(answer: str, target: str) -> float:
@@ -19,6 +27,10 @@ def token_f1(answer: str, target: str) -> float:
     return 2 * precision * recall / (precision + recall)
 
 
+def exact_match(answer: str, target: str) -> float:
+    """1 where the two texts have the same words in the same order, folded; else 0."""
+    return float(_words(answer) == _words(target))
+
+
 def _words(text: str) -> list[str]:
-    folded = unicodedata.normalize("NFKD", text.lower())
-    return re.findall(r"\w+", "".join(c for c in folded if not unicodedata.combining(c)))
+    return re.findall(r"\w+", folded(text))
