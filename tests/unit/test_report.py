@@ -200,12 +200,13 @@ def test_locales_have_the_same_keys_and_placeholders() -> None:
 
 
 def test_every_key_used_exists_and_every_key_is_used() -> None:
-    keys = catalogue(LOCALES).keys() | catalogue(LOCALES / "explore").keys()
+    keys = catalogue(LOCALES).keys() | catalogue(LOCALES / "explore").keys() | catalogue(LOCALES / "retrieval").keys()
     source = "".join(path.read_text(encoding="utf-8") for path in [*HERE.rglob("*.html"), *HERE.glob("*.py")])
     used = set(re.findall(r"""\bt\(\s*["']([\w.]+)["'][,)]""", source)) | set(
         re.findall(r"'(answer\.tone\.\w+)'", source)
     )
-    built = set(re.findall(r"""\bt\(f?["']([\w]+\.)(?:['"] ~|\{)""", source)) | {"answer.tone.", "plot."}
+    built = set(re.findall(r"""\bt\(f?["']([\w]+\.)(?:['"] ~|\{)""", source)) | {"answer.tone.", "plot.",
+                                                                                        "retrieval.of.", "retrieval.stage."}
     assert used - keys == set()
     assert {key for key in keys - used if not any(key.startswith(start) for start in built)} == set()
     for stage in STAGES:

@@ -8,6 +8,7 @@ import click
 
 VERBS = {
     "file": ("file", "Measure a release on a file of fresh rows; `bucle evaluate FILE` is the same."),
+    "stage": ("stage", "Retrieval by itself: recall, citations, abstaining, and where each failed question was lost."),
     "confirm": ("confirm", "Every candidate on rows held back from all of it: does the choice stand?"),
     "judge": ("judge", "How far a judge model agrees with people: kappa, before it may gate."),
     "pairwise": ("pairwise", "Which of two candidates' answers a judge prefers, asked in both orders."),
@@ -48,7 +49,9 @@ class EvaluateVerbs(click.Group):
             formatter.write_dl([(name, told) for name, (_, told) in VERBS.items()])
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if not args or (args[0] not in VERBS and args[0] not in ("-h", "--help")):
+        if any(one == "--stage" or one.startswith("--stage=") for one in args) and args[0] != "stage":
+            args = ["stage", *args]
+        elif not args or (args[0] not in VERBS and args[0] not in ("-h", "--help")):
             args = ["file", *args]
         return super().parse_args(ctx, args)
 

@@ -7,6 +7,7 @@ records out.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from functools import cached_property, lru_cache
 from typing import Literal
 
 from bucle.core.records import Example, Prediction
+from bucle.evaluate.metrics.grounded import groundedness
+from bucle.evaluate.metrics.samples import Sample
 from bucle.evaluate.metrics.words import normalise, token_f1
 
 __all__ = ["STAGES", "Asked", "Corpus", "Gone", "Home", "Lost", "Passage", "Stage", "diagnose", "homes", "right", "say"]
@@ -26,7 +29,10 @@ RIGHT = 0.5
 NEAR = 0.5
 """Token F1 from which a sentence counts as saying what an answer in other words says."""
 FEWEST = 4
-"""Words of an answer below which only the answer's own words are looked for: two words are near to anything."""
+"""Words of an answer below which no sentence is near to it by F1: two words are near to anything."""
+MOST_NEAR = 200
+"""Documents that are searched for an answer in other words, where the row names none."""
+_YES_NO = re.compile(r"\s*(?:s[ií]|no|yes)\s*[,.;:]\s*(?=\w)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -110,7 +116,8 @@ _SAYS: Mapping[str, tuple[str, str]] = {
     "unread": ("no se leyó ningún documento {detail}", "no document {detail} was read"),
     "boilerplate": ("la limpieza quitó la respuesta de {doc}, por texto repetido",
                     "cleaning took the answer out of {doc}, as boilerplate"),
-    "absent": ("{doc} se leyó, y la respuesta no está en él", "{doc} was read, and the answer does not stand in it"),
+    "absent": ("{doc} se leyó, y la respuesta no está en él: dicha de otro modo, o no se leyó entero",
+               "{doc} was read, and the answer does not stand in it: worded otherwise, or not all was read"),
     "elsewhere": ("{doc} se leyó, y la respuesta no está en él, sino en {detail}",
                   "{doc} was read, and the answer stands not in it, but in {detail}"),
     "nowhere": ("la respuesta no está en ningún documento leído", "the answer stands in no document that was read"),
@@ -164,8 +171,8 @@ def homes(rows: Sequence[Example], corpus: Corpus, *, documents: bool = False) -
 
     Only the documents that a row names are looked at, and what a duplicate of one was kept as; all of them where it
     names none. Words are compared as metrics do (case, accents, articles and punctuation aside). An answer that stands
-    nowhere so is looked for sentence by sentence: all its numbers, and a token F1 of at least 0.5. One that says
-    nothing to look for (`Yes`) stands in the whole document.
+    nowhere so is looked for in other words: all its numbers, and a sentence with a token F1 of at least 0.5, or
+    sentences that bear it out (`groundedness`). One that says nothing to look for (`Yes`) stands in the whole document.
     """
     known: dict[str, str] = {}
 
@@ -180,8 +187,9 @@ def homes(rows: Sequence[Example], corpus: Corpus, *, documents: bool = False) -
         elif row.target is None:
             yield Home()
         else:
-            yield (_home(places, corpus, _finder(row.target, folded))
-                   or _nearly(row.target, places, corpus, folded) or Home(approximate=True))
+            target = _sought(row.target)
+            yield (_home(places, corpus, _finder(target, folded)) or _nearly(target, places, corpus, folded)
+                   or Home(approximate=True))
 
 
 def _finder(target: str, folded: Callable[[str], str]) -> Callable[[str], bool]:
@@ -200,21 +208,23 @@ def _home(places: Sequence[str], corpus: Corpus, holds: Callable[[str], bool]) -
 
 
 def _nearly(target: str, places: Sequence[str], corpus: Corpus, folded: Callable[[str], str]) -> Home | None:
-    """Those with a sentence near to it."""
+    """Those that say it in other words."""
     wanted = Counter(normalise(target))
     figures, total = {word for word in wanted if word[0].isdigit()}, wanted.total()
-    if total < FEWEST:
-        return None
 
     def near(text: str) -> bool:
         whole = folded(text)
-        common = sum(many for word, many in wanted.items() if f" {word} " in whole)
-        if 3 * common < total:  # no sentence can reach NEAR
+        if not all(f" {figure} " in whole for figure in figures):
             return False
-        return any(figures <= said.keys() and 2 * (said & wanted).total() >= NEAR * (said.total() + total)
-                   for said in _bags(text))
+        if groundedness([Sample(output=target, sources=(text,))])[0] == 1.0:
+            return True
+        return total >= FEWEST and any(
+            figures <= said.keys() and 2 * (said & wanted).total() >= NEAR * (said.total() + total)
+            for said in _bags(text))
 
-    documents = tuple(path for path in places if near(corpus.documents[path]))
+    some = places if len(places) <= MOST_NEAR else [  # all documents: those with its longest word
+        path for path in places if f" {max(wanted, key=len, default='')} " in folded(corpus.documents[path])]
+    documents = tuple(path for path in some[:MOST_NEAR] if near(corpus.documents[path]))
     passages = tuple(n for path in documents for n in corpus.names.get(path, ()) if near(corpus.passages[n].text))
     return Home(documents, passages, approximate=True) if documents else None
 
@@ -325,6 +335,12 @@ def _bags(text: str) -> tuple[Counter[str], ...]:
     from bucle.data.sentences import sentences
 
     return tuple(Counter(normalise(one)) for one in sentences(text))
+
+
+def _sought(target: str) -> str:
+    """What of an answer stands in a document: `Sí, de 9 a 14` without its yes."""
+    rest = _YES_NO.sub("", target, count=1) if _YES_NO.match(target) else target
+    return rest if _lookable(rest) else target
 
 
 def _lookable(target: str) -> bool:

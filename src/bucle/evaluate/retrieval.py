@@ -9,7 +9,7 @@ from bucle.core.records import Interval, Prediction
 from bucle.evaluate.lost import Asked, Home, Passage, right
 from bucle.evaluate.metrics.retrieval import citation_precision, citation_recall, ndcg, recall, reciprocal_rank
 from bucle.evaluate.metrics.samples import Measured, Metric, Sample, Statistics
-from bucle.evaluate.statistics import interval
+from bucle.evaluate.statistics import interval, wilson
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -168,4 +168,6 @@ def _area(sure: Sequence[float], loss: Sequence[float], clusters: Sequence[str],
     drawn = [area(rng.multinomial(many, np.full(many, 1 / many), min(size, DRAWS - at)).astype(float))
              for at in range(0, DRAWS, size)]
     low, high = np.quantile(np.concatenate(drawn), [0.025, 0.975])
+    if high - low < 1e-12:  # nothing varies: each document counts as one row
+        low, high = wilson(point, many, 0.95)
     return Interval(value=point, low=min(point, float(low)), high=max(point, float(high)), n=len(values))

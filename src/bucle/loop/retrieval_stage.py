@@ -1,5 +1,5 @@
-"""`bucle evaluate --stage retrieval`: how well a candidate finds, cites and abstains, and which stage lost each question
-that failed."""
+"""`bucle evaluate --stage retrieval`: how well a candidate finds, cites and abstains, and where each failed question
+was lost."""
 
 from __future__ import annotations
 
@@ -36,24 +36,25 @@ from bucle.loop.workspace import Workspace
 from bucle.release import PRODUCTION
 
 if TYPE_CHECKING:
-    from bucle.core.ports import Predictor
+    from bucle.core.ports import Predictor, SearchIndex
     from bucle.evaluate.lost import Corpus, Gone
 
 __all__ = ["NEXT", "retrieval_stage"]
 
 NEXT = {
     "parsing": ("bucle data quarantine; bucle data restore", "bucle data quarantine; bucle data restore"),
-    "chunking": ("`retrieval.chunk_words` u `overlap_words` mayores en bucle.yaml",
-                 "larger `retrieval.chunk_words` or `overlap_words` in bucle.yaml"),
+    "chunking": ("retrieval.chunk_words u overlap_words mayores en bucle.yaml",
+                 "larger retrieval.chunk_words or overlap_words in bucle.yaml"),
     "access": ("--access ETIQUETA, para medir a quien la tiene", "--access LABEL, to measure for who holds it"),
-    "retrieval": ("otro encoder (`retrieval.encoder`), o `queries: multi` de la técnica",
-                  "another encoder (`retrieval.encoder`), or the technique's `queries: multi`"),
-    "ranking": ("un `retrieval.reranker`, o más `passages` de la técnica",
-                "a `retrieval.reranker`, or more of the technique's `passages`"),
+    "retrieval": ("otro encoder (retrieval.encoder), o queries: multi de la técnica",
+                  "another encoder (retrieval.encoder), or the technique's queries: multi"),
+    "ranking": ("un retrieval.reranker, o más passages de la técnica",
+                "a retrieval.reranker, or more of the technique's passages"),
     "answering": ("bucle prompt improve, u otro modelo; bucle choose",
                   "bucle prompt improve, or another model; bucle choose"),
 }
 """What to try next where a stage loses questions, in Spanish and English."""
+SHOWN_TO_MODEL = 3
 _SHOWN = 8  # passages of a failed question's ranking that are kept with it
 
 
@@ -147,12 +148,12 @@ def _measured(ctx: StepContext, job: _Job, about: dict[str, Any]) -> Outcome:
         found.append(home)
         ctx.report(len(found), len(rows), "answers looked for")
     asked = [
-        Asked(row, one, one.chunks if by_document else ranking, _used(predictor, one))
+        Asked(row, one, one.chunks if by_document else tuple(ranking), _used(predictor, one))
         for row, one, ranking in zip(rows, said, rankings, strict=True)
     ]
     metrics = retrieval_figures(asked, corpus.passages, found, ks=job.ks, forced=forced, documents=by_document,
                                 seed=ws.config.seed)
-    deep = [Asked(one.row, one.said, ranking, one.used) for one, ranking in zip(asked, rankings, strict=True)]
+    deep = [Asked(one.row, one.said, tuple(ranking), one.used) for one, ranking in zip(asked, rankings, strict=True)]
     lost = diagnose(deep, corpus, found, k=max(job.ks) if by_document else 0)
     listed = [
         {
@@ -184,8 +185,8 @@ def _measured(ctx: StepContext, job: _Job, about: dict[str, Any]) -> Outcome:
             "rankings.jsonl": "".join(json.dumps(one) + "\n" for one in rankings).encode(),
         },
     )
-    worst = max(counts, key=lambda stage: counts[stage]) if lost else ""
-    note = f"{len(lost)} of {len(rows)} questions failed" + (f", most at {worst}" if worst else "")
+    note = f"{len(lost)} of {len(rows)} questions failed"
+    note += f", most at {max(counts, key=lambda stage: counts[stage])}" if lost else ""
     return Outcome({"evaluation": node.id}, {"failed": len(lost), "rows": len(rows), "stages": counts}, note)
 
 
@@ -201,33 +202,50 @@ class _Holding:
         return self.predictor.predict(inputs, **self.more)
 
 
-def _searcher(predictor: Predictor) -> Any:
-    """What of a predictor holds `index` and `settings`: itself, or what it quotes from; None for neither."""
+def _part(predictor: Predictor, name: str) -> Any:
+    """What a predictor searches with: its own, or that of what it quotes from; None where it has none."""
     for one in (predictor, getattr(predictor, "quote", None)):
-        if hasattr(one, "index") and hasattr(one, "settings"):
-            return one
+        if (found := getattr(one, name, None)) is not None:
+            return found
     return None
+
+
+def _index(predictor: Predictor) -> SearchIndex | None:
+    found: SearchIndex | None = getattr(_part(predictor, "finder"), "index", None) or _part(predictor, "index")
+    return found
+
+
+def _deep(predictor: Predictor, inputs: Sequence[str], job: _Job) -> list[list[str]]:
+    """The `depth` best passages for each input, by the candidate's own search."""
+    if (finder := _part(predictor, "finder")) is not None:
+        every = [found.hits for found in finder.find(inputs, k=job.depth, access=job.access)]
+    elif (index := _part(predictor, "index")) is not None:
+        weight = float((_part(predictor, "settings") or {}).get("weight", 0.5))
+        every = [index.search(one, k=job.depth, weight=weight, access=job.access) for one in inputs]
+    else:
+        every = [[] for _ in inputs]
+    return [[hit.chunk.id for hit in hits] for hits in every]
 
 
 def _rankings(
     predictor: Predictor, inputs: Sequence[str], said: Sequence[Prediction], job: _Job, ctx: StepContext
 ) -> list[list[str]]:
     """The passages found for each input, best first: what the candidate found itself, then what a search of `depth`
-    passages adds. Each is kept on disk, so that a kill never searches for it twice."""
-    searcher, kept = _searcher(predictor), ctx.work / "rankings.jsonl"
-    done = [json.loads(line) for line in kept.read_text().splitlines(keepends=True) if line.endswith("\n")
-            ] if kept.exists() else []
+    passages adds. Each batch is kept on disk, so that a kill never searches for it twice."""
+    kept = ctx.work / "rankings.jsonl"
+    done: list[list[str]] = []
+    if kept.exists():
+        done = [json.loads(line) for line in kept.read_text().splitlines(keepends=True) if line.endswith("\n")]
     with kept.open("w") as file:
         file.writelines(json.dumps(one) + "\n" for one in done)
-        for place in range(len(done), len(inputs)):
-            own = list(said[place].chunks)
-            if searcher is not None:
-                hits = searcher.index.search(inputs[place], k=job.depth, access=job.access,
-                                             weight=float(searcher.settings.get("weight", 0.5)))
-                own = list(dict.fromkeys([*own, *(hit.chunk.id for hit in hits)]))
-            done.append(own)
-            file.write(json.dumps(own) + "\n")
-            ctx.report(place + 1, len(inputs), "searches")
+        for start in range(len(done), len(inputs), BATCH):
+            some = _deep(predictor, inputs[start : start + BATCH], job)
+            both = [list(dict.fromkeys([*one.chunks, *more]))
+                    for one, more in zip(said[start : start + BATCH], some, strict=True)]
+            file.writelines(json.dumps(one) + "\n" for one in both)
+            file.flush()
+            done += both
+            ctx.report(len(done), len(inputs), "searches")
     return done
 
 
@@ -236,9 +254,7 @@ def _used(predictor: Predictor, said: Prediction) -> tuple[str, ...]:
     chosen among all."""
     if getattr(predictor, "quote", None) is None:
         return said.chunks
-    from bucle.customise.retrieve.passages import MAX_PASSAGES
-
-    return tuple(dict.fromkeys([*said.citations, *said.chunks[:MAX_PASSAGES]]))
+    return tuple(dict.fromkeys([*said.citations, *said.chunks[: int(getattr(predictor, "passages", SHOWN_TO_MODEL))]]))
 
 
 def _forced(job: _Job, inputs: Sequence[str], ctx: StepContext) -> list[Prediction] | None:
@@ -267,11 +283,11 @@ def _corpus(job: _Job, predictor: Predictor) -> Corpus:
     lines = ws.ledger.read(ws.ledger.get(job.index), "chunks.jsonl").splitlines()
     chunks = [json.loads(line) for line in lines]
     gone, boilerplate = _gone(ws, corpus)
-    searcher, seen = _searcher(predictor), set[str]()
+    index, seen = _index(predictor), set[str]()
     names = [str(chunk["id"]) for chunk in chunks]
-    if searcher is not None:
+    if index is not None:
         for start in range(0, len(names), 1000):
-            seen |= searcher.index.get(names[start : start + 1000], job.access).keys()
+            seen |= index.get(names[start : start + 1000], job.access).keys()
     else:
         seen = {str(chunk["id"]) for chunk in chunks if set(chunk.get("access", ())) <= job.access}
     return Corpus(
@@ -314,9 +330,9 @@ def _stored(ws: Workspace, candidate: str, split: str) -> str:
     for edge in ws.ledger.children(candidate):
         node = ws.ledger.get(edge.child)
         parents = {e.role: e.parent for e in ws.ledger.parents(edge.child)}
-        if node.kind == "evaluation" and edge.role == "candidate" and "stage" not in node.attrs:
-            if parents.get("split") == split and {"predictions.jsonl", "scores.json"} <= node.blobs.keys():
-                return node.id
+        scored = node.kind == "evaluation" and edge.role == "candidate" and parents.get("split") == split
+        if scored and {"predictions.jsonl", "scores.json"} <= node.blobs.keys():  # a stage's own has no scores
+            return node.id
     return ""
 
 
