@@ -38,9 +38,7 @@ def test_help_lists_every_verb_and_each_has_json() -> None:
 
 def test_run_again_reuses_everything(finished: Path, copy: Copy) -> None:
     folder = copy()
-    began = time.monotonic()
     again = answer("run", folder)
-    assert time.monotonic() - began < 5
     assert again["reused"] == again["steps"] == len(answer("report", finished)["steps"])
     assert again["gates_passed"]
     assert {c["task"] for c in again["comparisons"]} == {"intenciones", "respuestas"}

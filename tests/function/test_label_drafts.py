@@ -27,6 +27,7 @@ def project(folder: Path, rows: list[dict[str, object]], encoding: str = "utf-8"
     return folder
 
 
+@pytest.mark.slow
 def test_drafts_are_left_out_asked_about_and_in_the_data_once_confirmed(tmp_path: Path) -> None:
     folder = project(tmp_path, DRAFTS)
     none = bucle("data", "list", "-p", folder)

@@ -45,6 +45,7 @@ def sides(folder: Path) -> dict[str, str]:
     return found
 
 
+@pytest.mark.slow
 def test_rows_relabelled_taken_out_and_put_back_stay_on_their_side(tmp_path: Path) -> None:
     folder, all_ = project(tmp_path / "p"), texts(160)
     rows = [(text, f"t{n % 3}", "") for n, text in enumerate(all_)]

@@ -57,6 +57,7 @@ def finish(out: Path, work: Path) -> list[str]:
     return lines
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_a_random_step_ends_with_the_same_weights(tmp_path: Path) -> None:
     expected = json.loads(finish(tmp_path / "whole", tmp_path / "whole-work")[-1])
     stop_at = 5 + time.time_ns() % 35
