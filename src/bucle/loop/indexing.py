@@ -17,8 +17,16 @@ from bucle.loop.workspace import Workspace
 if TYPE_CHECKING:
     from bucle.customise.retrieve.index import Index
 
-__all__ = ["ALIAS", "IndexVersion", "in_force", "index_versions", "open_version", "previous_folder", "put_in_force",
-           "search"]
+__all__ = [
+    "ALIAS",
+    "IndexVersion",
+    "in_force",
+    "index_versions",
+    "open_version",
+    "previous_folder",
+    "put_in_force",
+    "search",
+]
 
 ALIAS = "index"
 """The alias that names the index version in force."""
@@ -52,8 +60,16 @@ def index_versions(ws: Workspace) -> list[IndexVersion]:
         a = node.attrs
         size = int(a.get("chunks", 0))
         found.append(
-            IndexVersion(number, node.id, node.created_at, size, int(a.get("added", size)), int(a.get("removed", 0)),
-                         int(a.get("kept", 0)), node.id == now)
+            IndexVersion(
+                number,
+                node.id,
+                node.created_at,
+                size,
+                int(a.get("added", size)),
+                int(a.get("removed", 0)),
+                int(a.get("kept", 0)),
+                node.id == now,
+            )
         )
     return found
 

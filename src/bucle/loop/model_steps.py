@@ -14,6 +14,7 @@ from bucle.core.ids import sha256_hex
 from bucle.core.ports import ChatModel, Reranker
 from bucle.execute import Outcome, Runner, StepContext, StepRecord
 from bucle.loop.document_step import read_documents
+from bucle.loop.indexing import previous_folder, put_in_force
 from bucle.loop.workspace import Workspace
 
 __all__ = ["canary_alias", "chat_model", "fingerprint", "index_step", "model_folder", "model_step", "reranker_of"]
@@ -107,30 +108,46 @@ def _pretrain(
 
 
 def index_step(ws: Workspace, runner: Runner, corpus: str, encoder: tuple[str, str]) -> StepRecord:
-    """Passages of the corpus, indexed by words and by the encoder (name, node)."""
+    """Passages of the corpus, indexed by words and by the encoder (name, node). The index in force until then is what
+    it grows from, and stays in force until this one is whole."""
+    settings = ws.config.retrieval
 
     def work(ctx: StepContext) -> Outcome:
         from bucle.customise.retrieve import build_index
         from bucle.data.chunk import chunk_documents
 
-        chunks = chunk_documents(read_documents(ws, corpus))
+        chunks = chunk_documents(
+            read_documents(ws, corpus), max_words=settings.chunk_words, overlap=settings.overlap_words
+        )
         out = ctx.work / "out"
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)
         meta = build_index(
-            chunks, out, encoder=model_folder(ws, encoder[1]), language=ws.config.language, report=ctx.report
+            chunks,
+            out,
+            encoder=model_folder(ws, encoder[1]),
+            language=ws.config.language,
+            report=ctx.report,
+            previous=previous_folder(ws),
         )
         node = ctx.ledger.put_folder("index", out, meta, parents=[("corpus", corpus), ("encoder", encoder[1])])
-        return Outcome({"index": node.id}, meta, f"{meta['chunks']} passages")
+        note = f"{meta['chunks']} passages" + (f", {meta['kept']} as they were" if meta["kept"] else "")
+        return Outcome({"index": node.id}, meta, note)
 
-    return runner.step(
+    record = runner.step(
         "index",
         work,
         stage="customise",
-        version=2,
+        version=3,
         inputs={"corpus": corpus, "encoder": encoder[1]},
-        params={"language": ws.config.language},
+        params={
+            "language": ws.config.language,
+            "chunk_words": settings.chunk_words,
+            "overlap_words": settings.overlap_words,
+        },
     )
+    put_in_force(ws, record["index"])
+    return record
 
 
 def model_folder(ws: Workspace, node_id: str) -> Path:

@@ -1,99 +1,46 @@
-"""The index of passages: LanceDB for vectors and language-aware full text, TF-IDF beside it to score sentences."""
+"""The index of passages, opened for reading: LanceDB for vectors and for full text in each language's own way.
+
+Nothing here grows with the corpus: what a question needs is read from the disk when it is asked.
+"""
 
 from __future__ import annotations
 
 import json
-import unicodedata
-from collections.abc import Mapping, Sequence
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from bucle.core.errors import BadInput, WrongEncoder
-from bucle.core.ports import Hit, Report
+from bucle.core.errors import BadInput, NotFound, WrongEncoder
+from bucle.core.ports import Hit
 from bucle.core.records import Chunk
+from bucle.customise.retrieve import index_rows as layout
+from bucle.customise.retrieve.index_build import FORMAT, TABLE, build_index, identity_of
+from bucle.customise.retrieve.index_lexicon import Lexicon
 from bucle.data.sentences import sentences
 
 __all__ = ["Hit", "Index", "build_index", "sentences"]
 
-# Full-text stemmers of the index by ISO code; others get no stemming.
-_STEMMERS = {"es": "Spanish", "en": "English", "pt": "Portuguese", "fr": "French", "de": "German", "it": "Italian"}
-
-
-def build_index(
-    chunks: Sequence[Chunk], out: Path, *, encoder: Path, language: str, report: Report, previous: Path | None = None
-) -> dict[str, Any]:
-    """Write an index of `chunks` into the empty folder `out`; returns its size and dimensions.
-
-    The heading stands before each passage's text in both searches. `audience` numbers the distinct sets of access
-    labels, so that a search can leave out what the asker may not see. Raises BadInput when there is nothing to index.
-    """
-    import lancedb
-    import pyarrow as pa
-    from lancedb.index import FTS
-
-    from bucle.customise.classic.features import fit_tfidf, save_arrays, save_tfidf
-    from bucle.models.encoder import shared_encoder
-
-    if not chunks:
-        raise BadInput(
-            "There is no passage to index: no document could be read.", "bucle data quarantine lists the reasons."
-        )
-    texts = [_searchable(c) for c in chunks]
-    report(0, 3, "embedding")
-    vectors = shared_encoder(encoder).embed_array(texts)
-    report(1, 3, "indexing")
-    dimensions = int(vectors.shape[1])
-    audiences = _audiences(chunks)
-    columns = pa.table(
-        {
-            "id": pa.array([c.id for c in chunks]),
-            "text": pa.array([_folded(text) for text in texts]),
-            "path": pa.array([c.path for c in chunks]),
-            "heading": pa.array([c.heading for c in chunks]),
-            "language": pa.array([c.language for c in chunks]),
-            "document": pa.array([c.document_id for c in chunks]),
-            "audience": pa.array([audiences[c.access] for c in chunks], pa.int32()),
-            "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1), pa.float32()), dimensions),
-        }
-    )
-    table = lancedb.connect(str(out / "lance")).create_table("chunks", columns)
-    stemmer = _STEMMERS.get(language)
-    words = FTS(
-        language=stemmer or "English",
-        stem=stemmer is not None,
-        ascii_folding=True,
-        remove_stop_words=stemmer is not None,
-    )
-    table.create_index("text", config=words)
-    report(2, 3, "indexing")
-    save_tfidf(fit_tfidf(texts), out)
-    (out / "chunks.jsonl").write_text("".join(c.model_dump_json() + "\n" for c in chunks))
-    cut = {c.id: sentences(c.text) for c in chunks}
-    spans = list(dict.fromkeys(s for own in cut.values() for s in own))
-    row = {span: i for i, span in enumerate(spans)}
-    of = {chunk: [row[s] for s in own] for chunk, own in cut.items()}
-    (out / "sentences.json").write_text(json.dumps({"spans": spans, "of": of}, ensure_ascii=False))
-    save_arrays({"vectors": shared_encoder(encoder).embed_array(spans)}, out / "sentences.safetensors")
-    opened = shared_encoder(encoder)
-    meta = {
-        "chunks": len(chunks),
-        "dimensions": dimensions,
-        "language": language,
-        "languages": sorted({c.language or language for c in chunks}),
-        "encoder": {"name": opened.name, "identity": getattr(opened, "identity", "")},
-        "added": len(chunks),
-        "removed": 0,
-        "kept": 0,
-    }
-    (out / "index.json").write_text(json.dumps(meta))
-    return meta
+DEPTH = 50
+"""Passages that each of the two searches gives to be fused."""
+_KEPT = 2000  # sentences' vectors kept in memory
+_PROBED = 0.5  # share of the vector index's partitions that are looked into
+MAX_QUESTION = 10_000
+"""Characters of a question that are searched by words."""
 
 
 class Index:
-    """An index opened for reading. `encoder` must be the one it was built with.
+    """An index opened for reading. `encoder` must be the one it was built with; without it, words alone are searched.
 
-    A passage is found only by an asker who holds all of its access labels. `labels` are those that paths have today:
-    an index may be older than the labels of its documents, and then needs both.
+    A passage is found only by an asker who holds all of its access labels: inside the searches, so that hidden passages
+    cost no hit, and again of every row that comes back. One whose labels cannot be read is nobody's. `labels` are those
+    that paths have today: an index may be older than the labels of its documents, and then needs both.
+
+    `meta` is what build_index returned; `chunks` a mapping of passages by id, read from the disk; what is set in it
+    stands in their place in this process only. Raises NotFound where `folder` holds no index.
     """
 
     def __init__(
@@ -101,42 +48,45 @@ class Index:
     ) -> None:
         import lancedb
 
-        from bucle.customise.classic.features import load_arrays, load_tfidf, tfidf_matrix
+        try:
+            self.meta: dict[str, Any] = json.loads((folder / "index.json").read_text())
+        except FileNotFoundError:
+            raise NotFound(f"{folder} holds no index.", "bucle run") from None
+        if self.meta.get("format") != FORMAT:
+            from bucle.customise.retrieve.index_old import upgraded
 
-        self.meta = json.loads((folder / "index.json").read_text())
-        self.chunks = {
-            c.id: c for c in map(Chunk.model_validate_json, (folder / "chunks.jsonl").read_bytes().splitlines())
-        }
-        self.vectorizers = load_tfidf(folder)
+            folder = upgraded(folder, self.meta)
+            self.meta = json.loads((folder / "index.json").read_text())
         self.encoder = encoder
-        cut = json.loads((folder / "sentences.json").read_text())
-        self._spans, self._of = cut["spans"], cut["of"]
-        self._row = {span: i for i, span in enumerate(self._spans)}
-        self._meaning = load_arrays(folder / "sentences.safetensors")["vectors"]
-        self._lexical = tfidf_matrix(self.vectorizers, self._spans)
-        self._table = lancedb.connect(str(folder / "lance")).open_table("chunks")
-        self._audiences = _audiences(list(self.chunks.values()))
-        self._later = {
-            c.id: frozenset(labels[c.path]) for c in self.chunks.values() if labels and labels.get(c.path)
-        }
+        self.chunks = _Chunks(self)
+        self._audiences = [frozenset(one) for one in json.loads((folder / "audiences.json").read_text("utf-8"))]
+        self._later = {path: frozenset(later) for path, later in (labels or {}).items() if later}
+        self._lexicon = Lexicon.load(folder, self.meta["chunks"])
+        self._table: Any = lancedb.connect(str(folder / "lance")).open_table(TABLE)
+        self._passages: OrderedDict[str, dict[str, Any]] = OrderedDict()
+        self._meanings: OrderedDict[str, Any] = OrderedDict()
+        self._lock = threading.Lock()
 
     def embed(self, texts: Sequence[str]) -> Any:
-        """Unit vectors `[len(texts), dimensions]` of questions. Raises BadInput if the encoder is not the index's."""
+        """Unit vectors `[len(texts), dimensions]` of questions. Raises BadInput without an encoder, WrongEncoder where
+        it is not the one that the index was built with."""
         from bucle.models.encoder import shared_encoder
 
         if self.encoder is None:
             raise BadInput("This index needs its encoder to search by meaning.", "Add an encoder under `models:`.")
-        vectors = shared_encoder(self.encoder).embed_alone(texts)
-        built, asks = self.meta.get("encoder") or {}, getattr(shared_encoder(self.encoder), "identity", "")
+        opened = shared_encoder(self.encoder)
+        built, asks = self.meta.get("encoder") or {}, identity_of(opened)
+        hint = "Run `bucle run` again: the index is rebuilt for the new encoder."
         if built.get("identity") and asks and built["identity"] != asks:
             raise WrongEncoder(
-                f"The index was built by the encoder {built['name']}; {self.encoder.name} asks it.",
-                "Run `bucle run` again: the index is rebuilt for the new encoder.",
+                f"The index was built by the encoder {built.get('name', 'unknown')} ({built['identity'][:12]}), "
+                f"{opened.name} ({asks[:12]}) asks it.",
+                hint,
             )
+        vectors = opened.embed_alone(texts)
         if vectors.shape[1] != self.meta["dimensions"]:
-            raise BadInput(
-                f"The index has {self.meta['dimensions']} dimensions, the encoder {vectors.shape[1]}.",
-                "Run `bucle run` again: the index is rebuilt for the new encoder.",
+            raise WrongEncoder(
+                f"The index has {self.meta['dimensions']} dimensions, the encoder {vectors.shape[1]}.", hint
             )
         return vectors
 
@@ -149,36 +99,41 @@ class Index:
         vector: Any = None,
         access: frozenset[str] = frozenset(),
         where: Mapping[str, str] | None = None,
-        depth: int = 50,
+        depth: int = DEPTH,
     ) -> list[Hit]:
         """The `k` best passages that a holder of the labels `access` may see, best first. `weight` is the share of
-        meaning (1) against words (0) in the fused score; each search's scores are put on [0, 1] before fusion, and each
-        gives `depth` passages. `vector` is the question's, where already known. `where` keeps passages by `path` (`*`
-        stands for anything), `language`, `document` (its id) and `heading`. Raises BadInput for anything else."""
-        seen = " AND ".join(part for part in (self._condition(access), condition(where)) if part)
-        words: dict[str, float] = {}
-        meaning: dict[str, float] = {}
+        meaning (1) against words (0) in the fused score; each search gives `depth` passages at least, and its scores
+        are put on [0, 1] before fusion. `vector` is the question's, where already known.
+
+        `where` keeps passages by `path` (`*` stands for anything), `language`, `document` (its id) and `heading`.
+        Raises BadInput for anything else.
+        """
         depth = max(depth, k)
-        if weight < 1:
-            words = self._words(question, depth, seen)
-        if weight > 0:
-            vector = self.embed([question])[0] if vector is None else vector
-            rows = self._filtered(self._table.search(vector).metric("cosine"), seen).limit(depth).to_list()
-            meaning = {r["id"]: 1.0 - r["_distance"] for r in rows}
-        fused: dict[str, float] = {}
-        for scores, share in ((words, 1 - weight), (meaning, weight)):
-            for node, value in _unit_range(scores).items():
-                fused[node] = fused.get(node, 0.0) + share * value
-        best = sorted(fused.items(), key=lambda item: (-item[1], item[0]))
-        return [
-            Hit(self.chunks[node], score, words.get(node), meaning.get(node))
-            for node, score in best
-            if self.visible(node, access)
-        ][:k]
+        seen = layout.where_sql(self._condition(access), layout.condition(where))
+        if weight > 0 and vector is None:
+            vector = self.embed([question])[0]
+        if 0 < weight < 1:
+            later = _pool().submit(self._words, question, depth, seen)
+            near = self._near(vector, depth, seen)
+            words = later.result()
+        else:
+            words = self._words(question, depth, seen) if weight < 1 else {}
+            near = self._near(vector, depth, seen) if weight > 0 else {}
+        fused: dict[int, float] = {}
+        for scores, share in ((words, 1 - weight), (near, weight)):
+            for row, value in _unit_range(scores).items():
+                fused[row] = fused.get(row, 0.0) + share * value
+        best = sorted(fused, key=lambda row: (-fused[row], row))
+        found = self._rows(best[:k], access)
+        hits = [Hit(found[row], fused[row], words.get(row), near.get(row)) for row in best[:k] if row in found]
+        return sorted(hits, key=lambda hit: (-hit.score, hit.chunk.id))
 
     def get(self, ids: Sequence[str], access: frozenset[str] = frozenset()) -> dict[str, Chunk]:
         """Passages by id: those of them that are here and that `access` may see."""
-        return {node: self.chunks[node] for node in ids if self.visible(node, access)}
+        found = self._read(ids)
+        return {
+            node: chunk for node in ids if node in found and (chunk := self._shown(found[node], access)) is not None
+        }
 
     def count(self, access: frozenset[str] = frozenset()) -> int:
         """How many passages a holder of `access` may see."""
@@ -186,89 +141,160 @@ class Index:
 
     def visible(self, chunk_id: str, access: frozenset[str] = frozenset()) -> bool:
         """Whether a holder of `access` may see a passage; False for one that is not in this index."""
-        chunk = self.chunks.get(chunk_id)
-        return chunk is not None and {*chunk.access, *self._later.get(chunk_id, ())} <= access
-
-    def _condition(self, access: frozenset[str]) -> str:
-        """SQL that leaves only what `access` may see, inside the search, so that hidden passages cost no hit. Labels
-        themselves never stand in it: only numbers, and ids of this index's own. Empty where all may be seen."""
-        hidden = [number for labels, number in self._audiences.items() if not set(labels) <= access]
-        later = [chunk for chunk, labels in self._later.items() if not labels <= access]
-        parts = [f"audience NOT IN ({', '.join(map(str, hidden))})"] if hidden else []
-        if later:
-            ids = ", ".join("'" + chunk.replace("'", "''") + "'" for chunk in later)
-            parts.append(f"id NOT IN ({ids})")
-        return " AND ".join(parts)
-
-    def _filtered(self, query: Any, condition: str) -> Any:
-        return query.where(condition, prefilter=True) if condition else query
+        return bool(self.get([chunk_id], access))
 
     def sentences(self, chunk_id: str, access: frozenset[str] = frozenset()) -> list[str]:
         """The sentences of one passage, as they were cut when the index was built; none of one that `access` may not
         see."""
-        if not self.visible(chunk_id, access):
-            return []
-        return [self._spans[i] for i in self._of[chunk_id]]
+        return self.sentences_of([chunk_id], access).get(chunk_id, [])
+
+    def sentences_of(self, ids: Sequence[str], access: frozenset[str] = frozenset()) -> dict[str, list[str]]:
+        """The sentences of several passages, read at once: of those that are here and that `access` may see."""
+        found = self._read(ids)
+        return {
+            node: list(found[node]["spans"] or ())
+            for node in ids
+            if node in found and self._shown(found[node], access) is not None
+        }
 
     def support(self, question: str, spans: Sequence[str], *, weight: float, vector: Any = None) -> Any:
         """How well each sentence of the index supports the question, `[len(spans)]` in [0, 1]: its TF-IDF cosine mixed
         with its embedding's, by `weight`."""
-        from bucle.customise.classic.features import tfidf_matrix
+        import numpy as np
 
-        rows = [self._row[span] for span in spans]
-        asked = tfidf_matrix(self.vectorizers, [question])
-        support = (self._lexical[rows] @ asked.T).toarray().ravel() / 2 * (1 - weight)
-        return support if weight == 0 else support + weight * (self._meaning[rows] @ vector)
+        support = self._lexicon.support(question, spans) * (1 - weight) if weight < 1 else np.zeros(len(spans))
+        if weight == 0 or not len(spans):
+            return support
+        with self._lock:
+            known = {span: self._meanings[span] for span in spans if span in self._meanings}
+        missing = [span for span in dict.fromkeys(spans) if span not in known]
+        if missing:  # none of a passage that was just read
+            known.update(zip(missing, self.embed(missing), strict=True))
+        return support + weight * (np.stack([known[span] for span in spans]).astype(np.float32) @ vector)
 
-    def _words(self, question: str, k: int, condition: str) -> dict[str, float]:
+    def _condition(self, access: frozenset[str]) -> str:
+        """SQL that leaves only what `access` may see. Labels never stand in it: only numbers, and paths of documents
+        that got a label since. Empty where all may be seen."""
+        seen = [number for number, labels in enumerate(self._audiences) if labels <= access]
+        parts = [] if len(seen) == len(self._audiences) else [f"audience IN ({', '.join(map(str, [-1, *seen]))})"]
+        if later := [path for path, labels in self._later.items() if not labels <= access]:
+            paths = ", ".join("'" + path.replace("'", "''") + "'" for path in later)
+            parts.append(f"path NOT IN ({paths})")
+        return layout.where_sql(*parts)
+
+    def _shown(self, row: Mapping[str, Any], access: frozenset[str]) -> Chunk | None:
+        """The passage in a row, if `access` may see it: by its own labels, by its audience, and by today's."""
+        try:
+            chunk = layout.chunk_of(row)
+            audience = self._audiences[row["audience"]] if row["audience"] >= 0 else None
+        except (ValueError, TypeError, IndexError, KeyError):
+            return None
+        needed = {*chunk.access} | self._later.get(chunk.path, frozenset())
+        if audience is None or not (audience | needed) <= access:
+            return None
+        return self.chunks.planted.get(chunk.id, chunk)
+
+    def _words(self, question: str, depth: int, condition: str) -> dict[int, float]:
+        """Row number -> BM25 score, the best of the languages'."""
         from lancedb.query import MatchQuery
 
-        if not any(c.isalnum() for c in question):
+        asked = layout.folded(question[:MAX_QUESTION])
+        best: dict[int, float] = {}
+        if not any(c.isalnum() for c in asked):
+            return best
+        for column in self.meta["columns"]:
+            query = self._table.search(MatchQuery(asked, f"words_{column}"), query_type="fts")
+            rows = _narrowed(query, condition).select(["_score"]).with_row_id(True).limit(depth).to_arrow()
+            for row, score in zip(rows["_rowid"].to_pylist(), rows["_score"].to_pylist(), strict=True):
+                best[row] = max(score, best.get(row, score))
+        return best
+
+    def _near(self, vector: Any, depth: int, condition: str) -> dict[int, float]:
+        """Row number -> cosine."""
+        query = self._table.search(vector).distance_type("cosine")
+        if self.meta["vectors"] != "flat":
+            probes = max(1, round(_PROBED * self.meta["chunks"] ** 0.5))
+            query = query.minimum_nprobes(probes).maximum_nprobes(0).refine_factor(1)
+        rows = _narrowed(query, condition).select(["_distance"]).with_row_id(True).limit(depth).to_arrow()
+        numbers, distances = rows["_rowid"].to_pylist(), rows["_distance"].to_pylist()
+        return {row: 1.0 - distance for row, distance in zip(numbers, distances, strict=True)}
+
+    def _rows(self, numbers: Sequence[int], access: frozenset[str]) -> dict[int, Chunk]:
+        """Passages by row number, of those that `access` may see."""
+        if not numbers:
             return {}
-        query = self._table.search(MatchQuery(_folded(question), "text"), query_type="fts")
-        rows = self._filtered(query, condition).limit(k).to_list()
-        return {r["id"]: float(r["_score"]) for r in rows}
+        taken = self._table.take_row_ids(list(numbers)).select(list(layout.FIELDS)).with_row_id().to_arrow()
+        shown = {row["_rowid"]: self._shown(row, access) for row in taken.to_pylist()}
+        return {number: chunk for number, chunk in shown.items() if chunk is not None}
+
+    def _read(self, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Rows by id with their sentences, whoever may see them; the latest ones are kept in memory."""
+        import numpy as np
+
+        with self._lock:
+            held = {node: self._passages[node] for node in ids if node in self._passages}
+        missing = [node for node in dict.fromkeys(ids) if node not in held]
+        for at in range(0, len(missing), 500):
+            listed = ", ".join("'" + node.replace("'", "''") + "'" for node in missing[at : at + 500])
+            query = self._table.search().where(f"id IN ({listed})")
+            for row in query.select([*layout.FIELDS, "spans", "meanings"]).to_arrow().to_pylist():
+                meanings = np.frombuffer(row.pop("meanings") or b"", dtype=np.float16)
+                held[row["id"]] = row
+                self._remember(row, meanings.reshape(-1, self.meta["dimensions"]))
+        return held
+
+    def _remember(self, row: dict[str, Any], meanings: Any) -> None:
+        with self._lock:
+            self._passages[row["id"]] = row
+            self._meanings.update(zip(row["spans"] or (), meanings, strict=False))
+            while len(self._meanings) > _KEPT and len(self._passages) > 1:
+                _, old = self._passages.popitem(last=False)
+                for span in old["spans"] or ():
+                    self._meanings.pop(span, None)
+
+    def _ids(self) -> Iterator[str]:
+        for batch in self._table.search().select(["id"]).to_batches():
+            yield from batch["id"].to_pylist()
 
 
-def _audiences(chunks: Sequence[Chunk]) -> dict[tuple[str, ...], int]:
-    """A number for each distinct set of access labels, 0 for none; the same for the same passages."""
-    found = sorted({(), *(c.access for c in chunks)})
-    return {labels: number for number, labels in enumerate(found)}
+class _Chunks(MutableMapping[str, Chunk]):
+    """Every passage of an index by id, whatever its labels: for lineage and red teams, not for whoever asks. What a red
+    team plants in one stands in its place until it is put back; nothing is written."""
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+        self.planted: dict[str, Chunk] = {}
+
+    def __getitem__(self, key: str) -> Chunk:
+        return self.planted.get(key) or layout.chunk_of(self._index._read([key])[key])
+
+    def __setitem__(self, key: str, value: Chunk) -> None:
+        if key not in self:
+            raise KeyError(key)
+        self.planted[key] = value
+
+    def __delitem__(self, key: str) -> None:
+        del self.planted[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return self._index._ids()
+
+    def __len__(self) -> int:
+        return int(self._index.meta["chunks"])
 
 
-def _searchable(chunk: Chunk) -> str:
-    return (
-        f"{chunk.heading}\n{chunk.text}" if chunk.heading and not chunk.text.startswith(chunk.heading) else chunk.text
-    )
+@lru_cache(maxsize=1)
+def _pool() -> ThreadPoolExecutor:
+    """Threads that search by words while the caller searches by meaning."""
+    return ThreadPoolExecutor(max_workers=4, thread_name_prefix="words")
 
 
-def _folded(text: str) -> str:
-    """Without accents: the index folds them only after stemming, and Spanish stems differ with them (`averia`)."""
-    return "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+def _narrowed(query: Any, condition: str) -> Any:
+    return query.where(condition, prefilter=True) if condition else query
 
 
-COLUMNS = ("path", "language", "document", "heading")
-"""What `where` may narrow a search by."""
-
-
-def condition(where: Mapping[str, str] | None) -> str:
-    """SQL for `where`. Raises BadInput for a key that is none of COLUMNS."""
-    parts = []
-    for key, value in (where or {}).items():
-        if key not in COLUMNS:
-            raise BadInput(f"A search cannot be narrowed by `{key}`.", f"Give one of: {', '.join(COLUMNS)}.")
-        quoted = value.replace("'", "''")
-        if key == "path" and "*" in value:
-            for special in ("\\", "%", "_"):
-                quoted = quoted.replace(special, "\\" + special)
-            parts.append(f"path LIKE '{quoted.replace('*', '%')}' ESCAPE '\\'")
-        else:
-            parts.append(f"{key} = '{quoted}'")
-    return " AND ".join(parts)
-
-
-def _unit_range(scores: dict[str, float]) -> dict[str, float]:
+def _unit_range(scores: Mapping[int, float]) -> dict[int, float]:
     if not scores:
         return {}
     low, high = min(scores.values()), max(scores.values())
-    return {node: (value - low) / (high - low) if high > low else 1.0 for node, value in scores.items()}
+    return {row: (value - low) / (high - low) if high > low else 1.0 for row, value in scores.items()}
