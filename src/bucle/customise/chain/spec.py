@@ -187,8 +187,8 @@ class ParseStep(_Step):
 
 
 class OnFail(Section):
-    """What a failed check does, one of: `retry` a step before it (which sees why in `{{ failed }}`) up to `times`
-    times, `go` to another step, `answer` with a text, `abstain`. What comes after the last retry is `else`."""
+    """What a failed check does: `retry` a step before it (which sees why in `{{ failed }}`) up to `times` times; after
+    that, or without it, one of `go` to another step, `answer` with a text, `abstain`; with none the chain fails."""
 
     retry: str = ""
     times: int = Field(1, ge=1, le=5)

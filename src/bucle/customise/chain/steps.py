@@ -339,16 +339,11 @@ class OwnFault(BadInput):
 
 def cited(text: str, shown: Any) -> tuple[list[str], list[int]]:
     """The ids of the passages that `text` cites as [1], [2] or [1, 2], each once; and the numbers that none has."""
-    import re
+    from bucle.customise.retrieve.citations import markers_in
 
-    found: list[str] = []
-    wrong: list[int] = []
-    for group in re.findall(r"\[(\d{1,4}(?:\s*[,;]\s*\d{1,4})*)\]", text):
-        for number in map(int, re.split(r"\s*[,;]\s*", group)):
-            if 1 <= number <= len(shown):
-                found.append(str(shown[number - 1]["id"]))
-            else:
-                wrong.append(number)
+    numbers = markers_in(text)
+    found = [str(shown[n - 1]["id"]) for n in numbers if 1 <= n <= len(shown)]
+    wrong = [n for n in numbers if not 1 <= n <= len(shown)]
     return list(dict.fromkeys(found)), wrong
 
 
