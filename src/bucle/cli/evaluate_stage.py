@@ -39,21 +39,23 @@ def stage(
     """How well the candidate of TASK finds, cites and abstains on the held-out questions (or on those of FILE), with
     intervals by document, and for each question that failed the stage that lost it: parsing, chunking, access,
     retrieval, ranking or answering. The report names documents whatever their labels: it is for the team."""
-    from bucle.execute import Runner, make_display, project_lock
+    from bucle.core.errors import BadInput
+    from bucle.execute import make_display
+    from bucle.loop.api import Project
     from bucle.loop.report.retrieval import save_retrieval
-    from bucle.loop.retrieval_stage import retrieval_stage
-    from bucle.loop.workspace import Workspace
 
     if release and candidate:
         raise click.UsageError("--release and --candidate name two things to measure: give one.")
     outputs = Outputs(junit, summary)
-    ws = Workspace.open(folder)
-    name, path = _told(what, task, tuple(ws.config.tasks))
+    if output and not Path(output).parent.is_dir():
+        raise BadInput(f"The folder {Path(output).parent} does not exist.", f"mkdir -p {Path(output).parent}")
+    project = Project(folder)
+    name, path = _told(what, task, tuple(project.config.tasks))
     with outputs.around(f"evaluate --stage {stage}"):
-        with project_lock(ws.ledger.folder), make_display(quiet=quiet or json_) as display:
-            found = retrieval_stage(ws, Runner(ws.ledger, display), name, path, release=release, candidate=candidate,
-                                    ks=ks, access=access)
-        page = save_retrieval(found, output or ws.ledger.folder / "retrieval.html", language or ws.config.language)
+        found = project.evaluate_retrieval(name, path, display=make_display(quiet=quiet or json_), release=release,
+                                           candidate=candidate, ks=ks, access=access)
+        page = save_retrieval(found, output or project.workspace.ledger.folder / "retrieval.html",
+                              language or project.config.language)
     _write(outputs, found)
     emit(found | {"report": str(page)}, json_, lambda: _show(found, show, page))
 

@@ -153,6 +153,19 @@ class Project:
         `gates` (None: the task's own) are checked on it."""
         return measure.evaluate_file(self.workspace, task, Path(data), release, gates=gates, report=report)
 
+    def evaluate_retrieval(
+        self, task: str = "", data: str | Path | None = None, *, display: Display | None = None, **settings: Any
+    ) -> dict[str, Any]:
+        """How well a candidate finds, cites and abstains, on a file or the held-out questions, and which stage lost
+        each question that failed; see `bucle.loop.retrieval_stage` for the settings and the result."""
+        from bucle.execute import Runner, project_lock
+        from bucle.loop.retrieval_stage import retrieval_stage
+
+        ws, shown = self.workspace, display or QuietDisplay()
+        path = Path(data) if data is not None else None
+        with project_lock(ws.ledger.folder), shown:
+            return retrieval_stage(ws, Runner(ws.ledger, shown), task, path, **settings)
+
     def releases(self) -> list[Node]:
         return releases(self.workspace.ledger)
 

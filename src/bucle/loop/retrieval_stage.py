@@ -3,11 +3,10 @@ was lost."""
 
 from __future__ import annotations
 
-import inspect
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +21,7 @@ from bucle.loop.candidates import (
     is_remote,
     load_candidate,
     open_candidate,
+    predict_as,
     predict_kept,
     predictions,
     remembered_replies,
@@ -29,6 +29,7 @@ from bucle.loop.candidates import (
 )
 from bucle.loop.document_step import read_documents
 from bucle.loop.measure import fresh_rows, release_called
+from bucle.loop.model_steps import model_folder
 from bucle.loop.overlap import alike
 from bucle.loop.story import latest_records
 from bucle.loop.versions import labels_today
@@ -55,6 +56,7 @@ NEXT = {
 }
 """What to try next where a stage loses questions, in Spanish and English."""
 SHOWN_TO_MODEL = 3
+EVEN = 0.5
 _SHOWN = 8  # passages of a failed question's ranking that are kept with it
 
 
@@ -194,12 +196,10 @@ class _Holding:
     """A predictor asked by who holds some labels."""
 
     def __init__(self, predictor: Predictor, access: frozenset[str]) -> None:
-        self.predictor = predictor
-        able = "access" in inspect.signature(predictor.predict).parameters
-        self.more: dict[str, Any] = {"access": access} if able else {}
+        self.predictor, self.access = predictor, access
 
     def predict(self, inputs: Sequence[str]) -> list[Prediction]:
-        return self.predictor.predict(inputs, **self.more)
+        return predict_as(self.predictor, inputs, self.access)
 
 
 def _part(predictor: Predictor, name: str) -> Any:
@@ -215,15 +215,26 @@ def _index(predictor: Predictor) -> SearchIndex | None:
     return found
 
 
+def _opened(job: _Job) -> SearchIndex:
+    """The index of a candidate that keeps its own search to itself (a chain), with the labels of today."""
+    from bucle.core.ports import LoadContext
+    from bucle.customise.retrieve.quote import open_index
+
+    return open_index(LoadContext(
+        labels=(), params={}, index=model_folder(job.ws, job.index), encoder=model_folder(job.ws, job.roles["encoder"]),
+        project=job.ws.root, trusted=job.ws.trusted, extra={"labels": labels_today(job.ws)},
+    ))
+
+
 def _deep(predictor: Predictor, inputs: Sequence[str], job: _Job) -> list[list[str]]:
-    """The `depth` best passages for each input, by the candidate's own search."""
+    """The `depth` best passages for each input, by the candidate's own search, or, where it keeps that to itself, by
+    words and meaning alike."""
     if (finder := _part(predictor, "finder")) is not None:
         every = [found.hits for found in finder.find(inputs, k=job.depth, access=job.access)]
-    elif (index := _part(predictor, "index")) is not None:
-        weight = float((_part(predictor, "settings") or {}).get("weight", 0.5))
-        every = [index.search(one, k=job.depth, weight=weight, access=job.access) for one in inputs]
     else:
-        every = [[] for _ in inputs]
+        index, settings = _index(predictor) or _opened(job), _part(predictor, "settings")
+        weight = float(settings.get("weight", EVEN)) if isinstance(settings, Mapping) else EVEN
+        every = [index.search(one, k=job.depth, weight=weight, access=job.access) for one in inputs]
     return [[hit.chunk.id for hit in hits] for hits in every]
 
 
@@ -283,13 +294,10 @@ def _corpus(job: _Job, predictor: Predictor) -> Corpus:
     lines = ws.ledger.read(ws.ledger.get(job.index), "chunks.jsonl").splitlines()
     chunks = [json.loads(line) for line in lines]
     gone, boilerplate = _gone(ws, corpus)
-    index, seen = _index(predictor), set[str]()
+    index, seen = _index(predictor) or _opened(job), set[str]()
     names = [str(chunk["id"]) for chunk in chunks]
-    if index is not None:
-        for start in range(0, len(names), 1000):
-            seen |= index.get(names[start : start + 1000], job.access).keys()
-    else:
-        seen = {str(chunk["id"]) for chunk in chunks if set(chunk.get("access", ())) <= job.access}
+    for start in range(0, len(names), 1000):
+        seen |= index.get(names[start : start + 1000], job.access).keys()
     return Corpus(
         documents={d.path: d.text for d in read_documents(ws, corpus)} if corpus else {},
         passages={str(c["id"]): Passage(str(c["path"]), str(c["text"]), str(c.get("heading", ""))) for c in chunks},
