@@ -110,7 +110,8 @@ def test_what_cannot_be_meant_is_refused_with_its_line(
     tmp_path: Path, change: tuple[str, str], line: int, said: str, hint: str
 ) -> None:
     error = _refused(tmp_path, FILE.replace(*change))
-    assert said in error.message and hint in error.hint, error
+    assert said in error.message
+    assert hint in error.hint
     assert f"atencion.yaml:{line}:" in error.message, error.message
     assert error.exit_code == 2
 

@@ -12,10 +12,17 @@ from bucle.core.errors import BadInput, BucleError, NotFound
 from bucle.core.ports import FitContext, Hit, Message
 from bucle.core.prompting import PromptSpec, Shots
 from bucle.core.records import Example
-from bucle.customise.prompt.assembly import Assembled, Window, assemble, tokens_by_part, window_named
+from bucle.customise.prompt.assembly import (
+    Asking,
+    Assembled,
+    Window,
+    ask_parts,
+    assemble,
+    tokens_by_part,
+    window_named,
+)
 from bucle.customise.prompt.inputs import coerced
 from bucle.customise.prompt.parts import Parts
-from bucle.customise.prompt.store import Stored
 from bucle.customise.prompt.template import messages_of, names_used
 from bucle.loop.prompts import find_prompt
 from bucle.loop.workspace import Workspace
@@ -74,7 +81,7 @@ def try_prompt(
         "row": {"id": tried.row.id, "target": tried.row.target, "side": tried.side} if tried.row else None,
         "passages": [{"id": hit.chunk.id, "path": hit.chunk.path, "place": hit.chunk.place} for hit in tried.passages],
     }
-    return told | ({"answer": _answer(ws, name, found, parts, made)} if send else {})
+    return told | (_answer(ws, name, parts, most, window) if send else {})
 
 
 def _window(ws: Workspace, model: str) -> tuple[str, Window]:
@@ -207,41 +214,38 @@ def _final(messages: Sequence[Message], window: Window) -> str:
     return "\n\n".join(f"[{m['role']}]\n{m['content']}" for m in messages)
 
 
-def _answer(ws: Workspace, name: str, found: Stored, parts: Parts, made: Assembled) -> dict[str, Any]:
-    """What the model says now: asked afresh, at temperature 0, its object held against the schema."""
+def _answer(ws: Workspace, name: str, parts: Parts, most: int, window: Window) -> dict[str, Any]:
+    """What the model says now (`answer`), asked afresh at temperature 0, its object held against the schema; `dropped`
+    again, where the provider refused a longer prompt."""
     from bucle.customise.prompt.parsing import answer_after
-    from bucle.customise.prompt.structured import structured_replies
+    from bucle.customise.prompt.structured import Form
     from bucle.loop.interop import model_node
     from bucle.loop.model_steps import chat_model
-    from bucle.models.ask import Ask, ask_all
+    from bucle.models.ask import Ask
 
     if name not in ws.config.models:
         raise BadInput(f"`{name}` is none of the models of bucle.yaml, so it cannot be asked.",
                        f"--model one of: {', '.join(ws.config.models) or 'add one under `models:`'}")
     model = chat_model(ws, model_node(ws, name))
-    ask = Ask(made.messages, made.room, seed=ws.config.seed)
-    if parts.schema and not parts.thinking:
-        one = structured_replies(model, [ask], parts.schema, language=parts.language)[0]
-        if one.error is not None and not one.reply:
-            raise one.error
-        told: dict[str, Any] = {"text": one.reply, "value": one.value, "repaired": one.repaired, "ms": one.ms,
-                                "valid": one.value is not None, "error": one.error.message if one.error else "",
-                                **one.usage.model_dump()}
-        return told
-    reply = ask_all(model, [ask], fresh=True)[0]
-    if isinstance(reply, BucleError):
-        raise reply
-    told = {"text": reply.text, "finish": reply.finish, "ms": reply.ms, **reply.usage.model_dump()}
+    schema = None if parts.thinking else parts.schema  # an object alone has no room for reasoning
+    asked = ask_parts(model, [Asking(parts, most, seed=ws.config.seed, schema=schema)], window=window)[0]
+    if isinstance(asked.reply, BucleError):
+        raise asked.reply
+    assert asked.prompt is not None  # noqa: S101 - what has a reply was asked
+    reply, used = asked.reply, {"dropped": [asdict(d) for d in asked.prompt.dropped]}
+    told: dict[str, Any] = {"text": reply.text, "finish": reply.finish, "ms": reply.ms, **reply.usage.model_dump()}
+    form = Form(parts.schema, parts.language) if parts.schema else None
+    if form is not None and schema is not None:
+        one = form.settle(model, [Ask(asked.prompt.messages, most, seed=ws.config.seed, schema=schema)], [reply])[0]
+        told |= {"text": one.reply, "value": one.value, "valid": one.value is not None, "repaired": one.repaired,
+                 "error": one.error.message if one.error else "", "ms": one.ms, **one.usage.model_dump()}
+        return used | {"answer": told}
     if parts.thinking:
         try:
             told["reasoning"], told["text"] = answer_after(reply.text, last=True)
         except BadInput as error:
             told["error"] = error.message
-    if parts.schema:
-        from bucle.customise.prompt.structured import Form
-
-        value, fault = Form(parts.schema).read(str(told["text"]))
+    if form is not None and "error" not in told:
+        value, fault = form.read(str(told["text"]))
         told |= {"value": value, "valid": value is not None and not fault, "error": fault}
-    return told
-
-
+    return used | {"answer": told}

@@ -7,7 +7,7 @@ known, shortens what the provider refuses.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from bucle.customise.prompt.parts import Parts
 from bucle.models.ask import Ask, ask_all
 
 __all__ = ["Answered", "Asking", "Assembled", "Dropped", "Window", "ask_parts", "assemble", "tokens_by_part",
-           "versions", "window_named", "window_of"]
+           "window_named", "window_of"]
 
 LEAST_ROOM = 4
 """A context too small for `max_tokens` of answer leaves it this part: one fourth."""
@@ -179,6 +179,7 @@ class Asking:
     temperature: float = 0.0
     stop: tuple[str, ...] = ()
     seed: int = 0
+    schema: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -217,7 +218,7 @@ def ask_parts(model: ChatModel, asks: Sequence[Asking], *, window: Window | None
 
 
 def _ask(one: Asking, prompt: Assembled) -> Ask:
-    return Ask(prompt.messages, one.max_tokens, one.temperature, one.stop, one.seed)
+    return Ask(prompt.messages, one.max_tokens, one.temperature, one.stop, one.seed, one.schema)
 
 
 def _less(prompt: Assembled, parts: Parts, window: Window) -> tuple[Assembled, Parts] | None:
@@ -231,12 +232,3 @@ def _less(prompt: Assembled, parts: Parts, window: Window) -> tuple[Assembled, P
                  for p, _ in half)
     messages = left.messages()
     return replace(prompt, messages=messages, tokens=window.count(messages), dropped=(*prompt.dropped, *gone)), left
-
-
-def versions(parts: Parts) -> Iterator[tuple[tuple[Message, ...], Parts]]:
-    """The messages of a prompt with everything, then with one piece less each time, and what stood in them."""
-    yield parts.messages(), parts
-    for _, left in parts.leaving():
-        yield left.messages(), left
-
-
