@@ -17,7 +17,8 @@ from bucle.core.ports import FitContext, LoadContext, SearchIndex
 from bucle.core.records import Chunk, Example
 from bucle.customise.retrieve.index import Index, build_index
 from bucle.customise.retrieve.quote import Quote, open_index
-from bucle.customise.retrieve.stores import StoreIndex, build_store, store_key
+from bucle.customise.retrieve.store_entries import embeddings, made
+from bucle.customise.retrieve.stores import StoreIndex, build_store, refill_store, store_key
 from bucle.models.encoder import encoder_folder
 
 pytestmark = pytest.mark.torch
@@ -263,10 +264,13 @@ def test_new_passages_come_first_and_what_is_served_stays(project: Path, base: P
     opened(project, four).store.reset_collection()
     with pytest.raises(BadInput, match="lacks 4 of 4"):
         opened(project, four)
+    again = {"encoder": encoder_folder(), "project": project, "trusted": True, "report": quiet}
+    assert [refill_store(four, **again), refill_store(four, **again)] == [4, 0]
+    assert paths(opened(project, four), "plan de rescate", k=1) == ["rescate.md"]
 
 
 def test_a_killed_build_goes_on(project: Path, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bucle.customise.retrieve.stores.BATCH", 2)
+    monkeypatch.setattr("bucle.customise.retrieve.store_build.BATCH", 2)
     with pytest.raises(Infrastructure, match=r"stores:dying failed: ConnectionError") as caught:
         built(project, base, "dying")
     assert "sk-proj" not in str(caught.value)
@@ -299,12 +303,9 @@ def test_what_cannot_be_is_told(project: Path, base: Path) -> None:
 def test_vectors_of_another_encoder_are_told(project: Path, base: Path) -> None:
     folder, _ = built(project, base, "chroma")
     opened(project, folder).store.reset_collection()
-    opened_store = opened.__globals__["StoreIndex"]  # the class, to open without the check
     index = Index(folder, encoder_folder())
-    from bucle.customise.retrieve.stores import _made, embeddings
-
-    store = _made("stores:chroma", project, True, embeddings(encoder_folder()))
+    store = made("stores:chroma", project, True, embeddings(encoder_folder()))
     store._collection.add(ids=["x"], embeddings=[[1.0, 2.0, 3.0]], documents=["x"])
     told = json.loads((folder / "store.json").read_text("utf-8"))
     with pytest.raises(WrongEncoder, match="another encoder"):
-        opened_store(index, store, told, folder).search("fibra", k=1, weight=1.0)
+        StoreIndex(index, store, told, folder).search("fibra", k=1, weight=1.0)

@@ -259,7 +259,7 @@ def load_candidate(ws: Workspace, candidate_id: str, folder: Path) -> Predictor:
     t = technique(candidate.technique)
     roles = {e.role: e.parent for e in ws.ledger.parents(candidate_id)}
     asked = {role.removeprefix(TASK): node for role, node in roles.items() if role.startswith(TASK)}
-    extra: dict[str, Any] = {"labels": labels_today(ws)} if "index" in roles else {}
+    extra: dict[str, Any] = {"labels": labels_today(ws)} if "index" in roles or t.name == "external" else {}
     if asked:
         extra["tasks"] = {name: open_candidate(ws, node) for name, node in asked.items()}
     return t.load(

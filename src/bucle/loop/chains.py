@@ -123,6 +123,7 @@ def _opened(ws: Workspace, params: Mapping[str, Any]) -> dict[str, Any]:
     extra: dict[str, Any] = {"cache": StepCache(ws.ledger.folder / CACHE)}
     if needs_index(params):
         found |= _index(ws)
+    if needs_index(params) or "external" in params:
         from bucle.loop.versions import labels_today
 
         extra["labels"] = labels_today(ws)

@@ -117,12 +117,16 @@ def open_version(ws: Workspace, version: str = "") -> Index:
 
 @lru_cache(maxsize=4)
 def _opened(ws: Workspace, node_id: str) -> Index:
-    from bucle.customise.retrieve.index import Index
+    from bucle.core.ports import LoadContext
+    from bucle.customise.retrieve.quote import open_index
     from bucle.loop.model_steps import model_folder
 
     encoder = next((e.parent for e in ws.ledger.parents(node_id) if e.role == "encoder"), "")
     folder = ws.ledger.materialise(ws.ledger.get(node_id))
-    return Index(folder, model_folder(ws, encoder) if encoder else None, labels=labels_today(ws))
+    opened: Index = open_index(LoadContext(
+        labels=(), params={}, index=folder, encoder=model_folder(ws, encoder) if encoder else None, project=ws.root,
+        trusted=ws.trusted, extra={"labels": labels_today(ws)}))
+    return opened
 
 
 def _named(ws: Workspace, version: str) -> Node:

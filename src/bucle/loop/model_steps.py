@@ -15,6 +15,7 @@ from bucle.core.ports import ChatModel, Reranker
 from bucle.execute import Outcome, Runner, StepContext, StepRecord
 from bucle.loop.document_step import read_documents
 from bucle.loop.indexing import previous_folder, put_in_force
+from bucle.loop.stores import put_in_store, refill, store_params
 from bucle.loop.workspace import Workspace
 
 __all__ = ["canary_alias", "chat_model", "fingerprint", "index_step", "model_folder", "model_step", "reranker_of"]
@@ -130,6 +131,7 @@ def index_step(ws: Workspace, runner: Runner, corpus: str, encoder: tuple[str, s
             report=ctx.report,
             previous=previous_folder(ws),
         )
+        meta |= put_in_store(ws, chunks, out, model_folder(ws, encoder[1]), ctx.report)
         node = ctx.ledger.put_folder("index", out, meta, parents=[("corpus", corpus), ("encoder", encoder[1])])
         note = f"{meta['chunks']} passages" + (f", {meta['kept']} as they were" if meta["kept"] else "")
         return Outcome({"index": node.id}, meta, note)
@@ -144,8 +146,11 @@ def index_step(ws: Workspace, runner: Runner, corpus: str, encoder: tuple[str, s
             "language": ws.config.language,
             "chunk_words": settings.chunk_words,
             "overlap_words": settings.overlap_words,
+            **store_params(ws),
         },
     )
+    if record.cached and settings.store:
+        refill(ws, record["index"], model_folder(ws, encoder[1]), lambda done, total, note="": None)
     put_in_force(ws, record["index"])
     return record
 
