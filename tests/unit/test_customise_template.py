@@ -130,6 +130,13 @@ def test_what_is_no_prompt_file_says_so(tmp_path: Path, text: str) -> None:
     assert "bucle init" not in error.hint
 
 
+def test_braces_that_yaml_takes_for_its_own_are_explained(tmp_path: Path) -> None:
+    error = _refused(tmp_path, "name: x\nuser: {{ input }}\n")
+    assert error.message.endswith("atencion.yaml:2: `user` is no text to YAML.")
+    assert '"{{ input }}"' in error.hint
+    assert "block" in _refused(tmp_path, "name: x\nuser: Mensaje: {{ input }}\n").hint
+
+
 def test_a_schema_is_read_beside_the_prompt_or_in_the_project(tmp_path: Path) -> None:
     schema = {"type": "object", "properties": {"iban": {"type": "string"}}}
     (tmp_path / "prompts").mkdir()

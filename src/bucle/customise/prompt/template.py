@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,9 +36,7 @@ def load_prompt_file(path: Path, root: Path | None = None) -> PromptSpec:
     try:
         spec = load_yaml_model(path, PromptSpec)
     except ConfigError as error:
-        own = "bucle.yaml" in error.hint or "project" in error.hint or "bucle init" in error.hint
-        raise ConfigError(error.message, "A prompt file begins with `name:`, then `system:` and `user:`."
-                          if own else error.hint) from None
+        raise _for_prompts(error) from None
     try:
         check_spec(spec)
     except TemplateError as error:
@@ -162,6 +161,19 @@ def _error(spec: PromptSpec, field: str, fault: Fault) -> TemplateError:
     error = TemplateError(f"Prompt {spec.name}: `{field}`{line}: {fault.message}", fault.hint)
     vars(error).update(field=field, line=fault.line)
     return error
+
+
+def _for_prompts(error: ConfigError) -> ConfigError:
+    """An error of reading YAML in the words of prompt files, whose texts hold braces and colons."""
+    message, hint = error.message, error.hint
+    if "bucle.yaml" in hint or "project" in hint or "bucle init" in hint:
+        hint = "A prompt file begins with `name:`, then `system:` and `user:`."
+    if "ScalarNode(" in message:  # what YAML makes of bare braces
+        message = re.sub(r": Input should be a valid string \(found .*?ScalarNode\(.*", " is no text to YAML.", message)
+        hint = 'Text that begins with braces needs quotes, "{{ input }}", or a block, `user: |`.'
+    elif "not valid YAML" in message:
+        hint = "Text with colons or braces needs quotes, or a block: `system: |` and its lines below, indented."
+    return ConfigError(message, hint)
 
 
 def _told(error: TemplateError) -> str:
