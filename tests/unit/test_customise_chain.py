@@ -145,8 +145,10 @@ def test_each_condition_of_a_check(check: dict[str, Any], text: str, why: str) -
     found = asked(spec, text, functions={"m:even": lambda text: len(text) % 2 == 0 or "odd"})
     assert why in found.error
     assert found.error_kind == ("SchemaBroken" if "json_schema" in check else "BadInput")
-    silent = chain("c", step("text", "t", text="{{ input }}"), step("check", "ok", **check, on_fail="abstain"))
-    assert asked(silent, text, functions={"m:even": lambda text: False}).abstained
+    silent = chain("c", step("text", "t", text="{{ input }}"), step("check", "ok", **check, on_fail="abstain"),
+                   output="{{ steps.t.text }}")
+    abstained = asked(silent, text, functions={"m:even": lambda text: False})
+    assert (abstained.abstained, abstained.output, abstained.error) == (True, "", ""), "what failed is not given"
 
 
 def test_a_step_that_times_out_half_way_says_so_and_leaves_what_ran() -> None:

@@ -184,7 +184,8 @@ class _Run:
                 raise _Failed(name, error) from None
             if isinstance(step, CheckStep):
                 goes = self._check(step)
-                if goes is None:
+                if goes is None:  # what failed the check is not given to anybody
+                    self.answer, self.answered = Result(), True
                     return True
                 name = goes
                 continue
@@ -197,6 +198,7 @@ class _Run:
                     continue
             self._keep(step, result)
             if isinstance(step, TextStep) and step.abstain:
+                self.answered = True
                 return True
             name = self._next(step, result)
         return False
@@ -251,7 +253,7 @@ class _Run:
                 return END
             raise
 
-    answered = False  # a check gave the answer itself
+    answered = False  # a check or an abstention gave the answer itself, so that `output` has no say
 
     def _keep(self, step: AnyStep, result: Result) -> None:
         self.results[step.name] = result
