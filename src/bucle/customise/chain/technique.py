@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bucle.core.errors import BadInput, ConfigError, ModelUnavailable
 from bucle.core.ids import sha256_hex
 from bucle.core.ports import FitContext, LoadContext, Predictor
 from bucle.core.records import Prediction
-from bucle.customise.chain.load import read_chain
-from bucle.customise.chain.result import ChainEnv
-from bucle.customise.chain.run import Chain
-from bucle.customise.chain.spec import ChainSpec, RetrieveStep, all_steps
+
+if TYPE_CHECKING:
+    from bucle.customise.chain.run import Chain
+    from bucle.customise.chain.spec import ChainSpec
 
 __all__ = ["ChainPredictor", "ChainTechnique"]
 
@@ -38,6 +38,8 @@ class ChainTechnique:
     def fit(self, ctx: FitContext) -> Mapping[str, Any]:
         """Writes `chain.json` and the project's Python files that it uses, after checking that everything it needs is
         there. Returns how many steps of each kind it has. Raises ConfigError."""
+        from bucle.customise.chain.spec import all_steps
+
         spec = _spec(ctx.params)
         for name, digest in spec.files.items():
             if not name.endswith(".py"):
@@ -61,10 +63,16 @@ class ChainTechnique:
     def load(self, folder: Path, ctx: LoadContext) -> Predictor:
         """The chain, ready. `ctx.extra` may hold `tasks` (name -> Predictor) and `cache` (a StepCache). Raises
         ConfigError where something it needs is missing, or its code is not trusted."""
+        from bucle.customise.chain.load import read_chain
+
         spec = read_chain(json.loads((folder / "chain.json").read_text("utf-8")))
         return ChainPredictor(self._load(spec, folder, ctx), ctx)
 
     def _load(self, spec: ChainSpec, folder: Path, ctx: LoadContext) -> Chain:
+        from bucle.customise.chain.result import ChainEnv
+        from bucle.customise.chain.run import Chain
+        from bucle.customise.chain.spec import RetrieveStep, all_steps
+
         index = None
         if any(isinstance(step, RetrieveStep) for step in all_steps(spec)) and ctx.index is not None:
             from bucle.customise.retrieve.quote import open_index
@@ -115,6 +123,8 @@ class _NoTask:
 
 
 def _spec(params: Mapping[str, Any]) -> ChainSpec:
+    from bucle.customise.chain.load import read_chain
+
     if not isinstance(body := params.get("chain"), Mapping):
         raise ConfigError("The technique `chain` needs a chain.", "Name it under `chains:` in bucle.yaml, and in a "
                           "task's `chains`.")
