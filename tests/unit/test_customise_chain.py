@@ -224,6 +224,7 @@ def test_objects_by_schema_are_repaired_once() -> None:
         found = asked(spec, models={"gpt": gpt})
         assert found.error_kind == "SchemaBroken"
         assert len(peer.asked) == 2
+        assert found.usage.tokens_out == 2, "what failed was paid for all the same"
     alone = chain("c", step("prompt", "escribe", model="gpt", user="{{ input }}", json_schema=schema))
     with remote(lambda messages, body: '{"total": 4}') as (gpt, _):
         assert json.loads(asked(alone, models={"gpt": gpt}).output) == {"total": 4}
@@ -308,6 +309,8 @@ def test_another_tasks_candidate_classifies() -> None:
 
 def test_odd_inputs() -> None:
     spec = chain("c", step("text", "t", text="<{{ input }}>"))
+    assert asked(spec, "a\ud800b").output.startswith("<a")
+    assert "no number" in asked(chain("c", step("text", "t", text="{{ 1e308 * 10 }}"))).error
     for text in ("", "\r\n", "ñ🙂\u0000", "x" * 100_000):
         assert asked(spec, text).output == f"<{text}>"
     assert "empty" in asked(chain("c", step("retrieve", "b")), "  ", index=PAGES).error

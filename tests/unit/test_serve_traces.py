@@ -108,12 +108,14 @@ def test_one_bad_row_does_not_take_its_batch_along(store: TraceStore) -> None:
 
 def test_feedback_comes_after_the_traces_before_it(store: TraceStore) -> None:
     traces = TraceQueue(store, flush_ms=5000, redact=lambda text: text.replace("m@x.org", "[EMAIL]"))
-    traces.put(trace(1, "soy m@x.org\x00"))
+    step = {"name": "buscar", "start_ms": 0.0, "ms": 1.5, "input": '{"query": "m@x.org"}', "chunks": ["c"]}
+    traces.put(trace(1, "soy m@x.org\x00").model_copy(update={"spans": (step,)}))
     assert traces.feedback(rating(1)).result(5) == 1
     assert traces.feedback(rating(1)).result(5) == 0
     with pytest.raises(NotFound):
         traces.feedback(rating(2)).result(5)
     assert store.trace(trace(1).id).input == "soy [EMAIL]�"
+    assert store.trace(trace(1).id).spans == ({**step, "input": '{"query": "[EMAIL]"}'},)
     assert [f.reason for f in store.feedback()] == ["[EMAIL]"]
     traces.close()
 

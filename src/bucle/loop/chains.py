@@ -33,7 +33,10 @@ def chain_params(ws: Workspace, name: str) -> dict[str, Any]:
 
         return external_params(settings, ws.root)
     models = [n for n, model in ws.config.models.items() if model.kind in WRITES]
-    spec = load_chain(ws.root / settings, ws.root, models=models, tasks=ws.config.tasks)
+    path = ws.root / settings
+    if not path.resolve().is_relative_to(ws.root.resolve()):
+        raise ConfigError(f"The chain `{name}` is outside the project: {settings}.", "Copy it into the project.")
+    spec = load_chain(path, ws.root, models=models, tasks=ws.config.tasks)
     if not spec.language:
         spec = spec.model_copy(update={"language": ws.config.language})
     return {"chain": spec.model_dump(mode="json")}

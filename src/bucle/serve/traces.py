@@ -20,6 +20,8 @@ RETRY_PAUSES_S = (0.05, 0.2, 1.0)
 """A batch that the ledger refuses is tried again after each of these, then row by row, then lost."""
 
 
+TEXTS = ("input", "output", "error")  # what users and models wrote, of a trace and of each step of a chain
+
 class TraceWriter(Protocol):
     """Where traces and feedback go, such as the ledger. Both are idempotent by id; return how many were new.
 
@@ -157,8 +159,10 @@ class TraceQueue:
             done.set_exception(error)
 
     def _clean(self, trace: Trace) -> Trace:
-        return trace.model_copy(update={field: self._redacted(getattr(trace, field))
-                                        for field in ("input", "output", "error")})
+        spans = tuple({name: self._redacted(value) if name in TEXTS and isinstance(value, str) else value
+                       for name, value in span.items()} for span in trace.spans)
+        return trace.model_copy(update={"spans": spans, **{name: self._redacted(getattr(trace, name))
+                                                           for name in TEXTS}})
 
     def _redacted(self, text: str) -> str:
         text = text.replace("\x00", "�")  # PostgreSQL stores no NUL

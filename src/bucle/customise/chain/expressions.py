@@ -30,7 +30,7 @@ def render(template: str, values: Mapping[str, Any]) -> Any:
     if "{" not in template:
         return template
     if whole := _WHOLE.match(template):
-        return json.loads(_rendered("{{ (" + whole[1] + ") | tojson }}", values, template))
+        return json.loads(_rendered("{{ (" + whole[1] + ") | tojson }}", values, template), parse_constant=_refuse)
     return _rendered(template, values, template)
 
 
@@ -112,6 +112,10 @@ def _quoted(text: str) -> str:
     if text in (".", ".."):
         raise BadInput("a value of the URL is `.` or `..`, which would lead elsewhere", "check that value")
     return quote(text, safe="")
+
+
+def _refuse(name: str) -> Any:
+    raise TemplateError(f"a template gives {name}, which is no number", "check what it calculates with")
 
 
 def _is(node: nodes.Node, name: str) -> bool:

@@ -6,6 +6,7 @@ import contextvars
 import json
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -68,16 +69,34 @@ class Chain:
         at_once = min([MOST_PARALLEL, *(int(getattr(model, "max_parallel", 1)) for model in used)]) if used else 1
         if at_once == 1 or len(inputs) < 2:
             return [_Run(self, text, access).prediction() for text in inputs]
-        from concurrent.futures import ThreadPoolExecutor
+        found: dict[int, Prediction | BaseException] = {}
+        left, stop = deque(enumerate(inputs)), threading.Event()
 
-        with ThreadPoolExecutor(at_once) as pool:
-            asked = [pool.submit(contextvars.copy_context().run, _Run(self, text, access).prediction)
-                     for text in inputs]
-            try:
-                return [one.result() for one in asked]
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        def answer() -> None:
+            while left and not stop.is_set():
+                try:
+                    place, text = left.popleft()
+                except IndexError:
+                    return
+                try:
+                    found[place] = _Run(self, text, access).prediction()
+                except BaseException as error:  # raised again where it is read
+                    found[place] = error
+                    stop.set()
+
+        threads = [threading.Thread(target=contextvars.copy_context().run, args=(answer,), daemon=True)
+                   for _ in range(min(at_once, len(inputs)))]
+        for thread in threads:
+            thread.start()
+        try:
+            for thread in threads:
+                thread.join()
+        finally:
+            stop.set()  # Ctrl-C: what is under way is left behind
+        for one in found.values():
+            if isinstance(one, BaseException):
+                raise one
+        return [one for _, one in sorted(found.items()) if isinstance(one, Prediction)]
 
     def close(self) -> None:
         """Connections are closed; the cache is its owner's."""
@@ -148,6 +167,7 @@ class _Run:
     def prediction(self) -> Prediction:
         """The answer. Never raises a BucleError."""
         said: dict[str, Any] = {"output": ""}
+        self.text = self.text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")  # half a character is none
         try:
             abstained = self._walk()
             output = self._output()
@@ -320,18 +340,19 @@ class _Run:
         tries = step.retry.times if step.retry else 0
         for attempt in range(1, tries + 2):
             began = time.perf_counter()
-            left = deadline - began
+            left, again = deadline - began, attempt - 1 + sum(self.retries.values())
             try:
                 if left <= 0:
                     raise UpstreamTimeout("there was no time left for it", "raise the chain's `timeout_s` (now "
                                           f"{self.chain.spec.timeout_s:g}), or that of its group")
                 seconds = min(step.timeout_s, left)
                 result = self.chain.bounded(
-                    step, lambda asked=asked, seconds=seconds: self.chain.worker.work(  # type: ignore[misc]
-                        step, asked, self.access, seconds), seconds)
+                    step, lambda asked=asked, seconds=seconds, again=again: self.chain.worker.work(  # type: ignore[misc]
+                        step, asked, self.access, seconds, again), seconds)
             except BucleError as caught:
                 fault = _typed(caught, step)
                 self._span(step, began, attempt, asked, error=fault)
+                self._spent(_usage(fault))
                 if attempt > tries or not _may_retry(step, fault):
                     raise _Failed(step.name, fault) from None
                 assert step.retry is not None  # noqa: S101 - there are tries
@@ -339,14 +360,16 @@ class _Run:
                 time.sleep(max(0.0, min(pause, deadline - time.perf_counter())))
                 continue
             self._span(step, began, attempt, asked, result)
-            with self.lock:
-                self.used = Usage(tokens_in=self.used.tokens_in + result.usage.tokens_in,
-                                  tokens_out=self.used.tokens_out + result.usage.tokens_out,
-                                  usd=self.used.usd + result.usage.usd)
+            self._spent(result.usage)
             if key and self.chain.env.cache is not None:
                 self.chain.env.cache.put(key, result.kept(), step.cache)
             return result
         raise AssertionError("the last attempt returns or raises")
+
+    def _spent(self, more: Usage) -> None:
+        with self.lock:
+            self.used = Usage(tokens_in=self.used.tokens_in + more.tokens_in,
+                              tokens_out=self.used.tokens_out + more.tokens_out, usd=self.used.usd + more.usd)
 
     def _key(self, step: AnyStep, asked: Mapping[str, Any]) -> str:
         """What the step's result is kept under: its content, what stands behind it, its inputs and the asker's labels.
@@ -373,7 +396,7 @@ class _Run:
               result: Result | None = None, *, cached: bool = False, error: BucleError | None = None) -> None:
         now = time.perf_counter()
         given = {k: len(v) if k in ("passages", "shown") else v for k, v in (asked or {}).items() if v not in ("", {})}
-        usage = result.usage if result and not cached else Usage()
+        usage = result.usage if result and not cached else _usage(error)
         span: dict[str, Any] = {
             "name": step.name, "kind": step.kind, "start_ms": round((began - self.began) * 1000, 3),
             "ms": round((now - began) * 1000, 3), "attempt": attempt, "cached": cached,
@@ -414,6 +437,12 @@ class _Run:
 
 
 _NOT_RUN = Result(skipped=True)
+
+
+def _usage(error: BucleError | None) -> Usage:
+    """What was paid for something that then failed."""
+    found = getattr(error, "usage", None)
+    return found if isinstance(found, Usage) else Usage()
 
 
 def _typed(error: BucleError, step: AnyStep) -> BucleError:

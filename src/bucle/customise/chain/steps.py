@@ -73,8 +73,10 @@ class Worker:
         assert isinstance(step, ClassifyStep | ParseStep | TextStep)  # noqa: S101 - the kinds are these
         return {"text": _text(render(step.text, values))}
 
-    def work(self, step: AnyStep, asked: Mapping[str, Any], access: frozenset[str], seconds: float) -> Result:
-        """The step's result. Raises BucleError."""
+    def work(self, step: AnyStep, asked: Mapping[str, Any], access: frozenset[str], seconds: float,
+             again: int = 0) -> Result:
+        """The step's result. `again` counts what was tried before: a model asked again draws anew. Raises BucleError;
+        one that a model was paid for has its `usage`."""
         if isinstance(step, RetrieveStep):
             return self._retrieve(step, asked, access)
         if isinstance(step, HttpStep):
@@ -85,7 +87,7 @@ class Worker:
         if isinstance(step, ClassifyStep):
             return self._classify(step, asked)
         if isinstance(step, PromptStep):
-            return self._prompt(step, asked)
+            return self._prompt(step, asked, self.env.seed + again)
         if isinstance(step, ParseStep):
             return self._parse(step, asked["text"])
         if isinstance(step, CheckStep):
@@ -213,10 +215,10 @@ class Worker:
                       "shots": 0, "max_tokens": LABEL_TOKENS, "examples": []}
             found = classifier(self.env.models[step.model], prompt, self.env.seed).predict([asked["text"]])[0]
         if found.error:
-            raise _of_kind(found.error_kind, found.error)
+            raise _paid(_of_kind(found.error_kind, found.error), found.usage)
         return Result(found.output, found.output, score=found.score, usage=found.usage)
 
-    def _prompt(self, step: PromptStep, asked: Mapping[str, Any]) -> Result:
+    def _prompt(self, step: PromptStep, asked: Mapping[str, Any], seed: int) -> Result:
         from bucle.customise.prompt.assembly import assemble
         from bucle.customise.prompt.structured import structured_replies
         from bucle.models.ask import Ask, ask_all
@@ -227,17 +229,18 @@ class Worker:
         made = assemble(parts, model, max_tokens=max_tokens, drop=parts.drop)
         gone = sum(one.part == "passages" for one in made.dropped)
         chunks = tuple(asked["passages"][:len(asked["passages"]) - gone])
-        ask = Ask(tuple(made.messages), max_tokens, step.temperature, seed=self.env.seed)
+        ask = Ask(tuple(made.messages), max_tokens, step.temperature, seed=seed)
         if parts.schema:
             one = structured_replies(model, [ask], parts.schema, language=parts.language)[0]
             if one.value is None:
-                raise one.error or SchemaBroken("the model gave no object", "loosen the schema")
+                raise _paid(one.error or SchemaBroken("the model gave no object", "loosen the schema"), one.usage)
             return Result.of(one.value, chunks=chunks, usage=one.usage)
         reply = ask_all(model, [ask])[0]
         if isinstance(reply, BucleError):
             raise reply
         if reply.finish == "length":
-            raise BadInput(f"the reply was cut at {max_tokens} tokens", f"raise `max_tokens` of `{step.name}`")
+            raise _paid(BadInput(f"the reply was cut at {max_tokens} tokens", f"raise `max_tokens` of `{step.name}`"),
+                        reply.usage)
         return Result.of(reply.text.strip(), chunks=chunks, usage=reply.usage)
 
     def _parts(self, step: PromptStep, asked: Mapping[str, Any]) -> Parts:
@@ -284,7 +287,7 @@ class Worker:
         ask = form.wanted(Ask(({"role": "user", "content": f"JSON: {schema}"},), MAX_TOKENS * 4, seed=self.env.seed))
         one = form.settle(self.env.models[step.model], [ask], [ChatReply(text or "{}", Usage())])[0]
         if one.value is None:
-            raise one.error or SchemaBroken(fault, "loosen the schema")
+            raise _paid(one.error or SchemaBroken(fault, "loosen the schema"), one.usage)
         return Result.of(one.value, usage=one.usage)
 
     def _check(self, step: CheckStep, asked: Mapping[str, Any]) -> None:
@@ -363,6 +366,11 @@ def _named(model: Any) -> str:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else "" if value is None else json.dumps(value, ensure_ascii=False)
+
+
+def _paid(error: BucleError, usage: Usage) -> BucleError:
+    vars(error)["usage"] = usage
+    return error
 
 
 def _of_kind(kind: str, message: str) -> BucleError:
