@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -169,6 +170,7 @@ def _parts(ws: Workspace, spec: PromptSpec, task: str, values: Mapping[str, Any]
     if kind in ("", "answer"):
         parts = messages_of(spec, tried.text, values=values, passages=tried.passages, language=ws.config.language)
         return parts, spec.max_tokens or MAX_TOKENS
+    from bucle.customise.conversation import gist
     from bucle.customise.prompt.examples import chooser
     from bucle.customise.prompt.files import load_prompt
     from bucle.customise.prompt.spec import OwnPrompt
@@ -185,8 +187,10 @@ def _parts(ws: Workspace, spec: PromptSpec, task: str, values: Mapping[str, Any]
         t.fit(FitContext(out=Path(folder), work=Path(folder), train=train, validation=(), labels=labels, params=params,
                          seed=ws.config.seed, report=_quiet, kind=ws.config.tasks[task].kind))
         kept = load_prompt(Path(folder))
-    choice = chooser(kept, skip_same=True)
-    shown = choice.near([tried.text], int(kept["shots"]))[0] if choice else []
+    choice = chooser(kept, key=partial(gist, kind))
+    sign = "" if not kept.get("thinking") else "RESPUESTA: " if "RESPUESTA" in kept["thinking"] else "ANSWER: "
+    found = choice.near([tried.text], int(kept["shots"]))[0] if choice else []
+    shown = [(asked, f"{sign}{answer}") for asked, answer in found]  # as its answers are read
     return OwnPrompt(kept).parts(tried.text, shown), int(kept["max_tokens"])
 
 
