@@ -16,6 +16,7 @@ def plot(found: Mapping[str, Any], path: Path) -> None:
     The line is the best so far of those that saw every row. Raises Infrastructure where `path` cannot be written."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter
 
     from bucle.core.errors import Infrastructure
 
@@ -36,7 +37,7 @@ def plot(found: Mapping[str, Any], path: Path) -> None:
     for name, colour, text in (("t0", FORCE, "in force"), (found["chosen"]["trial"], BEST, "")):
         one = next((t for t in trials if t["trial"] == name), None)
         if one is not None and (text or name != "t0"):
-            told = text or f"{one['instruction']}, {one['demos']} examples"
+            told = text or f"{one['instruction']}; examples: {one['demos']}"
             axes.annotate(told, (one["spent"], one["mean"]), textcoords="offset points", xytext=(6, -12), fontsize=8,
                           color=colour)
     axes.set_xlabel("tokens spent")
@@ -44,6 +45,8 @@ def plot(found: Mapping[str, Any], path: Path) -> None:
     axes.set_title(f"{found['task']}: {found['technique']} with {found['model']}", fontsize=11, loc="left")
     axes.grid(True, color="#e4e4e4", lw=0.7)
     axes.margins(x=0.12, y=0.15)
+    axes.set_ylim(max(-0.02, axes.get_ylim()[0]), min(1.02, axes.get_ylim()[1]))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     axes.legend(fontsize=8, frameon=False)

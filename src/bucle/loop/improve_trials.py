@@ -220,7 +220,8 @@ class Search:
         if not isinstance(said, dict):
             self.refused += NEW
             return []
-        found = proposals(said, self.base, f"proposed in round {number}")
+        found = [replace(one, origin=f"proposed {number}.{nth}")
+                 for nth, one in enumerate(proposals(said, self.base, ""), 1)]
         self.refused += max(0, len(said["instructions"]) - len(found))
         return found[:NEW]
 

@@ -79,7 +79,7 @@ def text_prompt(ctx: FitContext, shots: int) -> dict[str, Any]:
 def _own(spec: PromptSpec, kind: str, params: Mapping[str, Any], schema: Mapping[str, Any],
          fields: Sequence[str]) -> dict[str, Any]:
     """What is kept of the task's own prompt, with what this kind always needs."""
-    more = needed_by(kind, params, schema, fields)
+    more = needed_by(kind, params, {}, [] if schema else fields)  # the schema comes with the prompt's other parts
     if spec.voice.description:
         more.pop("voice", None)  # the prompt's own voice stands in its place
     given = {name: str(params[name]) for name in ("instruction", "source", "target", "voice") if params.get(name)}
