@@ -145,6 +145,16 @@ def test_a_schema_is_read_beside_the_prompt_or_in_the_project(tmp_path: Path) ->
         load_prompt_file(path, tmp_path)
     (tmp_path / "esquema.json").write_text(json.dumps(schema))
     assert load_prompt_file(path, tmp_path).output == schema
+    for away in ("../../fuera.json", str(tmp_path.parent / "fuera.json")):
+        (tmp_path.parent / "fuera.json").write_text("{}")
+        _file(tmp_path / "prompts", f"name: p\noutput: {away}\n")
+        with pytest.raises(ConfigError, match="leads out of the project"):
+            load_prompt_file(path, tmp_path)
+    for away in ("a" * 3000, '"a\\0b"', "prompts"):
+        _file(tmp_path / "prompts", f"name: p\noutput: {away}\n")
+        with pytest.raises(ConfigError, match="does not exist"):
+            load_prompt_file(path, tmp_path)
+    _file(tmp_path / "prompts", "name: p\noutput: esquema.json\n")
     (tmp_path / "prompts" / "esquema.json").write_text("[1]")
     with pytest.raises(ConfigError, match="no JSON schema"):
         load_prompt_file(path, tmp_path)

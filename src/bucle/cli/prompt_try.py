@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from bucle.cli.shared import as_json, emit, on_project, table
+from bucle.cli.shared import as_json, emit, on_project, table, visible
 
 MAX_BYTES = 8 * 2**20
 
@@ -81,7 +81,7 @@ def _read() -> str:
 
 
 def _show(told: dict[str, Any]) -> None:
-    click.echo(told["text"])
+    click.echo(visible(told["text"]))
     click.echo("─" * 40)
     table(["part", "tokens"], [[part, f"{n:,}"] for part, n in told["parts"].items() if n]
           + [["in all", f"{told['tokens']:,}"]])
@@ -101,9 +101,9 @@ def _show(told: dict[str, Any]) -> None:
 def _show_answer(answer: dict[str, Any]) -> None:
     click.echo("─" * 40)
     if answer.get("reasoning"):
-        click.echo(f"(reasoning) {answer['reasoning']}")
+        click.echo(visible(f"(reasoning) {answer['reasoning']}"))
     value = answer.get("value")
-    click.echo(json.dumps(value, ensure_ascii=False, indent=2) if value is not None else answer["text"])
+    click.echo(json.dumps(value, ensure_ascii=False, indent=2) if value is not None else visible(answer["text"]))
     if "valid" in answer:
         fits = "fits the schema" + (", after one repair" if answer.get("repaired") else "")
         click.echo(fits if answer["valid"] else f"does not fit: {answer['error']}")

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from bucle.cli.shared import as_json, emit, on_project, table
+from bucle.cli.shared import as_json, emit, on_project, table, visible
 
 
 @click.command("list")
@@ -55,7 +55,7 @@ def show(prompt: str, folder: str, json_: bool) -> None:
     def human() -> None:
         said = [found.title if found.node else f"{prompt}, not saved", *(f"@{a}" for a in named)]
         click.echo(f"# {', '.join(said)}" + (f", by {told['by']}, {told['at'][:16]}" if told.get("by") else ""))
-        click.echo(found.text.rstrip("\n"))
+        click.echo(visible(found.text.rstrip("\r\n")))
 
     emit(told, json_, human)
 
@@ -82,7 +82,7 @@ def diff(before: str, after: str, folder: str, json_: bool) -> None:
             return
         for line in told["text"].splitlines():
             colour = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1])
-            click.echo(click.style(line, fg=colour))
+            click.echo(click.style(visible(line), fg=colour))
         if told["settings"]:
             table(["setting", before, after], [[key, *map(_cell, pair)] for key, pair in told["settings"].items()])
         inputs = told["inputs"]

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-__all__ = ["as_json", "emit", "on_project", "quiet_option", "table", "trust_option"]
+__all__ = ["as_json", "emit", "on_project", "quiet_option", "table", "trust_option", "visible"]
 
 on_project = click.option(
     "-p",
@@ -42,6 +42,11 @@ def emit(value: Any, json_: bool, human: Callable[[], None]) -> None:
         click.echo(json.dumps(value, ensure_ascii=False, default=str))
     else:
         human()
+
+
+def visible(text: str) -> str:
+    """`text` for a terminal, its invisible characters (control, direction, zero width) written out: `\\x1b`."""
+    return "".join(c if c.isprintable() or c in "\n\t" else repr(c)[1:-1] for c in text)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,9 +51,9 @@ def task_prompt(ws: Workspace, task: str) -> TaskPrompt | None:
     if not ref:
         return None
     with at_line(ws.root / "bucle.yaml", "tasks", task, "prompt"):  # what bucle.yaml says; a file tells its own lines
-        if is_path(ref) and not _file(ws, ref).is_file():
-            raise ConfigError(f"`prompt` names {ref}, which does not exist.", "Correct the path, or save one: "
-                              "bucle prompt save FILE.")
+        if is_path(ref) and not os.path.isfile(_file(ws, ref)):
+            raise ConfigError(f"`prompt` names {ref[:300]}, which does not exist.",
+                              "Correct the path, or save one: bucle prompt save FILE.")
         try:
             stored = None if is_path(ref) else resolve(ws.ledger, ref)
         except NotFound as error:
@@ -73,7 +74,10 @@ def is_path(ref: str) -> bool:
 
 def _file(ws: Workspace, ref: str) -> Path:
     here, there = Path(ref), ws.root / ref
-    return there if there.is_file() else here
+    try:
+        return there if there.is_file() else here
+    except (OSError, ValueError):  # no name that a file can have
+        return here
 
 
 def check_prompt(ws: Workspace, ref: str) -> dict[str, Any]:

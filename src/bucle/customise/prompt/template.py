@@ -31,8 +31,12 @@ def load_prompt_file(path: Path, root: Path | None = None) -> PromptSpec:
     """The prompt in a YAML file, checked, its schema read in (`output` is then a mapping). The schema's path is
     relative to the prompt's folder, else to `root`. Raises TemplateError or ConfigError with file and line."""
     path = Path(path)
-    if not path.is_file():
-        raise ConfigError(f"{path} does not exist.", "bucle prompt list")
+    try:
+        there = path.is_file()
+    except (OSError, ValueError):  # no name that a file can have
+        there = False
+    if not there:
+        raise ConfigError(f"{str(path)[:300]} does not exist.", "bucle prompt list")
     try:
         spec = load_yaml_model(path, PromptSpec)
     except ConfigError as error:
@@ -197,10 +201,18 @@ def _schema(spec: PromptSpec, path: Path, root: Path | None) -> Mapping[str, Any
         return spec.output
     from bucle.data.schema import Schema
 
-    file = next((f for f in (path.parent / spec.output, (root or path.parent) / spec.output) if f.is_file()), None)
-    if file is None:
-        raise ConfigError(f"{path}: `output` names {spec.output}, which does not exist.",
+    homes = [path.parent.resolve(), *([root.resolve()] if root else [])]
+    try:
+        found = [f for home in homes if (f := (home / spec.output).resolve()).is_file()]
+    except (OSError, ValueError):  # no name that a file can have
+        found = []
+    if not found:
+        raise ConfigError(f"{path}: `output` names {spec.output[:200]}, which does not exist.",
                           "Give the schema's path, from the prompt's folder or the project's, or write it here.")
+    file = found[0]
+    if not any(file.is_relative_to(home) for home in homes):  # what stands in a prompt is told to a provider
+        raise ConfigError(f"{path}: `output` leads out of the project: {spec.output[:200]}.",
+                          "Copy the schema beside the prompt.")
     if file.stat().st_size > MAX_SCHEMA:
         raise BadInput(f"{file} is larger than {MAX_SCHEMA // 1_000_000} MB.", "That is no JSON schema.")
     try:
