@@ -135,6 +135,7 @@ def test_a_chain_built_in_python_is_the_one_of_the_file(tmp_path: Path) -> None:
 def test_what_a_chain_needs_is_said_before_it_runs(tmp_path: Path) -> None:
     for spec, says in ((chain("c", step("prompt", "a", model="gpt", user="x")), "the model `gpt`"),
                        (chain("c", step("retrieve", "a")), "no index"),
+                       (chain("c", step("parse", "a", json_schema="iban.json")), "iban.json, which was not read"),
                        (chain("c", step("python", "a", function="m:f")), "no project")):
         with pytest.raises(ConfigError, match=says):
             Chain(spec, ChainEnv())

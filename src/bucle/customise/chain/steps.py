@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from bucle.core.errors import BadInput, BucleError, ConfigError, ModelUnavailable, SchemaBroken, UpstreamTimeout
 from bucle.core.ids import sha256_hex
-from bucle.core.ports import ChatReply
 from bucle.core.prompting import PromptSpec
-from bucle.core.records import Usage
+from bucle.customise.chain.checks import check, paid, parse
 from bucle.customise.chain.expressions import condition, render, render_all
 from bucle.customise.chain.http import Caller
 from bucle.customise.chain.result import ChainEnv, Result
@@ -30,10 +29,9 @@ from bucle.customise.chain.spec import (
 if TYPE_CHECKING:
     from bucle.customise.prompt.parts import Parts
 
-__all__ = ["Worker", "cited"]
+__all__ = ["OwnFault", "Worker"]
 
 MAX_TOKENS = 400
-PATTERN_S = 2.0  # of a pattern over one text
 
 
 class Worker:
@@ -89,9 +87,9 @@ class Worker:
         if isinstance(step, PromptStep):
             return self._prompt(step, asked, self.env.seed + again)
         if isinstance(step, ParseStep):
-            return self._parse(step, asked["text"])
+            return parse(step, asked["text"], self.env)
         if isinstance(step, CheckStep):
-            self._check(step, asked)
+            check(step, asked, self.env, self._called)
             return Result()
         assert isinstance(step, TextStep)  # noqa: S101 - a group is run by the chain
         return Result.of(asked["text"])
@@ -140,8 +138,9 @@ class Worker:
             if step.rerank and self.env.reranker is None:
                 raise ConfigError(f"The step `{step.name}` reranks, and this project has no reranker.",
                                   "Add a model of kind `reranker`, and `retrieval: {reranker: NAME}`.")
-        if isinstance(step, PromptStep) and isinstance(step.prompt, str) and step.prompt:
-            raise ConfigError(f"The step `{step.name}` names the prompt file {step.prompt}, which was not read.",
+        named = [getattr(step, field, "") for field in ("prompt", "json_schema")]
+        if unread := next((name for name in named if isinstance(name, str) and name), ""):
+            raise ConfigError(f"The step `{step.name}` names the file {unread}, which was not read.",
                               "load_chain(path) reads it; in Python, give `folder=` to `chain`")
 
     def _function(self, name: str, step: AnyStep) -> Callable[..., Any]:
@@ -215,7 +214,7 @@ class Worker:
                       "shots": 0, "max_tokens": LABEL_TOKENS, "examples": []}
             found = classifier(self.env.models[step.model], prompt, self.env.seed).predict([asked["text"]])[0]
         if found.error:
-            raise _paid(_of_kind(found.error_kind, found.error), found.usage)
+            raise paid(_of_kind(found.error_kind, found.error), found.usage)
         return Result(found.output, found.output, score=found.score, usage=found.usage)
 
     def _prompt(self, step: PromptStep, asked: Mapping[str, Any], seed: int) -> Result:
@@ -233,13 +232,13 @@ class Worker:
         if parts.schema:
             one = structured_replies(model, [ask], parts.schema, language=parts.language)[0]
             if one.value is None:
-                raise _paid(one.error or SchemaBroken("the model gave no object", "loosen the schema"), one.usage)
+                raise paid(one.error or SchemaBroken("the model gave no object", "loosen the schema"), one.usage)
             return Result.of(one.value, chunks=chunks, usage=one.usage)
         reply = ask_all(model, [ask])[0]
         if isinstance(reply, BucleError):
             raise reply
         if reply.finish == "length":
-            raise _paid(BadInput(f"the reply was cut at {max_tokens} tokens", f"raise `max_tokens` of `{step.name}`"),
+            raise paid(BadInput(f"the reply was cut at {max_tokens} tokens", f"raise `max_tokens` of `{step.name}`"),
                         reply.usage)
         return Result.of(reply.text.strip(), chunks=chunks, usage=reply.usage)
 
@@ -256,108 +255,9 @@ class Worker:
         language = spec.language or self.env.language
         return messages_of(spec, asked["input"], values=values, passages=asked["passages"], language=language)
 
-    def _parse(self, step: ParseStep, text: str) -> Result:
-        if step.choice:
-            from bucle.customise.prompt.classify import label_in
-
-            label = label_in(text, step.choice)
-            if label is None:
-                raise BadInput(f"the text names none, or several, of {', '.join(step.choice)}: {text[:80]!r}",
-                               "say in the prompt that only one of them is wanted")
-            return Result(label, label)
-        if step.regex:
-            found = _match(step.regex, text)
-            if found is None:
-                raise BadInput(f"the text does not match {step.regex[:80]}: {text[:80]!r}", "correct pattern or prompt")
-            return Result.of(found.group(1) or "" if found.groups() else found.group())
-        return self._object(step, text)
-
-    def _object(self, step: ParseStep, text: str) -> Result:
-        from bucle.customise.prompt.structured import Form
-        from bucle.models.ask import Ask
-
-        assert isinstance(step.json_schema, Mapping)  # noqa: S101 - files were read where the chain was loaded
-        form = Form(step.json_schema, self.env.language)
-        value, fault = form.read(text)
-        if not fault and value is not None:
-            return Result.of(value)
-        if not step.model:
-            raise SchemaBroken(fault, f"give `{step.name}` a `model` to repair it once, or loosen the schema")
-        schema = json.dumps(dict(step.json_schema), ensure_ascii=False)
-        ask = form.wanted(Ask(({"role": "user", "content": f"JSON: {schema}"},), MAX_TOKENS * 4, seed=self.env.seed))
-        one = form.settle(self.env.models[step.model], [ask], [ChatReply(text or "{}", Usage())])[0]
-        if one.value is None:
-            raise _paid(one.error or SchemaBroken(fault, "loosen the schema"), one.usage)
-        return Result.of(one.value, usage=one.usage)
-
-    def _check(self, step: CheckStep, asked: Mapping[str, Any]) -> None:
-        text = asked["text"]
-        words = len(text.split())
-        if step.min_words and words < step.min_words:
-            raise Unmet(f"it has {words} words, under {step.min_words}")
-        if step.max_words and words > step.max_words:
-            raise Unmet(f"it has {words} words, over {step.max_words}")
-        if step.condition and not asked["condition"]:
-            raise Unmet(f"`{step.condition[:80]}` does not hold")
-        if step.cites:
-            found, wrong = cited(text, asked["shown"])
-            if wrong:
-                raise Unmet(f"it cites [{wrong[0]}], and {len(asked['shown'])} passages were shown")
-            if not found:
-                raise Unmet("it cites no passage that was shown")
-        if step.matches and _match(step.matches, text) is None:
-            raise Unmet(f"it does not match {step.matches[:80]}")
-        if step.language:
-            from bucle.data.language import is_other
-
-            if written := is_other(text, (step.language,)):
-                raise Unmet(f"it is written in `{written}`, not in `{step.language}`")
-        if not step.personal_data:
-            from bucle.data.personal import find
-
-            if personal := find(text):
-                raise Unmet(f"it holds personal data: {', '.join(sorted({one.kind for one in personal}))}")
-        if isinstance(step.json_schema, Mapping):
-            from bucle.customise.prompt.structured import Form
-
-            if fault := Form(step.json_schema, self.env.language).read(text)[1]:
-                raise Unmet(fault, schema=True)
-        if step.function:
-            said = self._called(step.function, {"text": text})
-            if said is not True and said is not None and said != "":
-                raise Unmet(str(said)[:200] if isinstance(said, str) else f"{step.function} says no")
-
-
-class Unmet(BadInput):
-    """A check that does not hold; `schema` where it is the form that is broken."""
-
-    def __init__(self, why: str, *, schema: bool = False) -> None:
-        super().__init__(why, "see the step before it: bucle chain run NAME … --trace")
-        self.schema = schema
-
 
 class OwnFault(BadInput):
     """The project's own function raised something."""
-
-
-def cited(text: str, shown: Any) -> tuple[list[str], list[int]]:
-    """The ids of the passages that `text` cites as [1], [2] or [1, 2], each once; and the numbers that none has."""
-    from bucle.customise.retrieve.citations import markers_in
-
-    numbers = markers_in(text)
-    found = [str(shown[n - 1]["id"]) for n in numbers if 1 <= n <= len(shown)]
-    wrong = [n for n in numbers if not 1 <= n <= len(shown)]
-    return list(dict.fromkeys(found)), wrong
-
-
-def _match(pattern: str, text: str) -> Any:
-    import regex
-
-    try:
-        return regex.search(pattern, text, timeout=PATTERN_S)
-    except TimeoutError:
-        raise BadInput(f"the pattern {pattern[:80]} takes over {PATTERN_S:g} s on this text",
-                       "write it without repeats inside repeats") from None
 
 
 def _named(model: Any) -> str:
@@ -366,11 +266,6 @@ def _named(model: Any) -> str:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else "" if value is None else json.dumps(value, ensure_ascii=False)
-
-
-def _paid(error: BucleError, usage: Usage) -> BucleError:
-    vars(error)["usage"] = usage
-    return error
 
 
 def _of_kind(kind: str, message: str) -> BucleError:

@@ -1,0 +1,224 @@
+"""One step with all that surrounds its work: what was kept of it, its time, its attempts, its span."""
+
+from __future__ import annotations
+
+import contextvars
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from bucle.core.errors import BucleError, ModelUnavailable, SchemaBroken, UpstreamTimeout
+from bucle.core.ids import canonical_json, sha256_hex
+from bucle.core.ports import ChatModel
+from bucle.core.records import Usage
+from bucle.customise.chain.checks import Unmet
+from bucle.customise.chain.http import Busy
+from bucle.customise.chain.result import Result
+from bucle.customise.chain.spec import AnyStep, CheckStep, HttpStep, ParseStep, PythonStep, TextStep
+from bucle.customise.chain.steps import OwnFault, Worker
+
+__all__ = ["Attempts", "Limits", "StepFailed", "kind_of"]
+
+SHOWN = 200
+"""Characters of an input or output that a span shows."""
+MOST_ABANDONED = 16  # calls that ran out of time and still run
+FLOW = ("name", "when", "cache", "timeout_s", "retry", "on_error", "route", "then")  # no part of what a step gives
+
+
+class StepFailed(Exception):
+    """A step failed for good."""
+
+    def __init__(self, step: str, error: BucleError) -> None:
+        super().__init__(step)
+        self.step, self.error = step, error
+
+
+class Limits:
+    """Keeps calls within their time, and those of a model that answers one at a time one after the other."""
+
+    def __init__(self, models: Mapping[str, ChatModel]) -> None:
+        self._abandoned: list[threading.Thread] = []
+        self._locks = {name: threading.Lock() for name, model in models.items() if not hasattr(model, "max_parallel")}
+
+    def within(self, step: AnyStep, work: Callable[[], Result], seconds: float) -> Result:
+        """`work()` within `seconds`. It runs in a thread, which cannot be stopped: what hangs is left behind, and once
+        MOST_ABANDONED hang no more is begun. Raises UpstreamTimeout."""
+        if isinstance(step, TextStep | CheckStep | ParseStep) and not (
+                getattr(step, "function", "") or getattr(step, "model", "")):
+            return work()
+        self._abandoned = [thread for thread in self._abandoned if thread.is_alive()]
+        if len(self._abandoned) >= MOST_ABANDONED:
+            raise UpstreamTimeout(f"{len(self._abandoned)} earlier calls ran out of time and still run",
+                                  "mend what hangs, then start again")
+        done: list[Result | BaseException] = []
+        lock = self._locks.get(getattr(step, "model", ""))
+
+        def target() -> None:
+            try:
+                if lock is None:
+                    done.append(work())
+                else:
+                    with lock:
+                        done.append(work())
+            except BaseException as error:  # raised again where it is read
+                done.append(error)
+
+        thread = threading.Thread(target=contextvars.copy_context().run, args=(target,), daemon=True,
+                                  name=f"bucle-chain-{step.name}")
+        thread.start()
+        thread.join(seconds)
+        if not done:
+            if thread.is_alive():
+                self._abandoned.append(thread)
+            raise UpstreamTimeout(f"it did not end within {seconds:.3g} s", _longer(step))
+        if isinstance(done[0], BaseException):
+            raise done[0]
+        return done[0]
+
+
+@dataclass
+class Attempts:
+    """The steps of one input as they are tried: their `spans`, and what they `used`."""
+
+    worker: Worker
+    limits: Limits
+    access: frozenset[str]
+    began: float = field(default_factory=time.perf_counter)
+    spans: list[dict[str, Any]] = field(default_factory=list)
+    used: Usage = field(default_factory=Usage)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def result(self, step: AnyStep, values: Mapping[str, Any], shown: tuple[Mapping[str, Any], ...], *,
+               deadline: float, again: int = 0) -> Result:
+        """A step's result, kept or made, after as many attempts as it may take before `deadline` (perf_counter).
+        `values` are what its templates see, `shown` the passages that a check of citations counts; `again` how often a
+        check has sent the chain back. Raises StepFailed."""
+        began = time.perf_counter()
+        try:
+            asked = self.worker.inputs(step, values, shown)
+            key = "" if values["failed"] else self._key(step, asked)
+        except BucleError as error:
+            self._span(step, began, 1, error=error)
+            raise StepFailed(step.name, error) from None
+        if (kept := self._kept(key)) is not None:
+            self._span(step, began, 1, asked, kept, cached=True)
+            return kept
+        tries = step.retry.times if step.retry else 0
+        for attempt in range(1, tries + 2):
+            began = time.perf_counter()
+            left, nth = deadline - began, attempt - 1 + again
+            try:
+                if left <= 0:
+                    raise UpstreamTimeout("there was no time left for it",
+                                          "raise `timeout_s` of the chain, or of the group")
+                seconds = min(step.timeout_s, left)
+                result = self.limits.within(
+                    step, lambda seconds=seconds, nth=nth: self.worker.work(  # type: ignore[misc]
+                        step, asked, self.access, seconds, nth), seconds)
+            except BucleError as caught:
+                fault = _typed(caught, step)
+                self._span(step, began, attempt, asked, error=fault)
+                self._spent(_usage(fault))
+                if attempt > tries or not _may_retry(step, fault):
+                    raise StepFailed(step.name, fault) from None
+                assert step.retry is not None  # noqa: S101 - there are tries
+                pause = step.retry.wait_s * step.retry.factor ** (attempt - 1)
+                time.sleep(max(0.0, min(pause, deadline - time.perf_counter())))
+                continue
+            self._span(step, began, attempt, asked, result)
+            self._spent(result.usage)
+            if key and self.worker.env.cache is not None:
+                self.worker.env.cache.put(key, result.kept(), step.cache)
+            return result
+        raise AssertionError("the last attempt returns or raises")
+
+    def _spent(self, more: Usage) -> None:
+        with self.lock:
+            self.used = Usage(tokens_in=self.used.tokens_in + more.tokens_in,
+                              tokens_out=self.used.tokens_out + more.tokens_out, usd=self.used.usd + more.usd)
+
+    def _key(self, step: AnyStep, asked: Mapping[str, Any]) -> str:
+        """What the step's result is kept under: its content, what stands behind it, its inputs and the asker's labels.
+        Empty where nothing is kept."""
+        if not step.cache or self.worker.env.cache is None:
+            return ""
+        if (behind := self.worker.identity(step)) is None:
+            return ""
+        content = {k: v for k, v in step.model_dump(mode="json").items() if k not in FLOW}
+        return sha256_hex(canonical_json([content, behind, dict(asked), sorted(self.access), self.worker.env.language,
+                                          self.worker.env.seed]))
+
+    def _kept(self, key: str) -> Result | None:
+        """What is kept under `key`, if every passage in it may still be seen by the asker."""
+        cache, index = self.worker.env.cache, self.worker.env.index
+        value = cache.get(key) if key and cache is not None else None
+        result = Result.from_kept(value) if value is not None else None
+        if result is None or not result.chunks:
+            return result
+        ids = [str(chunk["id"]) for chunk in result.chunks]
+        return result if index is not None and set(ids) <= set(index.get(ids, self.access)) else None
+
+    def _span(self, step: AnyStep, began: float, attempt: int, asked: Mapping[str, Any] | None = None,
+              result: Result | None = None, *, cached: bool = False, error: BucleError | None = None) -> None:
+        now = time.perf_counter()
+        given = {k: len(v) if k in ("passages", "shown") else v for k, v in (asked or {}).items() if v not in ("", {})}
+        usage = result.usage if result and not cached else _usage(error)
+        span: dict[str, Any] = {
+            "name": step.name, "kind": step.kind, "start_ms": round((began - self.began) * 1000, 3),
+            "ms": round((now - began) * 1000, 3), "attempt": attempt, "cached": cached,
+            "tokens_in": usage.tokens_in, "tokens_out": usage.tokens_out, "usd": usage.usd,
+            "chunks": [str(c["id"]) for c in result.chunks] if result else [],
+            "input": self._short(given), "output": self._short(result.text) if result else "",
+            "error": self.one_line(error.message) if error else "", "error_kind": kind_of(error) if error else "",
+        }
+        with self.lock:
+            self.spans.append(span)
+
+    def one_line(self, text: str) -> str:
+        """An error as it may be shown: short, and without secrets."""
+        return " ".join(self.worker.hide(text).split())[:500]
+
+    def _short(self, value: Any) -> str:
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+        text = self.worker.hide(text)
+        return text if len(text) <= SHOWN else text[:SHOWN - 1] + "…"
+
+
+def _usage(error: BucleError | None) -> Usage:
+    """What was paid for something that then failed."""
+    found = getattr(error, "usage", None)
+    return found if isinstance(found, Usage) else Usage()
+
+
+def _typed(error: BucleError, step: AnyStep) -> BucleError:
+    """A time-out of a model's as the one that every step has."""
+    from bucle.models.endpoint import TimedOut
+
+    return UpstreamTimeout(error.message, _longer(step)) if isinstance(error, TimedOut) else error
+
+
+def _longer(step: AnyStep) -> str:
+    more = " (its thread cannot be stopped and may still run)" if isinstance(step, PythonStep) else ""
+    return f"raise `timeout_s` of `{step.name}` (now {step.timeout_s:g}), or let `on_error` go on without it{more}"
+
+
+def _may_retry(step: AnyStep, error: BucleError) -> bool:
+    """Only what came from outside, and what may be done twice: see `Retry`."""
+    from bucle.models.endpoint import Refused
+
+    if isinstance(step, HttpStep):
+        return isinstance(error, Busy | UpstreamTimeout) and (step.method == "GET" or step.idempotent)
+    if isinstance(error, OwnFault):
+        return True
+    return isinstance(error, ModelUnavailable | SchemaBroken) and not isinstance(error, Refused)
+
+
+def kind_of(error: BucleError) -> str:
+    """The class of an error as everybody knows it."""
+    if isinstance(error, Unmet):
+        return "SchemaBroken" if error.schema else "BadInput"
+    return {"Busy": "ModelUnavailable", "OwnFault": "BadInput", "TimedOut": "UpstreamTimeout"}.get(
+        type(error).__name__, type(error).__name__)
