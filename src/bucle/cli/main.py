@@ -16,6 +16,7 @@ VERBS = {
     "prompt": "Prompts as files: versions, aliases, what a model reads; improve one.",
     "label": "Label rows: a queue, several people, agreement, Label Studio and Argilla.",
     "explore": "What the data look like: balance, doubtful labels, leakage.",
+    "index": "Search the documents' passages; the index and its versions.",
     "choose": "Compare every candidate on the same held-out rows and recommend one.",
     "tune": "Fit one technique; look at the exact batch it trains on.",
     "chain": "Chains of steps: list, show, and run one with its steps on a scale of time.",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ALIAS",
     "IndexVersion",
+    "describe",
     "in_force",
     "index_versions",
     "open_version",
@@ -74,6 +75,22 @@ def index_versions(ws: Workspace) -> list[IndexVersion]:
     return found
 
 
+def describe(ws: Workspace, version: str = "") -> dict[str, Any]:
+    """What an index version holds: its figures as in IndexVersion, `languages`, `encoder`, `dimensions`, how its
+    `vectors` are searched (`exact`, or `ivf`), and `bytes` on the disk, of which versions share what did not change."""
+    node = _named(ws, version)
+    told = next(v for v in index_versions(ws) if v.node == node.id)
+    a = node.attrs
+    return {
+        **told.json(),
+        "languages": list(a.get("languages", ())) or [str(a.get("language", ""))],
+        "encoder": str((a.get("encoder") or {}).get("name", "")) or "unknown",
+        "dimensions": int(a.get("dimensions", 0)),
+        "vectors": "ivf" if a.get("vectors") == "ivf" else "exact",
+        "bytes": sum(ws.ledger.blobs.path(digest).stat().st_size for digest in set(node.blobs.values())),
+    }
+
+
 def in_force(ws: Workspace) -> str:
     """The index node in force: where the alias points, else the newest one; empty without any. One look at the
     ledger."""
@@ -123,9 +140,17 @@ def _opened(ws: Workspace, node_id: str) -> Index:
 
     encoder = next((e.parent for e in ws.ledger.parents(node_id) if e.role == "encoder"), "")
     folder = ws.ledger.materialise(ws.ledger.get(node_id))
-    opened: Index = open_index(LoadContext(
-        labels=(), params={}, index=folder, encoder=model_folder(ws, encoder) if encoder else None, project=ws.root,
-        trusted=ws.trusted, extra={"labels": labels_today(ws)}))
+    opened: Index = open_index(
+        LoadContext(
+            labels=(),
+            params={},
+            index=folder,
+            encoder=model_folder(ws, encoder) if encoder else None,
+            project=ws.root,
+            trusted=ws.trusted,
+            extra={"labels": labels_today(ws)},
+        )
+    )
     return opened
 
 
