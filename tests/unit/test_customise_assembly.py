@@ -187,6 +187,8 @@ def test_a_local_model_counts_for_itself(window: Window) -> None:
 def test_a_remote_models_context_is_the_catalogues_and_an_estimate_counts_its_high_end() -> None:
     known = window_of(OpenAIChat("gpt", "https://api.openai.com/v1", "gpt-4o-mini"))
     assert known.context == 128_000
+    told = window_of(OpenAIChat("gpt", "https://api.openai.com/v1", "gpt-4o-mini", context=4000))
+    assert told.context == 4000  # the team's own entry in `catalogue:` wins
     strange = window_of(OpenAIChat("own", "http://127.0.0.1:9/v1", "something-of-ours"))
     assert (strange.context, strange.how) == (None, "estimate")
     assert strange.count([{"role": "user", "content": "la factura de la luz " * 50}]) > 50 * 6

@@ -177,7 +177,7 @@ def chat_model(ws: Workspace, node_id: str) -> ChatModel:
     """The model of a base_model node, opened to write. Local ones are opened once a process."""
     node = ws.ledger.get(node_id)
     if node.attrs.get("kind") == "openai":
-        from bucle.models.catalogue import paid
+        from bucle.models.catalogue import facts, paid
         from bucle.models.remote import OpenAIChat
 
         settings = OpenAIModel.model_validate({k: v for k, v in node.attrs.items() if k in OpenAIModel.model_fields})
@@ -193,6 +193,7 @@ def chat_model(ws: Workspace, node_id: str) -> ChatModel:
             max_parallel=settings.max_parallel,
             requests_per_minute=settings.requests_per_minute,
             tokens_per_minute=settings.tokens_per_minute,
+            context=facts(str(node.attrs["name"]), settings, ws.config.catalogue).context,
         )
     return _local(str(model_folder(ws, node_id)), str(node.attrs["name"]))
 

@@ -28,6 +28,7 @@ class OpenAIChat:
 
     `max_parallel`: calls that `ask_all` and the gateway make at once; an engine without this attribute gets one at a
     time. The limits a minute (0: none) are kept for all who call the same address and model from this process.
+    `context`, in tokens, is what prompts are fitted to where it is known (None: the catalogue's, if it has one).
     `identity`, address and model, is what replies are remembered under. `schema`, the JSON schema of a plain reply, is
     sent as `response_format`, until the endpoint refuses that: then never again, and the reply is unconstrained.
     """
@@ -37,8 +38,9 @@ class OpenAIChat:
     def __init__(self, name: str, base_url: str, model: str, api_key_env: str = "OPENAI_API_KEY",
                  timeout_s: float = 60.0, max_retries: int = 2, *, usd_per_million_in: float | None = None,
                  usd_per_million_out: float | None = None, max_parallel: int = 16, requests_per_minute: int = 0,
-                 tokens_per_minute: int = 0, sleep: Callable[[float], None] = time.sleep) -> None:
-        self.name, self.max_parallel = name, max_parallel
+                 tokens_per_minute: int = 0, context: int | None = None,
+                 sleep: Callable[[float], None] = time.sleep) -> None:
+        self.name, self.max_parallel, self.context = name, max_parallel, context
         self._client = Endpoint(name, base_url, model, api_key_env, timeout_s, max_retries,
                                 usd_per_million_in, usd_per_million_out, sleep, max_parallel, requests_per_minute,
                                 tokens_per_minute)
@@ -179,6 +181,9 @@ class OpenAIEmbedder:
         rows = reply.get("data")
         try:
             ordered = sorted(rows, key=lambda row: row["index"]) if isinstance(rows, list) else []
+            if [row["index"] for row in ordered] != list(range(expected)):
+                raise ModelUnavailable(f"{self.name} answered {len(ordered)} embeddings for {expected} texts, or not "
+                                       "one for each", "check that the endpoint is an OpenAI-compatible one")
             matrix = np.asarray([row["embedding"] for row in ordered], dtype=np.float64)
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise ModelUnavailable(f"{self.name} answered without embeddings") from error
