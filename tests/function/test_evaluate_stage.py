@@ -13,6 +13,9 @@ import pytest
 import yaml
 from command import answer, bucle, told
 
+from bucle.core.errors import BucleError
+from bucle.loop.api import Project
+
 PLAN = ("El plan familiar cuesta treinta y un euros al mes, permite cinco líneas con llamadas sin límite y se puede "
         "dejar cuando se quiera sin pagar nada por ello.")
 COPY = PLAN + " Se contrata en la tienda o por teléfono, y el alta tarda dos días laborables en la ciudad y tres fuera."
@@ -100,18 +103,25 @@ def test_each_planted_fault_is_named(project: Path) -> None:
 
 
 def test_who_holds_the_label_finds_it(project: Path) -> None:
-    found = answer("evaluate", "stage", project / "fresh.jsonl", "-p", project, "--candidate", "quote",
-                   "--access", "almacen")
+    found = Project(project).evaluate_retrieval("preguntas", project / "fresh.jsonl", candidate="quote",
+                                                access=["almacen"])
     assert "access" not in {one["stage"] for one in found["lost"]}
     assert QUESTIONS[6][0] not in stages(found)
 
 
-def test_a_search_that_is_not_deep_enough_and_a_threshold_that_is_too_high(project: Path, tmp_path: Path) -> None:
+def test_a_search_that_is_not_deep_enough_and_an_answerer_that_abstains_wrongly(project: Path, tmp_path: Path) -> None:
+    """A threshold calibrated on questions in the documents' own words that have no answer is too high for any other."""
     copy = Path(shutil.copytree(project, tmp_path / "p"))
     text = (copy / "bucle.yaml").read_text("utf-8")
     (copy / "bucle.yaml").write_text(text + "retrieval:\n  depth: 7\n", "utf-8")
+    body = [DOCUMENTS[name].partition("\n\n")[2] for name in ("averias.md", "tienda.md", "plan.md", "recibo.md")]
+    write(copy / "rows.jsonl", [(f"{line} {n}", None, "") for line in body for n in range(5)])
+    done = bucle("run", copy)
+    assert done.returncode == 0, done.stdout + done.stderr
     found = answer("evaluate", "--stage=retrieval", copy / "fresh.jsonl", "-p", copy, "--candidate", "quote")
     assert stages(found)[QUESTIONS[7][0]] == ("retrieval", "unfound")
+    assert stages(found)[QUESTIONS[0][0]] == ("answering", "abstained")
+    assert found["metrics"]["coverage"]["value"] < found["metrics"]["curve_coverage"]["value"]
 
 
 def test_held_out_rows_are_reused_and_told(project: Path, tmp_path: Path) -> None:
@@ -128,19 +138,23 @@ def test_held_out_rows_are_reused_and_told(project: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("args", "message"),
+    ("asked", "message"),
     [
-        (("nothing", "here"), "no task"),
-        (("preguntas", "absent.jsonl"), "does not exist"),
-        (("--candidate", "no-answer"), "searches no documents"),
-        (("--candidate", "gpt"), "has no candidate"),
-        (("-k", "0"), "recall is measured at"),
-        (("--release", "9"), "9"),
-        (("--candidate", "quote", "-o", "absent/r.html"), "does not exist"),
+        ({"task": "nothing"}, "no task `nothing`"),
+        ({"data": "absent.jsonl"}, "does not exist"),
+        ({"candidate": "no-answer"}, "searches no documents"),
+        ({"candidate": "gpt"}, "has no candidate `gpt`"),
+        ({"ks": [0]}, "recall is measured at"),
+        ({"release": "9"}, "9"),
     ],
 )
-def test_what_cannot_be_measured_is_said(project: Path, args: tuple[str, ...], message: str) -> None:
-    done = bucle("evaluate", "--stage", "retrieval", *args, "-p", project)
-    assert done.returncode in (1, 2)
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+def test_what_cannot_be_measured_is_said(project: Path, asked: dict[str, Any], message: str) -> None:
+    with pytest.raises(BucleError, match=message) as told:
+        Project(project).evaluate_retrieval(**asked)
+    assert told.value.hint
+
+
+def test_a_page_that_cannot_be_written_is_said_first(project: Path) -> None:
+    done = bucle("evaluate", "--stage", "retrieval", "-p", project, "-o", "absent/r.html")
+    assert done.returncode == 2
+    assert "The folder absent does not exist" in done.stderr
