@@ -12,7 +12,9 @@ from chat_peer import fitted, remote
 from bucle.core.errors import BadInput
 from bucle.core.records import Chunk, Example
 from bucle.customise.retrieve import Bm25, Dense, HybridSearch, Rag, RagThought, build_index
+from bucle.customise.retrieve.fusion import EVEN
 from bucle.customise.retrieve.rag import ClosedBook
+from bucle.customise.retrieve.signals import SIGNALS
 
 PAGES = {
     "facturas.md": [
@@ -69,7 +71,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.mark.torch
 def test_each_document_stands_once_and_the_weight_is_fitted(folders: dict[str, Path], tmp_path: Path) -> None:
     words, figures = fitted(Bm25(), tmp_path / "w", "retrieve", ROWS, folders={"index": folders["index"]}, k=2)
-    assert (figures["weight"], figures["k"], figures["mrr"]) == (0.0, 2, {})
+    assert figures == {"weights": {"words": 1.0}, "k": 2}
     found = words.predict(["facturas", "QX-77", "", "zzzz", "de la"])
     assert found[0].output == "facturas.md"
     assert len(found[0].chunks) == 1, "three passages of one document are one document"
@@ -77,18 +79,18 @@ def test_each_document_stands_once_and_the_weight_is_fitted(folders: dict[str, P
     assert [p.abstained for p in found] == [False, False, True, True, True]
     assert all(p.ms > 0 for p in found)
     meaning, figures = fitted(Dense(), tmp_path / "m", "retrieve", ROWS, folders=folders)
-    assert figures["weight"] == 1.0
+    assert figures["weights"] == {"meaning": 1.0}
     assert meaning.predict([ROWS[1].input])[0].output.splitlines()[0] == "lineas.md"
     both, figures = fitted(HybridSearch(), tmp_path / "b", "retrieve", ROWS, folders=folders, k=3)
-    assert set(figures["mrr"]) == {"0", "0.25", "0.5", "0.75", "1"}
-    assert figures["mrr"][f"{figures['weight']:g}"] == max(figures["mrr"].values())
-    assert figures["mrr"]["0"] < 1
+    assert (figures["chosen"], figures["rows"], figures["mrr"]) == ("fitted", 4, {}), "too few to compare"
+    assert set(figures["weights"]) == set(SIGNALS)
+    assert sum(figures["weights"].values()) == pytest.approx(1, abs=0.001)
     batch = [p.output for p in both.predict([r.input for r in ROWS])]
     assert batch == [both.predict([r.input])[0].output for r in ROWS]
     assert all(1 <= len(set(output.split("\n"))) == len(output.split("\n")) <= 3 for output in batch)
     assert both.predict([]) == []
     _, figures = fitted(HybridSearch(), tmp_path / "n", "retrieve", [], folders=folders)
-    assert (figures["weight"], figures["mrr"]) == (0.5, {})
+    assert (figures["weights"], figures["chosen"]) == (EVEN, "even")
     with pytest.raises(BadInput, match="needs an index"):
         fitted(Bm25(), tmp_path / "x", "retrieve", ROWS)
 

@@ -79,7 +79,8 @@ def cited(
     return Cited(
         text,
         tuple(one.id for one in chosen),
-        tuple(supporting(question, plain, one, index, access) for one in chosen),
+        tuple(supporting(question, said, one, index, access)
+              for said, one in zip(_said(answer, valid) or [plain] * len(chosen), chosen, strict=True)),
         len(numbers) - len(valid),
         by_words,
     )
@@ -95,6 +96,19 @@ def supporting(question: str, answer: str, passage: Chunk, index: SearchIndex, a
     asked = grams(answer)
     held = [_share(asked, joined(span)) for span in spans]
     return spans[max(range(len(spans)), key=lambda i: (held[i] + float(support[i]), -i))]
+
+
+def _said(answer: str, valid: Sequence[int]) -> list[str]:
+    """What stands before the first marker of each cited passage, from the marker or sentence before it; the whole
+    answer for one that only the reasoning cites."""
+    said, start, last = dict.fromkeys(valid, ""), 0, ""
+    for match in _MARKER.finditer(answer):
+        before = re.split(r"(?<=[.!?])\s", answer[start : match.start()].strip())[-1].strip(" .,;:")
+        start, last = match.end(), before or last
+        for number in markers_in(match.group(0)):
+            if number in said:
+                said[number] = said[number] or last
+    return [text or without_markers(answer) for text in said.values()]
 
 
 def _held(answer: str, spans: Sequence[str]) -> float:

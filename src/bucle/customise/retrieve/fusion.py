@@ -27,7 +27,7 @@ SCALE = 2.0  # even weights of the logit: a passage that leads by half in every 
 PULL = 0.3  # what leaving them costs, shared by the questions
 FOLDS = 5
 LEAST = 8  # documents asked about, below which nothing is compared: the shrunken weights serve
-FITTED_ON = 300  # questions at most: more move the weights little
+FITTED_ON = 200  # questions at most: more move the weights little
 ALONE: Mapping[str, Mapping[str, float]] = {"words": {"words": 1.0}, "meaning": {"meaning": 1.0}, "even": EVEN}
 
 

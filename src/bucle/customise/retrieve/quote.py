@@ -7,6 +7,7 @@ train and validation rows, and cite the passages they quote.
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from collections.abc import Mapping, Sequence
@@ -32,8 +33,8 @@ WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Shares of meaning against words in how well a sentence supports a question."""
 SECOND = (0.0, 0.95, 0.85)
 """How near to the best sentence's support a second one must come to be quoted too; 0: one sentence only."""
-RANK = 0.2
-"""The share of its passage's score in a sentence's support."""
+RANKS = (0.2, 0.5)
+"""Shares of its passage's score in a sentence's support."""
 CALIBRATED_ON = 500  # rows
 CALIBRATED_ON_DEAR = 100  # where each costs a model's call or a reranker's
 
@@ -117,7 +118,7 @@ class Quote:
         groups = _groups(finder, [row.input for row in some], settings["passages"], frozenset(), self.fused)
         ctx.report(1, 2, "calibrating")
         calibrated = _calibrate(some, groups, WEIGHTS if self.fused else (0.0,))
-        settings |= {name: calibrated[name] for name in ("weight", "second", "threshold")}
+        settings |= {name: calibrated[name] for name in ("weight", "rank", "second", "threshold")}
         (ctx.out / "quote.json").write_text(json.dumps(settings))
         return {**settings, **figures, **calibrated["figures"]}
 
@@ -176,10 +177,10 @@ class QuotePredictor:
         return timed(inputs, lambda some: self._predict(some, access))
 
     def _predict(self, inputs: Sequence[str], access: frozenset[str]) -> list[Prediction]:
-        weight, second = self.settings["weight"], self.settings["second"]
+        weight, rank, second = (self.settings[name] for name in ("weight", "rank", "second"))
         predictions = []
         for group in _groups(self.finder, inputs, self.settings["passages"], access, weight > 0):
-            answer = _answer(group, weight, second)
+            answer = _answer(group, weight, rank, second)
             silent = answer.support < self.settings["threshold"] or not answer.text
             cited = () if silent else tuple(dict.fromkeys(chunk for chunk, _ in answer.quotes))
             predictions.append(
@@ -218,13 +219,13 @@ def _groups(
     return groups
 
 
-def _answer(group: _Group, weight: float, second: float) -> _Answer:
+def _answer(group: _Group, weight: float, rank: float, second: float) -> _Answer:
     """The best sentence; and another after it whose support comes within `second` of it, in the documents' order where
     both stand in one passage."""
     if not group.spans:
         return _Answer("", 0.0, ())
     own = (1 - weight) * group.words + weight * group.meaning
-    support = (1 - RANK) * own + RANK * group.ranks
+    support = (1 - rank) * own + rank * group.ranks
     order = sorted(range(len(support)), key=lambda i: (-support[i], i))
     best = order[0]
     chosen = [best]
@@ -244,37 +245,40 @@ def _calibrate(rows: Sequence[Example], groups: Sequence[_Group], weights: Seque
     With no rows words decide, or both evenly, one sentence is quoted, and it never abstains."""
     if not rows:
         even = weights[len(weights) // 2]
-        return {"weight": even, "second": 0.0, "threshold": 0.0, "figures": {"calibration": {}}}
+        return {"weight": even, "rank": RANKS[0], "second": 0.0, "threshold": 0.0, "figures": {"calibration": {}}}
     best: tuple[Any, ...] = (-1.0,)
     table: dict[str, float] = {}
-    for weight in weights:
-        for second in SECOND:
-            answers = [_answer(group, weight, second) for group in groups]
-            threshold, score = _threshold(rows, answers)
-            table[f"{weight:g}"] = max(table.get(f"{weight:g}", 0.0), round(score, 5))
-            if (score, -second, -weight) > best[:3]:
-                best = (score, -second, -weight, threshold, answers)
-    answered = [(a.text, str(r.target)) for r, a in zip(rows, best[4], strict=True) if r.target]
+    for weight, rank, second in itertools.product(weights, RANKS, SECOND):
+        answers = [_answer(group, weight, rank, second) for group in groups]
+        threshold, score = _threshold(rows, answers)
+        table[f"{weight:g}"] = max(table.get(f"{weight:g}", 0.0), round(score, 5))
+        if (score, -second, -weight, -rank) > best[:4]:
+            best = (score, -second, -weight, -rank, threshold, answers)
+    answered = [(a.text, str(r.target)) for r, a in zip(rows, best[5], strict=True) if r.target]
     figures: dict[str, Any] = {"calibration": table}
     if answered:
         figures["exact_match"] = round(sum(exact_match(a, t) for a, t in answered) / len(answered), 5)
         figures["f1"] = round(sum(token_f1(a, t) for a, t in answered) / len(answered), 5)
-    return {"weight": -best[2], "second": -best[1], "threshold": best[3], "figures": figures}
+    return {"weight": -best[2], "rank": -best[3], "second": -best[1], "threshold": best[4], "figures": figures}
 
 
 def _threshold(rows: Sequence[Example], answers: Sequence[_Answer]) -> tuple[float, float]:
-    """The threshold with the best mean score, and that score. It stays 0 where no other is better than never abstaining
-    by more than a standard error: few rows say little about it."""
-    gains = [
-        (a.support, token_f1(a.text, r.target) if r.target else float(not a.text), 0.0 if r.target else 1.0)
-        for r, a in zip(rows, answers, strict=True)
-    ]
-    best = (-1.0, 0.0)
-    for threshold in sorted({0.0, *(round(s, 3) for s, _, _ in gains)}):
-        score = sum(right if s >= threshold else quiet for s, right, quiet in gains) / len(gains)
-        best = max(best, (score, -threshold))
-    always = sum(right for _, right, _ in gains) / len(gains)
-    apart = [0.0 if s >= -best[1] else quiet - right for s, right, quiet in gains]
-    mean = sum(apart) / len(apart)
-    error = (sum((d - mean) ** 2 for d in apart)) ** 0.5 / len(apart)
-    return (-best[1], best[0]) if best[0] - always > error else (0.0, always)
+    """The threshold with the best mean score, half-way between two answers' support, and that score. It stays 0 where
+    no other is better than never abstaining by more than a standard error: few rows say little about it."""
+    import numpy as np
+
+    right = np.array([token_f1(a.text, r.target) if r.target else float(not a.text)
+                      for r, a in zip(rows, answers, strict=True)])
+    quiet = np.array([0.0 if r.target else 1.0 for r in rows])
+    support = np.array([a.support for a in answers])
+    ranked = np.argsort(support, kind="stable")
+    known = support[ranked]
+    gained = np.concatenate([[0.0], np.cumsum((quiet - right)[ranked])])  # by silence on the lowest so many
+    ends = np.flatnonzero(np.diff(known, append=np.inf)) + 1  # rows of equal support fall silent together
+    best = int(ends[np.argmax(gained[ends])])
+    always = float(right.mean())
+    apart = np.where(support <= known[best - 1], quiet - right, 0.0)
+    if apart.mean() <= apart.std() / len(rows) ** 0.5:
+        return 0.0, always
+    above = known[best] if best < len(known) else 1.0
+    return float(known[best - 1] + above) / 2, always + float(apart.mean())

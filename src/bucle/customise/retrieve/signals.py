@@ -2,14 +2,16 @@
 
 - `words`: BM25, stemmed (Robertson and Zaragoza 2009);
 - `meaning`: the cosine of question and passage;
-- `sentence_words`, `sentence_meaning`: the TF-IDF and the embedding cosine of its best sentence, as the best of many
-  parts tells more than their mean (Khattab and Zaharia 2020, of tokens);
-- `together`: the share of the question's character 4-grams, weighed by how rare they are among the passages found, that
-  stand in two neighbouring sentences. 4-grams see through endings without a stemmer (McNamee and Mayfield 2004).
+- `sentence_words`: the best sentence's cosine with the question over words, pairs of words and character 4-grams, each
+  weighed by how rare it is among the passages found; as the best of many parts tells more than their mean (Khattab and
+  Zaharia 2020, of tokens), and 4-grams see through endings without a stemmer (McNamee and Mayfield 2004);
+- `sentence_meaning`: the embedding cosine of the best sentence;
+- `together`: the share of the question's 4-grams, weighed so, that stand in two neighbouring sentences.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -54,17 +56,16 @@ def look(
     signals = np.zeros((len(hits), len(SIGNALS)), np.float32)
     if not hits:
         return Pool((), signals)
-    parts = [parts_of(index, hit, access) for hit in hits]
+    parts = _sentences_of(index, hits, access)
     flat = [span for own in parts for span in own]
-    lexical = support_of(index, question, flat, 0.0, vector)
     meaning = support_of(index, question, flat, 1.0, vector)
     at = 0
     for row, (hit, own) in enumerate(zip(hits, parts, strict=True)):
-        here = slice(at, at + len(own))
+        best = float(meaning[at : at + len(own)].max()) if own else 0.0
         at += len(own)
-        best = (float(lexical[here].max()), float(meaning[here].max())) if own else (0.0, 0.0)
-        signals[row, :4] = hit.words or 0.0, math.nan if hit.meaning is None else hit.meaning, *best
-    signals[:, 4] = _together(question, parts)
+        signals[row, :2] = hit.words or 0.0, math.nan if hit.meaning is None else hit.meaning
+        signals[row, 3] = best
+    signals[:, 2], signals[:, 4] = _by_words(question, parts)
     return Pool(tuple(hits), _on_unit_range(signals))
 
 
@@ -119,20 +120,42 @@ def _cut(text: str) -> tuple[str, ...]:
     return tuple(sentences(text))
 
 
-def _together(question: str, parts: Sequence[Sequence[str]]) -> Any:
+def _by_words(question: str, parts: Sequence[Sequence[str]]) -> tuple[Any, Any]:
+    """`sentence_words` and `together` of each passage, given as its sentences."""
     import numpy as np
 
-    asked = grams(question[:MOST_ASKED])
-    if not asked:
-        return np.zeros(len(parts), np.float32)
-    found = [
-        np.array([[gram in text for gram in asked] for text in map(joined, own)], bool).reshape(len(own), len(asked))
-        for own in parts
-    ]
-    holding = sum(marks.any(axis=0).astype(np.float32) for marks in found)
+    text = joined(question[:MOST_ASKED])
+    words = text.strip("_").split("_") if text.strip("_") else []
+    alone, pairs = dict.fromkeys(words), dict.fromkeys(itertools.pairwise(words))
+    pieces = [*(f"_{word}_" for word in alone), *(f"_{a}_{b}_" for a, b in pairs)]
+    marks = grams(question[:MOST_ASKED])
+    if not marks:
+        return np.zeros(len(parts)), np.zeros(len(parts))
+    asked, cut = [*pieces, *marks], len(pieces)
+    read = [[joined(span) for span in own] for own in parts]
+    found = [np.array([[one in text for one in asked] for text in own], bool).reshape(-1, len(asked)) for own in read]
+    holding = sum(one.any(axis=0).astype(np.float64) for one in found)
     rare = np.log1p((len(parts) - holding + 0.5) / (holding + 0.5))
-    windows = [marks[:-1] | marks[1:] if len(marks) > 1 else marks for marks in found]
-    return np.array([float((w @ rare).max()) if len(w) else 0.0 for w in windows]) / max(float(rare.sum()), 1e-9)
+    share = rare**2
+    share[:cut] /= max(float(share[:cut].sum()) ** 0.5, 1e-9)
+    share[cut:] /= max(float(share[cut:].sum()) ** 0.5, 1e-9)
+    best, near = np.zeros(len(parts)), np.zeros(len(parts))
+    for row, (own, here) in enumerate(zip(read, found, strict=True)):
+        if not own:
+            continue
+        best[row] = float((here @ share / np.sqrt([len(text) for text in own])).max())
+        windows = here[:-1] | here[1:] if len(here) > 1 else here
+        near[row] = float((windows[:, cut:] @ rare[cut:]).max())
+    return best, near
+
+
+def _sentences_of(index: SearchIndex, hits: Sequence[Hit], access: frozenset[str]) -> list[list[str]]:
+    """The sentences of each passage, read at once where the index can."""
+    at_once = getattr(index, "sentences_of", None)
+    if at_once is None:
+        return [parts_of(index, hit, access) for hit in hits]
+    found = at_once([hit.chunk.id for hit in hits], access)
+    return [list(found.get(hit.chunk.id, ())) for hit in hits]
 
 
 MOST_ASKED = 2_000
