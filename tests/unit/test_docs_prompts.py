@@ -13,6 +13,7 @@ from bucle.core.config import Project
 from bucle.core.prompting import DROPPED, PromptInput, PromptSpec, Shots, Tone, Voice
 from bucle.customise.prompt import sandbox_values
 from bucle.customise.prompt.sandbox import compiled, rendered
+from bucle.customise.prompt.sandbox_filters import FILTERS_HERE
 from bucle.customise.prompt.template import load_prompt_file, render
 
 TEXT = (Path(__file__).parents[2] / "docs" / "prompts.md").read_text("utf-8")
@@ -50,7 +51,7 @@ def test_the_table_names_the_keys_in_their_order() -> None:
 def test_the_filters_are_those_that_there_are() -> None:
     listed = re.search(r"the filters `([^`]+)`", TEXT)
     assert listed is not None
-    assert set(listed[1].split()) == set(sandbox_values.FILTERS_HERE)
+    assert set(listed[1].split()) == set(FILTERS_HERE)
 
 
 def test_the_limits_are_those_that_hold() -> None:

@@ -19,8 +19,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.tests import TESTS
 from jinja2.visitor import NodeTransformer
 
+from bucle.customise.prompt.sandbox_filters import FILTERS_HERE
 from bucle.customise.prompt.sandbox_values import (
-    FILTERS_HERE,
     MAX_TEXT,
     Budget,
     Each,

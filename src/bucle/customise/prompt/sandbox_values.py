@@ -1,5 +1,5 @@
-"""What a template's values cost: every loop, list and text that is made is counted, and refused before it is made
-where it would be too large. The filters that a prompt may use, each within that."""
+"""What a template's values cost: every loop, list and text that is made is counted, and refused before it is made where
+it would be too large."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jinja2 import StrictUndefined, Undefined
-from jinja2.filters import FILTERS
 
-__all__ = ["FILTERS_HERE", "MAX_TEXT", "Budget", "Each", "Fault", "Replace", "bounded_range", "budget_now", "calculate",
-           "charge", "concat", "counted", "flat", "item_of", "moment", "plain", "printed"]
+__all__ = ["MAX_TEXT", "Budget", "Each", "Fault", "Replace", "bounded_range", "budget_now", "calculate", "charge",
+           "concat", "counted", "flat", "item_of", "moment", "plain", "printed", "size_of", "will_be"]
 
 MAX_TEXT = 4_000_000  # characters of a rendered text, and of any value on the way
 MAX_WORK = 5 * MAX_TEXT  # characters made in all while one template is rendered
@@ -53,7 +52,7 @@ budget_now: ContextVar[Budget | None] = ContextVar("bucle_template", default=Non
 
 def charge(value: Any) -> Any:
     """`value`, counted."""
-    size = _size(value)
+    size = size_of(value)
     if size > MAX_TEXT:
         raise Fault(f"a value in it is larger than {MAX_TEXT:,} characters.", "Make it smaller.")
     if (budget := budget_now.get()) is not None:
@@ -64,20 +63,20 @@ def charge(value: Any) -> Any:
     return value
 
 
-def _size(value: Any) -> int:
+def size_of(value: Any) -> int:
     """Characters that a value counts as. Values are trees: a template makes no list of lists."""
     if isinstance(value, str):
         return len(value)
     if isinstance(value, Mapping | list | tuple):
         items = value.values() if isinstance(value, Mapping) else value
         return ITEM * len(value) + sum(
-            _size(item) for item in items if isinstance(item, str | Mapping | list | tuple))
+            size_of(item) for item in items if isinstance(item, str | Mapping | list | tuple))
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) > MAX_NUMBER:
         raise Fault("a number in it is beyond all bounds.", "Calculate with smaller ones.")
     return ITEM
 
 
-def _will_be(size: int) -> None:
+def will_be(size: int) -> None:
     """Refuses a text of `size` characters before it is made."""
     if size > MAX_TEXT:
         raise Fault(f"a value in it would be {size:,} characters long.", f"{MAX_TEXT:,} are the most.")
@@ -129,7 +128,7 @@ class Each(tuple[Any, ...]):
 
 def concat(items: Sequence[Any]) -> str:
     texts = [printed(item) for item in items]
-    _will_be(sum(map(len, texts)))
+    will_be(sum(map(len, texts)))
     return str(charge("".join(texts)))
 
 
@@ -176,12 +175,12 @@ def calculate(operator: str, left: Any, right: Any) -> Any:
     left, right = plain(left), plain(right)
     texts = [v for v in (left, right) if isinstance(v, str | list | tuple)]
     if operator == "+" and texts:
-        _will_be(_size(left) + _size(right))
+        will_be(size_of(left) + size_of(right))
         return charge(left + right)
     if operator == "*" and texts:
         times = right if texts[0] is left else left
         if isinstance(times, int):
-            _will_be(_size(texts[0]) * max(0, times))
+            will_be(size_of(texts[0]) * max(0, times))
         return charge(left * right)
     if operator == "%":
         if texts:
@@ -213,98 +212,5 @@ class Replace:
     def __call__(self, old: str, new: str, count: int = -1) -> str:
         times = self.text.count(old)
         times = min(times, count) if count >= 0 else times
-        _will_be(len(self.text) + times * max(0, len(new) - len(old)))
+        will_be(len(self.text) + times * max(0, len(new) - len(old)))
         return self.text.replace(old, new, count)
-
-
-def _join(value: Any, d: str = "", attribute: str | None = None) -> str:
-    items = plain(value)
-    if not isinstance(items, list | tuple):
-        raise Fault("`join` is given what is no list.", "Declare that input with `type: list`.")
-    if attribute is not None:
-        items = [item_of(item, attribute) for item in items]
-    texts = [printed(item) for item in items]
-    _will_be(sum(map(len, texts)) + len(d) * len(texts))
-    return d.join(texts)
-
-
-def _indent(value: str, width: int | str = 4, first: bool = False, blank: bool = False) -> str:
-    with_ = width if isinstance(width, str) else " " * min(int(width), 1000)
-    text = printed(value)
-    _will_be(len(text) + len(with_) * (text.count("\n") + 1))
-    lines = text.split("\n")
-    kept = [with_ + line if (line or blank) and (n or first) else line for n, line in enumerate(lines)]
-    return "\n".join(kept)
-
-
-def _center(value: str, width: int = 80) -> str:
-    _will_be(int(width))
-    return printed(value).center(int(width))
-
-
-def _to_json(value: Any, indent: int | None = None) -> str:
-    import json
-
-    value = plain(value)
-    _will_be(2 * _size(value))
-    return json.dumps(value, ensure_ascii=False, indent=None if indent is None else max(0, min(int(indent), 8)))
-
-
-def _replace(value: Any, old: str, new: str, count: int | None = None) -> str:
-    return Replace(printed(value))(old, new, -1 if count is None else count)
-
-
-def _map(value: Any, attribute: str) -> list[Any]:
-    return [item_of(item, attribute) for item in plain(value)]
-
-
-def _sort(value: Any, reverse: bool = False) -> list[Any]:
-    return sorted(plain(value), reverse=reverse)
-
-
-def _unique(value: Any) -> list[Any]:
-    return list(dict.fromkeys(plain(value)))
-
-
-def _length(value: Any) -> int:
-    return len(plain(value))
-
-
-def _first(value: Any) -> Any:
-    items = plain(value)
-    return items[0] if items else StrictUndefined("the list is empty")
-
-
-def _last(value: Any) -> Any:
-    items = plain(value)
-    return items[-1] if items else StrictUndefined("the list is empty")
-
-
-def _wrapped(name: str) -> Callable[..., Any]:
-    """One of Jinja's own that cannot grow a value; `default` must see what has none."""
-    function = FILTERS[name]
-    special = getattr(function, "jinja_pass_arg", None)
-
-    def call(*args: Any, **named: Any) -> Any:
-        head, rest = (args[:1], args[1:]) if special else ((), args)
-        return charge(plain(function(*head, plain(rest[0]), *rest[1:], **named)))
-
-    if special:
-        vars(call)["jinja_pass_arg"] = special
-    return call
-
-
-_OWN: dict[str, Callable[..., Any]] = {
-    "center": _center, "count": _length, "first": _first, "indent": _indent, "join": _join, "last": _last,
-    "length": _length, "list": plain, "map": _map, "replace": _replace, "sort": _sort, "string": printed,
-    "tojson": _to_json, "unique": _unique,
-}
-_JINJAS = ("abs", "capitalize", "float", "int", "lower", "max", "min", "reverse", "round", "sum", "title", "trim",
-           "truncate", "upper", "wordcount")
-FILTERS_HERE: dict[str, Callable[..., Any]] = {
-    **{name: _wrapped(name) for name in _JINJAS},
-    **{name: counted(function) for name, function in _OWN.items()},
-    "default": FILTERS["default"],
-    "d": FILTERS["default"],
-}
-"""What a prompt may filter by. `default` must see what has no value, so it is Jinja's own."""
