@@ -102,7 +102,7 @@ def test_documents_alone_of_a_retrieve_task() -> None:
         return Asked(row(None, document), Prediction(output="", chunks=ranking[:1]), ranking)
 
     assert lost(asked("a.md", ("b1", "a1")), there, k=1) == ("ranking", "unlisted", 2, False)
-    assert lost(asked("a.md", ("b1",)), there, k=1)[:2] == ("retrieval", "unfound")
+    assert lost(asked("a.md", ("b1",)), there, k=1)[:2] == ("retrieval", "missed")
     assert lost(asked("c.md", ("b1",)), there, k=1)[:2] == ("parsing", "removed")
     assert lost(asked("a.md", ("b1",)), corpus(hidden=frozenset({"a1", "a2"})), k=1)[:2] == ("access", "hidden")
     found = asked("b.md; a.md", ("b1",))

@@ -128,6 +128,7 @@ _SAYS: Mapping[str, tuple[str, str]] = {
                 "the answer stands only in a heading of {detail}, and in no passage's text"),
     "hidden": ("quien pregunta no tiene la etiqueta que la muestra", "the asker holds no label that shows it"),
     "unfound": ("un fragmento tiene la respuesta y no se encontró", "a passage holds the answer and was not found"),
+    "missed": ("no se encontró ningún fragmento de {doc}", "no passage of {doc} was found"),
     "unused": ("se encontró en el puesto {detail}, y la respuesta se hizo de otros fragmentos",
                "found at rank {detail}, and the answer was made from other passages"),
     "unlisted": ("se encontró en el puesto {detail}, detrás de los documentos que se dan",
@@ -275,7 +276,7 @@ def _stage(one: Asked, home: Home, corpus: Corpus, rank: int | None, k: int) -> 
             return "answering", "unlookable", ""
         return ("parsing", *_unread(one.row, corpus))
     if rank is None:
-        return "retrieval", "unfound", ""
+        return "retrieval", "missed" if k else "unfound", ""
     if k:
         return "ranking", "unlisted", str(rank)
     if not set(one.used) & set(seen):
