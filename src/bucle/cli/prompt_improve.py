@@ -100,8 +100,11 @@ def _told(found: Mapping[str, Any]) -> None:
         click.echo(f"\nSaved as {saved['title']}"
                    + (f", and {saved['alias']} now stands for it" if saved["alias"] else "; no alias was moved") + ".")
         title = saved["title"]
-        click.echo(f"  -> bucle prompt show {title}; to use it: tasks.{found['task']}.prompt: {title} (and drop "
-                   f"`instruction`, `shots` and `examples` under choose.techniques.{found['technique']})")
+        if saved["in_force"]:
+            click.echo(f"  -> tasks.{found['task']}.prompt now means it: the next bucle run makes its candidates anew.")
+        else:
+            click.echo(f"  -> bucle prompt show {title}; to use it: tasks.{found['task']}.prompt: {title} (and drop "
+                       f"`instruction`, `shots` and `examples` under choose.techniques.{found['technique']})")
     if found.get("reused"):
         click.echo("This very search was done before; nothing was asked again (another --seed searches anew).")
 

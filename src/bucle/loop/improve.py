@@ -34,6 +34,8 @@ DEFAULT_TOKENS = 500_000
 ROUNDS_FORECAST = 2.5  # looks at every choosing row that a round of trials takes, with halving
 PROPOSAL_TOKENS = 4_000  # of one round's proposals, asked and answered
 NONE = "none"
+READERS = ("zero-shot", "few-shot", "chain-of-thought", "rag", "chain-of-thought-answer")
+"""Techniques that tell the model what the task's own prompt says."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def improve(
 
 def _rung(ws: Workspace, task: str, technique: str, model: str) -> Rung:
     every = [r for r in rungs_of(ws, task, choose=ws.config.choose.model_copy(update={"candidates": "auto"}))
-             if "chat" in r.technique.needs and "chat" in getattr(r.technique, "serving_needs", r.technique.needs)]
+             if r.technique.name in READERS]
     named, _, slashed = technique.partition("/")
     found = [r for r in every if r.technique.name == named and (not (model or slashed) or r.base == (model or slashed))]
     if not found:
@@ -206,12 +208,13 @@ def _search_step(ws: Workspace, runner: Runner, data: TaskData, asked: Asked, si
                                "Raise --budget-tokens or --budget-usd.") from None
             search.rounds(asked.rounds)
             earlier = _earlier(ws, test)
-            figures = {**search.figures(), **search.confirm(earlier), "earlier": earlier, "test": test}
+            figures: dict[str, Any] = {"task": data.name, "earlier": earlier, "test": test}
+            figures |= search.figures() | search.confirm(earlier)
         blobs = {"trials.json": json.dumps(figures["trials"], ensure_ascii=False).encode()}
         attrs = {name: value for name, value in figures.items() if name != "trials"}
         parents = [(role, node) for role, node in roles.items() if node]
-        node = ctx.ledger.put("prompt_search", {"task": data.name, "technique": t.name, "model": rung.base,
-                                                "seed": asked.seed, **attrs}, parents=parents, blobs=blobs)
+        node = ctx.ledger.put("prompt_search", {"technique": t.name, "model": rung.base, "seed": asked.seed,
+                                                **attrs}, parents=parents, blobs=blobs)
         return Outcome({"prompt_search": node.id}, figures, figures["why"])
 
     return runner.step(
@@ -249,5 +252,7 @@ def _saved(ws: Workspace, record: StepRecord, alias: str, by: str) -> dict[str, 
         stored = save(ws.ledger, spec, text, by=by, reason=f"{record.figures['metric']} {gap['value']:+.3f} "
                       f"[{gap['low']:+.3f}, {gap['high']:+.3f}] on {gap['n']} test rows ({record['prompt_search']})")
     moved = move(ws.ledger, stored, alias, by=by, reason=record["prompt_search"]) if alias else None
+    task = ws.config.tasks[str(record.figures["task"])]
     return {"saved": {"name": spec.name, "version": stored.version, "node": stored.node, "title": stored.title,
-                      "alias": moved["alias"] if moved else ""}}
+                      "alias": moved["alias"] if moved else "",
+                      "in_force": task.prompt in {spec.name, f"{spec.name}@{alias}" if alias else spec.name}}}

@@ -98,8 +98,7 @@ class Search:
             if self.kind == "classify" else ()
         self.language = str(params.get("language") or "es")
         self.language = self.language if self.language in ("es", "en") else "en"
-        given = params.get("prompt")
-        self.base = self._baked(PromptSpec.model_validate(given) if given else started(self.kind, data.name, params))
+        self.base = self._baked(self._in_force(params))
         self.instructions = [Instruction(self.base.system, "in force")]
         self.demos = [Demos(None, "in force")]
         self.trials: list[Trial] = []
@@ -368,6 +367,17 @@ class Search:
 
     def _spent(self) -> dict[str, Any]:
         return {"tokens": self.budget.tokens, "usd": self.budget.usd, "calls": self.budget.calls}
+
+    def _in_force(self, params: Mapping[str, Any]) -> PromptSpec:
+        """The task's own prompt, or what the technique says today as one."""
+        if given := params.get("prompt"):
+            return PromptSpec.model_validate(given)
+        told = dict(params)
+        if self.kind == "answer" and not told.get("instruction"):
+            from bucle.customise.retrieve.rag import INSTRUCTION
+
+            told["instruction"] = INSTRUCTION[self.language]
+        return started(self.kind, self.data.name, told)
 
     def _baked(self, spec: PromptSpec) -> PromptSpec:
         """The prompt in force with what the technique's settings say about it, so that trials begin from it."""
