@@ -79,6 +79,8 @@ class Kept:
         keys = {text: sha256_hex(f"{self._key()}\0{text}".encode("utf-8", "surrogatepass"))
                 for text in distinct} if cache else {}
         found = look_up(cache, keys.values(), self.dimensions) if cache else {}
+        if found and not self.dimensions:
+            self.dimensions = len(next(iter(found.values())))
         known = {text: found[keys[text]] for text in distinct if cache and keys[text] in found}
         missing = [text for text in distinct if text not in known]
         for part, vectors in compute(missing):

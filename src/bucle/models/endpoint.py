@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
-from bucle.core.errors import BadInput, BucleError, ConfigError, ModelUnavailable
+from bucle.core.errors import BadInput, BucleError, ConfigError, ModelUnavailable, UpstreamTimeout
 from bucle.core.records import Usage
 from bucle.models.catalogue import price, provider_of
 from bucle.models.limits import Reserved, limits_of
@@ -49,7 +49,7 @@ class RateLimited(ModelUnavailable):
         self.retry_after = retry_after
 
 
-class TimedOut(ModelUnavailable):
+class TimedOut(UpstreamTimeout):
     """The provider did not finish within `timeout_s`."""
 
 

@@ -6,14 +6,15 @@ from typing import Any
 
 import numpy as np
 
+from bucle.models.embedding.library import openvino_quiet
+
 __all__ = ["to_int8"]
 
 
 def to_int8(graph: Any) -> int:
     """Replace in `graph` (an openvino.Model) every constant matrix that is multiplied by symmetric int8 and scales;
     returns how many. Largest error of a weight: its row's largest magnitude / 254."""
-    from openvino import opset13 as op
-
+    op = openvino_quiet().opset13
     done = 0
     for node in graph.get_ordered_ops():
         if node.get_type_name() != "MatMul" or not node.get_attributes()["transpose_b"]:

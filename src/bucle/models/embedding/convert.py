@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import time
 import warnings
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,16 @@ import numpy as np
 
 from bucle.core.errors import ModelUnavailable
 from bucle.models.cpu import prepare_torch, quiet_libraries
+from bucle.models.embedding.engine import Engine
 from bucle.models.embedding.identity import cache_root, identity_of
+from bucle.models.embedding.library import openvino_quiet
 
 __all__ = ["NotConverted", "converted", "load_torch"]
 
-FORMAT = 1
-AGREES = 0.9999
-"""Least cosine between the converted model and the model, in float32: only rounding may differ."""
+FORMAT = 2
+AGREES = {"fp32": 0.9999, "int8": 0.95}
+"""Least cosine of the converted model's vectors to the model's, by its weights: with fp32 only rounding may differ,
+with int8 the probes may not be what the model was made for, but nonsense is found."""
 LONGEST = 1_000_000
 """A tokenizer that says more than this has no limit (transformers writes 10^30)."""
 ABANDONED_S = 86_400.0
@@ -40,17 +44,19 @@ class NotConverted(Exception):
     """This model cannot run on OpenVINO, and why."""
 
 
-def converted(folder: Path, precision: str) -> Path:
+def converted(folder: Path, precision: str, *, pairs: bool = False) -> Path:
     """The folder of the model in `folder` for OpenVINO: `model.xml`, `model.bin`, `tokenizer.json`, `meta.json`.
 
-    `precision` `int8`: the matrices of its linear layers have 8 bits, a scale for each row. Made at the first call;
-    several processes may make the same at once, and a kill leaves only a temporary folder. Raises NotConverted, and
-    ModelUnavailable where the model itself cannot be loaded.
+    A sentence-transformers encoder, or with `pairs` a cross-encoder. `precision` `int8`: the matrices of its linear
+    layers have 8 bits, a scale for each row. Made at the first call; several processes may make the same at once, and
+    a kill leaves only a temporary folder. Raises NotConverted, and ModelUnavailable where the model itself cannot be
+    loaded.
     """
     root = cache_root() / "openvino"
     weights = "int8" if precision == "int8" else "fp32"
     libraries = "-".join(version(name) for name in ("openvino", "transformers", "sentence-transformers"))
-    final = root / f"{identity_of(folder)[:32]}-{weights}-{libraries}-{FORMAT}"
+    kind = "pairs" if pairs else "texts"
+    final = root / f"{identity_of(folder)[:32]}-{kind}-{weights}-{libraries}-{FORMAT}"
     if (final / "meta.json").is_file():
         return final
     try:
@@ -60,7 +66,7 @@ def converted(folder: Path, precision: str) -> Path:
     except OSError as error:
         raise NotConverted(f"{root} cannot be written ({error.strerror}); set BUCLE_CACHE to a folder") from error
     try:
-        _convert(folder, weights, making)
+        _convert(folder, weights, making, pairs)
         _settle(making, final)
     except OSError as error:
         raise NotConverted(f"the converted model cannot be kept in {root} ({error.strerror})") from error
@@ -69,67 +75,68 @@ def converted(folder: Path, precision: str) -> Path:
     return final
 
 
-def load_torch(folder: Path, *, half: bool) -> Any:
-    """The SentenceTransformer in `folder` in torch, bfloat16 where `half`. Raises ModelUnavailable."""
+def load_torch(folder: Path, *, half: bool, pairs: bool = False) -> Any:
+    """The SentenceTransformer (with `pairs` the CrossEncoder) in `folder` in torch, bfloat16 where `half`. Raises
+    ModelUnavailable."""
+    import sentence_transformers
     import torch
-    from sentence_transformers import SentenceTransformer
 
+    kind = sentence_transformers.CrossEncoder if pairs else sentence_transformers.SentenceTransformer
     try:
         with quiet_libraries():
-            return SentenceTransformer(str(folder), device="cpu", local_files_only=True, trust_remote_code=False,
-                                       model_kwargs={"dtype": torch.bfloat16 if half else torch.float32})
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError, TypeError) as error:
+            return kind(str(folder), device="cpu", local_files_only=True, trust_remote_code=False,
+                        model_kwargs={"dtype": torch.bfloat16 if half else torch.float32}).eval()
+    except Exception as error:  # a folder that somebody else wrote: whatever the libraries stumble over
         said = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ModelUnavailable(f"{folder} cannot be loaded as an encoder: {said}",
-                               "give a sentence-transformers model with safetensors weights") from error
+        what, wanted = (("a reranker", "cross-encoder") if pairs else ("an encoder", "sentence-transformers model"))
+        raise ModelUnavailable(f"{folder} cannot be loaded as {what}: {said}",
+                               f"give a {wanted} with safetensors weights") from error
 
 
-def _convert(folder: Path, weights: str, out: Path) -> None:
+def _convert(folder: Path, weights: str, out: Path, pairs: bool) -> None:
     prepare_torch()
-    import openvino
     import torch
 
-    model = load_torch(folder, half=False)
-    meta = _tokenizer(model, out)
+    model = load_torch(folder, half=False, pairs=pairs)
+    prompt = "" if pairs else (model.prompts or {}).get(model.default_prompt_name or "", "")
+    probes: list[Any] = [(_PROBES[1], text) for text in _PROBES] if pairs else [prompt + text for text in _PROBES]
+    features = model.preprocess(probes[1:3])  # of two lengths, so that the mask is traced
+    names = ["input_ids", "attention_mask"] + ["token_type_ids"] * (pairs and "token_type_ids" in features)
+    meta = {"prompt": prompt, "inputs": names} | _tokenizer(model, probes, out)
 
     class Traced(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.model = model
 
-        def forward(self, input_ids: Any, attention_mask: Any) -> Any:
-            return self.model.forward({"input_ids": input_ids, "attention_mask": attention_mask})["sentence_embedding"]
+        def forward(self, *inputs: Any) -> Any:
+            made = self.model.forward(dict(zip(names, inputs, strict=True)))
+            return self.model.activation_fn(made["scores"]) if pairs else made["sentence_embedding"]
 
-    features = model.preprocess([meta["prompt"] + text for text in _PROBES[1:3]])
-    example = {name: features[name] for name in ("input_ids", "attention_mask")}  # of two lengths: masks are traced
     try:
         with warnings.catch_warnings(), torch.no_grad(), quiet_libraries():
             warnings.simplefilter("ignore")  # of tracing: what it fixes is found by the comparison below
-            graph = openvino.convert_model(Traced().eval(), example_input=example)
+            graph = openvino_quiet().convert_model(Traced().eval(), example_input=tuple(features[n] for n in names))
     except Exception as error:  # a library that refuses an operator raises what it likes
         raise NotConverted((str(error).splitlines() or [type(error).__name__])[0][:200]) from error
     if weights == "int8":
         from bucle.models.embedding.compress import to_int8
 
         to_int8(graph)
-    openvino.save_model(graph, out / "model.xml", compress_to_fp16=False)
+    openvino_quiet().save_model(graph, out / "model.xml", compress_to_fp16=False)
     del graph
     (out / "meta.json").write_text(json.dumps(meta))
 
-    from bucle.models.embedding.engine import Engine
-
-    expected = np.asarray(model.encode(list(_PROBES), batch_size=len(_PROBES), show_progress_bar=False))
     engine = Engine(out, "fp32", threads=1)
-    texts = list(_PROBES)
-    cosines = _cosine(engine.vectors(texts), expected), _cosine(engine.alone(texts), expected)
-    least = min(cosine.min() if cosine.size else 0.0 for cosine in cosines)
-    if not least >= (AGREES if weights == "fp32" else 0.95):
-        raise NotConverted(f"its vectors differ from the model's own (cosine {least:.4f})")
-    meta["dimensions"] = int(expected.shape[1])
-    (out / "meta.json").write_text(json.dumps(meta))
+    plain: list[Any] = probes if pairs else list(_PROBES)
+    with torch.no_grad():
+        wanted = (model.predict if pairs else model.encode)(plain, batch_size=len(plain), show_progress_bar=False)
+    for found in engine.vectors(plain), engine.alone(plain):
+        if off := _differs(found, np.asarray(wanted, dtype=np.float32), pairs, weights):
+            raise NotConverted(off)
 
 
-def _tokenizer(model: Any, out: Path) -> dict[str, Any]:
+def _tokenizer(model: Any, probes: Sequence[Any], out: Path) -> dict[str, Any]:
     """Write `tokenizer.json`, truncating as the model does and padding nothing; returns what else is needed."""
     from tokenizers import Tokenizer
 
@@ -143,18 +150,28 @@ def _tokenizer(model: Any, out: Path) -> dict[str, Any]:
     tokenizer.no_truncation()
     if longest and longest < LONGEST:
         tokenizer.enable_truncation(int(longest), direction=own.truncation_side)
-    prompt = (model.prompts or {}).get(model.default_prompt_name or "", "")
-    for text in _PROBES:
-        mine = tokenizer.encode(prompt + text).ids
-        if mine != model.preprocess([prompt + text])["input_ids"][0].tolist():
+    for probe in probes:
+        mine = tokenizer.encode(*probe) if isinstance(probe, tuple) else tokenizer.encode(probe)
+        if mine.ids != model.preprocess([probe])["input_ids"][0].tolist():
             raise NotConverted("its tokenizer.json cuts texts otherwise than the model does")
     tokenizer.save(str(out / "tokenizer.json"))
-    return {"prompt": prompt, "pad": int(own.pad_token_id or 0), "left": own.padding_side == "left"}
+    return {"pad": int(own.pad_token_id or 0), "left": own.padding_side == "left"}
+
+
+def _differs(found: np.ndarray, wanted: np.ndarray, pairs: bool, weights: str) -> str:
+    """Why the converted model is not the model; empty where it is."""
+    if pairs:
+        found = found.reshape(wanted.shape) if found.size == wanted.size else found
+        if found.shape == wanted.shape and np.allclose(found, wanted, rtol=1e-3, atol=1e-3):
+            return ""
+        return "its scores differ from the model's own"
+    least = 0.0
+    if found.shape == wanted.shape and np.isfinite(found).all():
+        least = float(_cosine(found, wanted).min())
+    return "" if least >= AGREES[weights] else f"its vectors differ from the model's own (cosine {least:.4f})"
 
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    if a.shape != b.shape or not (np.isfinite(a).all() and np.isfinite(b).all()):
-        return np.zeros(1)
     return np.asarray((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1))
 
 

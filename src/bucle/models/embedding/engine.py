@@ -11,6 +11,7 @@ import numpy as np
 
 from bucle.core.errors import ModelUnavailable
 from bucle.models.cpu import bf16_is_fast, default_threads
+from bucle.models.embedding.library import openvino_quiet
 from bucle.models.folder import read_json
 
 __all__ = ["Engine"]
@@ -19,19 +20,22 @@ BATCH_TOKENS = 1024
 """Tokens in one batch: fastest of 256, 1,024, 2,048 and 4,096 for paragraphs and for questions (benchmarks/embed.py);
 more falls out of the processor's cache."""
 LARGEST_BATCH = 64
+Asked = str | tuple[str, str]
+"""A text for an encoder, two for a cross-encoder."""
 
 
 class Engine:
     """The model in a folder that `converted` made. Threads may share it; one core a stream, `threads` streams."""
 
     def __init__(self, folder: Path, precision: str, threads: int | None = None) -> None:
-        import openvino
-        from openvino import properties
-        from openvino.properties import hint
         from tokenizers import Tokenizer
+
+        openvino = openvino_quiet()
+        properties, hint = openvino.properties, openvino.properties.hint
 
         meta = read_json(folder / "meta.json")
         self._prompt, self._pad, self._left = str(meta["prompt"]), int(meta["pad"]), bool(meta["left"])
+        self._types = "token_type_ids" in meta["inputs"]
         self._streams = threads or default_threads()
         half = precision == "bf16" or (precision == "int8" and bf16_is_fast())
         settings: dict[Any, Any] = {
@@ -48,8 +52,9 @@ class Engine:
                                    f"delete {folder}: it is made again") from error
         self._mine = threading.local()
 
-    def vectors(self, texts: Sequence[str]) -> np.ndarray:
-        """`[len(texts), dimensions]` float32, not yet of length 1. Texts of like length are computed together."""
+    def vectors(self, texts: Sequence[Asked]) -> np.ndarray:
+        """`[len(texts), dimensions]` float32, not yet of length 1 (a cross-encoder's scores: `[len(texts), labels]`).
+        Texts of like length are computed together."""
         tokens = self._tokens(texts)
         order = sorted(range(len(tokens)), key=lambda i: len(tokens[i]), reverse=True)
         batches: list[list[int]] = []
@@ -60,16 +65,16 @@ class Engine:
                 batches.append([i])
         return self._run(tokens, batches)
 
-    def alone(self, texts: Sequence[str]) -> np.ndarray:
+    def alone(self, texts: Sequence[Asked]) -> np.ndarray:
         """As `vectors`, each text a batch of its own, without padding: its company changes nothing."""
         tokens = self._tokens(texts)
         return self._run(tokens, [[i] for i in range(len(tokens))])
 
-    def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
-        clean = [self._prompt + text.encode("utf-8", "replace").decode() for text in texts]  # half a surrogate pair
-        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(clean)]
+    def _tokens(self, texts: Sequence[Asked]) -> list[Any]:
+        clean = [tuple(map(_clean, text)) if isinstance(text, tuple) else self._prompt + _clean(text) for text in texts]
+        return list(self._tokenizer.encode_batch_fast(clean))
 
-    def _run(self, tokens: Sequence[Sequence[int]], batches: Sequence[Sequence[int]]) -> np.ndarray:
+    def _run(self, tokens: Sequence[Any], batches: Sequence[Sequence[int]]) -> np.ndarray:
         found: list[np.ndarray | None] = [None] * len(tokens)
 
         def keep(request: Any, batch: Sequence[int]) -> None:
@@ -84,23 +89,27 @@ class Engine:
         queue.wait_all()
         return np.stack([row for row in found if row is not None])
 
-    def _inputs(self, rows: Sequence[Sequence[int]]) -> dict[str, np.ndarray]:
+    def _inputs(self, rows: Sequence[Any]) -> list[np.ndarray]:
         width = max(1, *map(len, rows))
         ids = np.full((len(rows), width), self._pad, dtype=np.int64)
-        mask = np.zeros((len(rows), width), dtype=np.int64)
+        mask, types = np.zeros_like(ids), np.zeros_like(ids)
         for place, row in enumerate(rows):
             where = slice(width - len(row), width) if self._left else slice(0, len(row))
-            ids[place, where] = row
-            mask[place, where] = 1
-        return {"input_ids": ids, "attention_mask": mask}
+            ids[place, where], mask[place, where] = row.ids, 1
+            if self._types:
+                types[place, where] = row.type_ids
+        return [ids, mask, types] if self._types else [ids, mask]
 
     def _queue(self) -> Any:
         """This thread's infer requests."""
-        import openvino
-
         if not hasattr(self._mine, "queue"):
-            self._mine.queue = openvino.AsyncInferQueue(self._model, self._streams)
+            self._mine.queue = openvino_quiet().AsyncInferQueue(self._model, self._streams)
         return self._mine.queue
+
+
+def _clean(text: str) -> str:
+    """Without half surrogate pairs, which tokenizers refuse."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _fits(width: int) -> int:

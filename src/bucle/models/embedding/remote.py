@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from bucle.core.errors import BucleError, ConfigError
+from bucle.core.errors import BucleError, ConfigError, ModelUnavailable
 from bucle.core.ids import canonical_json, sha256_hex
 from bucle.models.encoder import Kept
 from bucle.models.folder import read_json
@@ -20,7 +20,7 @@ __all__ = ["RemoteEncoder"]
 
 PARALLEL = 8
 """Batches on their way at once."""
-BATCH = 128
+BATCH = 64
 BATCH_CHARACTERS = 400_000
 """OpenAI allows 2,048 texts and 300,000 tokens a request: about three characters a token leave room for both."""
 
@@ -88,8 +88,13 @@ class RemoteEncoder(Kept):
                     for other in futures:
                         other.cancel()
                     continue
-                done += len(vectors)
                 self.dimensions = self.dimensions or vectors.shape[1]
+                if vectors.shape[1] != self.dimensions:
+                    failed = ModelUnavailable(
+                        f"{self.name} answered {vectors.shape[1]} dimensions instead of {self.dimensions}",
+                        "the model behind this name is another one: correct the encoder in bucle.yaml")
+                    continue
+                done += len(vectors)
                 yield futures[future], vectors
         if failed is not None:
             total = sum(map(len, batches))
