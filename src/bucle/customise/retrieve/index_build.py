@@ -222,13 +222,14 @@ class _Vectors:
             if self.contents[chunk.id] not in self.passages:
                 new.setdefault(self.contents[chunk.id], chunk)
         self.embedded = len(new)
-        vectors = encoder.embed_array([layout.searchable(c.heading, c.text) for c in new.values()])
-        self.passages.update(zip(new, vectors, strict=True))
+        whole = {content: layout.searchable(c.heading, c.text) for content, c in new.items()}
         cut = {content: sentences(c.text) for content, c in new.items()}
-        row = {span: i for i, span in enumerate(dict.fromkeys(s for own in cut.values() for s in own))}
-        meanings = encoder.embed_array(list(row)).astype(np.float16)
+        texts = dict.fromkeys([*whole.values(), *(span for own in cut.values() for span in own)])
+        row = {text: i for i, text in enumerate(texts)}
+        vectors = encoder.embed_array(list(texts))
         for content, own in cut.items():
-            self.sentences[content] = meanings[[row[s] for s in own]].tobytes()
+            self.passages[content] = vectors[row[whole[content]]]
+            self.sentences[content] = vectors[[row[span] for span in own]].astype(np.float16).tobytes()
         self.dimensions = (
             len(next(iter(self.passages.values()))) if self.passages else int(old.meta["dimensions"]) if (old) else 0
         )
