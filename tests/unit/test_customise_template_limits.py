@@ -102,6 +102,18 @@ def test_what_a_prompt_needs_can_be_written(source: str, said: str) -> None:
     assert rendered(compiled(source, KNOWN), VALUES) == said
 
 
+@pytest.mark.parametrize("source", [
+    "{{ n | reverse }}", "{{ n | round(2, 'x') }}", "{{ 'abc' | truncate(2.5) }}", "{{ {[]: 1} }}", "{{ none['a'] }}",
+    "{{ [] | unique(3) }}", "{{ 'a'.split(1, 2, 3) }}", "{{ 'a' | nada }}", "{{ n is nada }}", "{{ [1, 'a'] | sort }}",
+    "{{ 'a' in n }}", "{{ xs[[]] }}", "{{ (-8) ** 0.5 }}", "{{ 2.0 ** 5000 }}",
+])
+def test_whatever_goes_wrong_inside_is_a_fault_with_its_line(source: str) -> None:
+    with pytest.raises(Fault) as fault:
+        rendered(compiled(f"a\n{source}", KNOWN), VALUES)
+    assert fault.value.line == 2
+    assert fault.value.hint
+
+
 def test_an_error_while_rendering_names_its_line() -> None:
     with pytest.raises(Fault) as fault:
         rendered(compiled("a\n{% for x in xs %}\n{{ x }}\n{{ n / 0 }}\n{% endfor %}", KNOWN), VALUES)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any, cast
 
-from jinja2 import StrictUndefined, Template, nodes
+from jinja2 import StrictUndefined, Template, nodes, pass_environment
 from jinja2.exceptions import SecurityError, TemplateSyntaxError, UndefinedError
 from jinja2.runtime import LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -56,17 +56,8 @@ def rendered(template: Template, values: Mapping[str, Any]) -> str:
             if size > MAX_TEXT:
                 raise Fault(f"its text is longer than {MAX_TEXT:,} characters.", "Put less into it.")
             pieces.append(piece)
-    except Fault as fault:
-        fault.line = fault.line or _line(fault)
-        raise
-    except UndefinedError as error:
-        raise Fault(f"{error.message or 'something in it has no value'}.", "Correct the name, or give it a value first "
-                    "with `{% set … %}`.", _line(error)) from None
-    except SecurityError as error:
-        raise Fault(f"{error.message}", "A template prints values; it cannot reach into them.", _line(error)) from None
-    except (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError, ValueError) as error:
-        raise Fault(f"it cannot be rendered: {str(error)[:160] or type(error).__name__}.", "Check the types of its "
-                    "values.", _line(error)) from None
+    except Exception as error:  # a template of unknown origin may raise anything
+        raise _fault(error) from None
     finally:
         budget_now.reset(token)
     return "".join(pieces)
@@ -79,8 +70,8 @@ def compiled(source: str, known: frozenset[str]) -> Template:
     try:
         tree = _tree(source, known)
         return _environment().from_string(_Counting().visit(tree))
-    except (RecursionError, MemoryError, SyntaxError):  # of the parser, or of Python over what it made
-        raise Fault("it is nested too deep.", "Write it flatter.") from None
+    except Exception as error:  # of the parser, or of Python over what it made
+        raise _fault(error) from None
 
 
 @lru_cache(maxsize=512)
@@ -90,8 +81,25 @@ def uses(source: str) -> frozenset[str]:
 
     try:
         return frozenset(meta.find_undeclared_variables(_parsed(source)))
-    except (RecursionError, MemoryError, SyntaxError):
-        raise Fault("it is nested too deep.", "Write it flatter.") from None
+    except Exception as error:
+        raise _fault(error) from None
+
+
+def _fault(error: Exception) -> Fault:
+    """What is wrong, as a Fault with its line where that is known."""
+    line = _line(error)
+    if isinstance(error, Fault):
+        error.line = error.line or line
+        return error
+    if isinstance(error, RecursionError | MemoryError | SyntaxError):
+        return Fault("it is nested too deep.", "Write it flatter.", line)
+    if isinstance(error, UndefinedError):
+        said = (error.message or "something in it has no value").rstrip(".")
+        return Fault(f"{said}.", "Correct the name, or give it a value first with `{% set … %}`.", line)
+    if isinstance(error, SecurityError):
+        return Fault(f"{error.message}.", "A template prints values; it cannot reach into them.", line)
+    said = str(error)[:160].rstrip(".") or type(error).__name__
+    return Fault(f"it cannot be rendered: {said}.", "Check the types of its values.", line)
 
 
 def _parsed(source: str) -> nodes.Template:
@@ -220,9 +228,14 @@ class _Environment(ImmutableSandboxedEnvironment):
         return calculate(operator, left, right)
 
 
+@pass_environment  # so that Jinja folds no constants while it compiles, outside the limits of a rendering
+def _finalized(environment: Any, value: Any) -> str:
+    return printed(value)
+
+
 @lru_cache(maxsize=1)
 def _environment() -> _Environment:
-    made = _Environment(undefined=StrictUndefined, autoescape=False, optimized=False, finalize=printed,
+    made = _Environment(undefined=StrictUndefined, autoescape=False, optimized=False, finalize=_finalized,
                         trim_blocks=True, lstrip_blocks=True, cache_size=0)
     made.globals = {"range": bounded_range}
     made.filters = {name: FILTERS_HERE[name] for name in FILTERS_HERE} | {
