@@ -80,7 +80,9 @@ def uses(source: str) -> frozenset[str]:
     from jinja2 import meta
 
     try:
-        return frozenset(meta.find_undeclared_variables(_parsed(source)))
+        tree = _parsed(source)
+        _check(tree)
+        return frozenset(meta.find_undeclared_variables(tree))
     except Exception as error:
         raise _fault(error) from None
 
