@@ -138,6 +138,15 @@ def test_torch_serves_where_the_cache_cannot_be_written(tmp_path: Path, tiny: Pa
     assert "runs in torch" in caplog.text
 
 
+def test_a_spoilt_conversion_is_made_again(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BUCLE_CACHE", str(tmp_path))
+    first = Encoder(tiny, precision="fp32").embed_array(["hello"])
+    for name in ("model.bin", "model.xml", "meta.json", "tokenizer.json"):
+        path = converted(tiny, "fp32") / name
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        assert (Encoder(tiny, precision="fp32").embed_array(["hello"]) == first).all(), name
+
+
 def test_identity_is_of_weights_pooling_length_and_tokenizer(tiny: Path, tmp_path: Path) -> None:
     import shutil
 
@@ -156,7 +165,10 @@ def test_identity_is_of_weights_pooling_length_and_tokenizer(tiny: Path, tmp_pat
     assert identity_of(copy) == first
 
 
-def test_precision_that_does_not_exist() -> None:
+def test_precision_is_remembered_and_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="int4"):
         Encoder(precision="int4")
+    assert shared_encoder(encoder_folder("minilm", "int8")).precision == "int8"
+    assert shared_encoder(encoder_folder(), "fp32").precision == "fp32"
+    monkeypatch.setattr("bucle.models.encoder._wanted", {})
     assert shared_encoder(encoder_folder()) is shared_encoder(encoder_folder(), "auto")

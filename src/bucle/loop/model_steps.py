@@ -163,7 +163,7 @@ def model_folder(ws: Workspace, node_id: str) -> Path:
     if node.attrs.get("kind") == "encoder":
         from bucle.models.encoder import encoder_folder
 
-        return encoder_folder(str(node.attrs["path"]))
+        return encoder_folder(str(node.attrs["path"]), str(node.attrs.get("precision", "auto")))
     if node.attrs.get("kind") == "local":
         from bucle.models.folder import checked_folder
 

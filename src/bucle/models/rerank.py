@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import math
 import threading
@@ -74,19 +73,14 @@ class CrossEncoderReranker:
         return [known[text] for text in texts]
 
     def _load(self) -> Callable[[Sequence[tuple[str, str]]], np.ndarray]:
-        from bucle.models.embedding.convert import NotConverted, converted, load_torch
+        from bucle.models.embedding.convert import NotConverted, load_torch, open_engine
 
         with self._loading:
             if self._scores is not None:
                 return self._scores
             half = bf16_is_fast()
             try:
-                if importlib.util.find_spec("openvino") is None:
-                    raise NotConverted("openvino is not installed (pip install openvino)")
-                from bucle.models.embedding.engine import Engine
-
-                engine = Engine(converted(self.folder, "fp32", pairs=True), "bf16" if half else "fp32", self._threads)
-                self._scores = engine.alone
+                self._scores = open_engine(self.folder, "bf16" if half else "fp32", self._threads, pairs=True).alone
             except NotConverted as error:
                 log.warning("%s runs in torch, more slowly: %s", self.name, error)
                 prepare_torch(self._threads)

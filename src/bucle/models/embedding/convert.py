@@ -6,6 +6,7 @@ re-implemented here; what comes out is compared with the model itself before it 
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -21,11 +22,11 @@ import numpy as np
 
 from bucle.core.errors import ModelUnavailable
 from bucle.models.cpu import prepare_torch, quiet_libraries
-from bucle.models.embedding.engine import Engine
+from bucle.models.embedding.engine import Engine, Spoilt
 from bucle.models.embedding.identity import cache_root, identity_of
 from bucle.models.embedding.library import openvino_quiet
 
-__all__ = ["NotConverted", "converted", "load_torch"]
+__all__ = ["NotConverted", "converted", "load_torch", "open_engine"]
 
 FORMAT = 2
 AGREES = {"fp32": 0.9999, "int8": 0.95}
@@ -73,6 +74,18 @@ def converted(folder: Path, precision: str, *, pairs: bool = False) -> Path:
     finally:
         shutil.rmtree(making, ignore_errors=True)
     return final
+
+
+def open_engine(folder: Path, precision: str, threads: int | None, *, pairs: bool = False) -> Engine:
+    """The model in `folder`, converted and compiled; a conversion that the disk has spoilt is made again. Raises
+    NotConverted and ModelUnavailable."""
+    if importlib.util.find_spec("openvino") is None:
+        raise NotConverted("openvino is not installed (pip install openvino)")
+    try:
+        return Engine(converted(folder, precision, pairs=pairs), precision, threads)
+    except Spoilt as error:
+        shutil.rmtree(error.folder, ignore_errors=True)
+        return Engine(converted(folder, precision, pairs=pairs), precision, threads)
 
 
 def load_torch(folder: Path, *, half: bool, pairs: bool = False) -> Any:

@@ -14,7 +14,7 @@ from bucle.models.cpu import bf16_is_fast, default_threads
 from bucle.models.embedding.library import openvino_quiet
 from bucle.models.folder import read_json
 
-__all__ = ["Engine"]
+__all__ = ["Engine", "Spoilt"]
 
 BATCH_TOKENS = 1024
 """Tokens in one batch: fastest of 256, 1,024, 2,048 and 4,096 for paragraphs and for questions (benchmarks/embed.py);
@@ -22,6 +22,15 @@ more falls out of the processor's cache."""
 LARGEST_BATCH = 64
 Asked = str | tuple[str, str]
 """A text for an encoder, two for a cross-encoder."""
+
+
+class Spoilt(ModelUnavailable):
+    """What was converted cannot be read any more."""
+
+    def __init__(self, folder: Path, said: str) -> None:
+        super().__init__(f"the converted model in {folder} cannot be opened: {said}",
+                         f"delete {folder}: it is made again")
+        self.folder = folder
 
 
 class Engine:
@@ -33,9 +42,12 @@ class Engine:
         openvino = openvino_quiet()
         properties, hint = openvino.properties, openvino.properties.hint
 
-        meta = read_json(folder / "meta.json")
-        self._prompt, self._pad, self._left = str(meta["prompt"]), int(meta["pad"]), bool(meta["left"])
-        self._types = "token_type_ids" in meta["inputs"]
+        try:
+            meta = read_json(folder / "meta.json")
+            self._prompt, self._pad, self._left = str(meta["prompt"]), int(meta["pad"]), bool(meta["left"])
+            self._types = "token_type_ids" in meta["inputs"]
+        except (ModelUnavailable, KeyError, TypeError, ValueError, OSError) as error:
+            raise Spoilt(folder, "meta.json is not what was written") from error
         self._streams = threads or default_threads()
         half = precision == "bf16" or (precision == "int8" and bf16_is_fast())
         settings: dict[Any, Any] = {
@@ -48,8 +60,7 @@ class Engine:
             self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
             self._model = openvino.Core().compile_model(str(folder / "model.xml"), "CPU", settings)
         except Exception as error:  # both libraries raise bare exceptions for a file that is cut
-            raise ModelUnavailable(f"the converted model in {folder} cannot be opened: {str(error).splitlines()[0]}",
-                                   f"delete {folder}: it is made again") from error
+            raise Spoilt(folder, (str(error).splitlines() or [""])[0]) from error
         self._mine = threading.local()
 
     def vectors(self, texts: Sequence[Asked]) -> np.ndarray:
