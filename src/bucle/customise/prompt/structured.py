@@ -25,7 +25,7 @@ _REPAIR = {
     "es": "Ese objeto no vale: {}. Responde solo con el objeto JSON corregido.",
     "en": "That object will not do: {}. Answer with the corrected JSON object only.",
 }
-_HINT = "One repair was tried. Say the form in the instruction, loosen the schema, or take a stronger model; bucle prompt try shows the text."
+_HINT = "One repair was tried. Say the form in the instruction, loosen the schema, or take a stronger model."
 
 
 @dataclass(frozen=True)
