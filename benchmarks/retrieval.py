@@ -178,9 +178,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", action="append", default=[], metavar="LANGUAGE=FILE", help="SQuAD's format")
     parser.add_argument("--encoder", default="minilm", help="a sentence-transformers folder")
-    parser.add_argument("--folds", type=int, default=3)
+    parser.add_argument("--folds", type=int, default=2)
     parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--quick", action="store_true", help="the first language only, two folds")
+    parser.add_argument("--quick", action="store_true", help="the first language only")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     given = parser.parse_args()
     files = dict(pair.split("=", 1) for pair in given.data) if given.data else {
@@ -193,7 +193,7 @@ def main() -> None:
         return
     from bucle.models.encoder import encoder_folder
 
-    folds = 2 if given.quick else max(2, given.folds)
+    folds = max(2, given.folds)
     began = time.perf_counter()
     found = {language: measure(path, language, folds=folds, seed=given.seed, encoder=encoder_folder(given.encoder))
              for language, path in list(there.items())[: 1 if given.quick else None]}

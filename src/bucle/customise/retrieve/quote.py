@@ -35,7 +35,7 @@ SECOND = (0.0, 0.95, 0.85)
 """How near to the best sentence's support a second one must come to be quoted too; 0: one sentence only."""
 RANKS = (0.2, 0.5)
 """Shares of its passage's score in a sentence's support."""
-CALIBRATED_ON = 500  # rows
+CALIBRATED_ON = 300  # rows
 CALIBRATED_ON_DEAR = 100  # where each costs a model's call or a reranker's
 
 
