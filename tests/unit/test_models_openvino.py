@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,8 @@ def test_embed_alone_does_not_depend_on_company() -> None:
     together, backwards = encoder.embed_alone(TEXTS), encoder.embed_alone(TEXTS[::-1])[::-1]
     assert (together == backwards).all()
     assert all((encoder.embed_alone([text])[0] == vector).all() for text, vector in zip(TEXTS, together, strict=True))
+    with ThreadPoolExecutor(4) as pool:
+        assert all((made == together).all() for made in pool.map(encoder.embed_alone, [TEXTS] * 8))
 
 
 def test_cache_of_vectors_tells_precisions_and_models_apart(tmp_path: Path, tiny: Path) -> None:
@@ -102,6 +105,7 @@ def test_a_converted_model_needs_neither_torch_nor_telemetry(cache: Path) -> Non
     assert done.stdout.strip() == "(2, 384) [] None"
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_and_a_kill_leave_one_good_model(tmp_path: Path, tiny: Path) -> None:
     code = ("import sys; from pathlib import Path; from bucle.models.encoder import Encoder; "
             "print(Encoder(sys.argv[1], precision='fp32', threads=1).embed(['hello'])[0][:3])")
@@ -141,7 +145,7 @@ def test_torch_serves_where_the_cache_cannot_be_written(tmp_path: Path, tiny: Pa
 def test_a_spoilt_conversion_is_made_again(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BUCLE_CACHE", str(tmp_path))
     first = Encoder(tiny, precision="fp32").embed_array(["hello"])
-    for name in ("model.bin", "model.xml", "meta.json", "tokenizer.json"):
+    for name in ("model.bin", "meta.json"):
         path = converted(tiny, "fp32") / name
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
         assert (Encoder(tiny, precision="fp32").embed_array(["hello"]) == first).all(), name
