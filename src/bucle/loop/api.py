@@ -141,8 +141,8 @@ class Project:
 
     def search(self, question: str, *, k: int = 10, access: Sequence[str] = (), where: Mapping[str, str] | None = None,
                version: str = "") -> list[Hit]:
-        """The passages of the index in force (or of a past `version`) that best fit a question, best first, for somebody
-        who holds the labels `access`; see `bucle.loop.indexing.search`."""
+        """The passages of the index in force (or of a past `version`) that best fit a question, best first, for a
+        holder of the labels `access`; see `bucle.loop.indexing.search`."""
         return indexing.search(self.workspace, question, k=k, access=frozenset(access), where=where, version=version)
 
     def evaluate(
