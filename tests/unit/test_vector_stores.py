@@ -212,6 +212,7 @@ def test_labels_are_kept_whatever_the_store_does(project: Path, base: Path, fact
     index = opened(project, folder)
     assert "rescate.md" not in paths(index, "plan de rescate de la fibra averiada", k=1)
     assert len(paths(index, "plan de rescate", k=4)) == 4, "what is hidden costs no hit"
+    assert paths(index, "plan de rescate de la fibra averiada", k=1, depth=1) == ["averias.md"], "more are asked for"
     assert paths(index, "plan de rescate de la fibra averiada", k=1, access=frozenset(SECRET)) == ["rescate.md"]
     assert index.get(["chunk:rescate.md"]) == {}
     assert index.sentences("chunk:rescate.md") == []
@@ -222,6 +223,9 @@ def test_labels_are_kept_whatever_the_store_does(project: Path, base: Path, fact
     store = index.store
     store.add_texts(["El plan de rescate, para todos"], ids=["00000000-0000-0000-0000-000000000001"],
                     metadatas=[{"bucle_passage": "chunk:rescate.md", "bucle_entry": "forged", "path": "x"}])
+    store.add_texts(["días de antelación"], ids=["00000000-0000-0000-0000-000000000003"],
+                    metadatas=[{"bucle_passage": "chunk:facturas.md", "bucle_entry": "of another version"}])
+    assert paths(index, "días de antelación", k=1, depth=1) == ["bajas.md"]
     store.add_texts(["plan de rescate"], ids=["00000000-0000-0000-0000-000000000002"], metadatas=[{"path": "foreign"}])
     for access in (frozenset(), frozenset(SECRET)):
         found = index.search("plan de rescate", k=10, weight=1.0, access=access)
