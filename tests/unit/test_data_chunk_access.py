@@ -186,10 +186,13 @@ def test_no_technique_quotes_shows_or_cites_what_is_hidden(folder: Path, tmp_pat
 
 @pytest.mark.torch
 def test_where_everything_is_hidden_nothing_is_answered(folder: Path) -> None:
+    from bucle.customise.retrieve.fusion import EVEN
+    from bucle.customise.retrieve.passages import Finder
     from bucle.customise.retrieve.quote import QuotePredictor
 
     index = opened(folder, labels={f"o{i}.md": ("x",) for i in range(8)})
-    quote = QuotePredictor(index, {"weight": 0.5, "threshold": 0.0, "passages": 6})
+    quote = QuotePredictor(Finder(index, {"weights": EVEN}),
+                           {"weight": 0.5, "rank": 0.2, "second": 0.0, "threshold": 0.0, "passages": 6})
     found = quote.predict([OPEN[0], SECRET[0]])
     assert [(p.output, p.chunks, p.citations, p.abstained) for p in found] == [("", (), (), True)] * 2
     assert index.sentences("chunk:s0") == []

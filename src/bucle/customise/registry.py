@@ -40,6 +40,7 @@ def techniques() -> dict[str, Technique]:
         retrieve.Rag(),
         prompt.ChainOfThought(),
         retrieve.RagThought(),
+        retrieve.RewrittenSearch(),
         classic.FrozenEncoder(),
         classic.Hybrid(),
         finetune.Lora(),
