@@ -73,6 +73,7 @@ def test_scores_come_back_in_the_order_of_the_passages() -> None:
         assert {name: asked[0][1][name] for name in ("model", "query", "documents")} == {
             "model": "m", "query": "¿qué?", "documents": ["abc", "a", "ab"]}
         assert reranker.score("q", []) == []
+        assert reranker.score("\ud800?", ["", "\ud800", "x" * 100_000]) == [1, 1, 20_000]
         texts = ["x" * n for n in range(1, 8)]
         assert remote(url, batch=2).score("q", texts) == [1, 2, 3, 4, 5, 6, 7]
         with pytest.raises(BadInput, match="question"):
@@ -127,6 +128,7 @@ def test_a_folder_with_remote_json_is_an_encoder(tmp_path: Path) -> None:
         assert (made[0] == made[2]).all()
         assert made[0] @ far.embed_alone(["aaaa"])[0] == pytest.approx(1)
         assert len(far.identity) == 64
+        assert far.embed_array(["", "\ud800"]).shape == (2, 3)
         wrong = RemoteEncoder(encoder(tmp_path / "f", url, dimensions=5), max_retries=0)
         with pytest.raises(ModelUnavailable, match="3 dimensions instead of 5"):
             wrong.embed(["a"])

@@ -118,7 +118,7 @@ class RemoteReranker:
 
     def _one(self, question: str, texts: Sequence[str]) -> list[float]:
         reply = self._client.post("/rerank", {
-            "model": self._client.model, "query": question, "documents": [text[:LONGEST] for text in texts],
+            "model": self._client.model, "query": _sendable(question), "documents": list(map(_sendable, texts)),
             "top_n": len(texts), "return_documents": False})
         found = _scores(reply)
         if found is None or set(found) != set(range(len(texts))):
@@ -126,6 +126,11 @@ class RemoteReranker:
             raise ModelUnavailable(f"{self.name} answered {told}.",
                                    f"check that {self._client.base_url}/rerank is a Jina- or Cohere-like reranker")
         return [found[place] for place in range(len(texts))]
+
+
+def _sendable(text: str) -> str:
+    """As much as a reranker reads, without half surrogate pairs, and not empty, which services refuse."""
+    return text[:LONGEST].encode("utf-8", "replace").decode() or " "
 
 
 def _scores(reply: Mapping[str, Any]) -> dict[int, float] | None:

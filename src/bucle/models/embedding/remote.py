@@ -77,33 +77,40 @@ class RemoteEncoder(Kept):
         failed: BucleError | None = None
         done = 0
         with ThreadPoolExecutor(max(1, min(PARALLEL, len(batches)))) as pool:
-            futures = {pool.submit(self._one, batch): batch for batch in batches}
-            for future in as_completed(futures):
-                if future.cancelled():
-                    continue
-                try:
-                    vectors = future.result()
-                except BucleError as error:
-                    failed = failed or error
-                    for other in futures:
-                        other.cancel()
-                    continue
-                self.dimensions = self.dimensions or vectors.shape[1]
-                if vectors.shape[1] != self.dimensions:
-                    failed = ModelUnavailable(
-                        f"{self.name} answered {vectors.shape[1]} dimensions instead of {self.dimensions}",
-                        "the model behind this name is another one: correct the encoder in bucle.yaml")
-                    continue
-                done += len(vectors)
-                yield futures[future], vectors
+            try:
+                futures = {pool.submit(self._one, batch): batch for batch in batches}
+                for future in as_completed(futures):
+                    if future.cancelled():
+                        continue
+                    try:
+                        vectors = self._checked(future.result())
+                    except BucleError as error:
+                        failed = failed or error
+                        for other in futures:
+                            other.cancel()
+                        continue
+                    done += len(vectors)
+                    yield futures[future], vectors
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)  # when the caller stops, nothing more is sent
         if failed is not None:
             total = sum(map(len, batches))
             kept = "and kept: the next call asks for the others only" if self._cache else "and lost with this call"
             failed.hint = f"{failed.hint} ({done} of {total} texts were embedded, {kept})".strip()
             raise failed
 
+    def _checked(self, vectors: np.ndarray) -> np.ndarray:
+        self.dimensions = self.dimensions or vectors.shape[1]
+        if vectors.shape[1] != self.dimensions:
+            raise ModelUnavailable(
+                f"{self.name} answered {vectors.shape[1]} dimensions instead of {self.dimensions}",
+                "the model behind this name is another one: correct the encoder in bucle.yaml")
+        return vectors
+
     def _one(self, batch: Sequence[str]) -> np.ndarray:
-        return np.asarray(self._client.embed(batch), dtype=np.float32)
+        # APIs refuse an empty text, and half a surrogate pair cannot be sent.
+        sent = [text.encode("utf-8", "replace").decode() or " " for text in batch]
+        return np.asarray(self._client.embed(sent), dtype=np.float32)
 
 
 def _batches(texts: Sequence[str], most: int) -> Iterator[list[str]]:
