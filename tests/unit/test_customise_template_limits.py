@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bucle.customise.prompt.sandbox import Fault, compiled, rendered
+from bucle.customise.prompt.sandbox import Fault, compiled, rendered, uses
 
 LONG = "é" * 1_500_000
 VALUES: dict[str, Any] = {"input": LONG, "n": 3, "xs": ("a", "b"), "nada": None,
@@ -118,3 +118,10 @@ def test_an_error_while_rendering_names_its_line() -> None:
     with pytest.raises(Fault) as fault:
         rendered(compiled("a\n{% for x in xs %}\n{{ x }}\n{{ n / 0 }}\n{% endfor %}", KNOWN), VALUES)
     assert fault.value.line == 4
+
+
+def test_names_are_read_of_what_was_checked() -> None:
+    assert uses("{% for x in xs %}{{ x ~ n }}{% endfor %}") == {"xs", "n"}
+    with pytest.raises(Fault, match="no filter `upperr`") as fault:
+        uses("{{ input | upperr }}")
+    assert "`upper`" in fault.value.hint
