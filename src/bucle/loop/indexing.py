@@ -155,12 +155,11 @@ def _opened(ws: Workspace, node_id: str) -> Index:
 
 
 def _named(ws: Workspace, version: str) -> Node:
-    if not version:
-        node = in_force(ws)
-        if not node:
-            raise NotFound("This project has no index yet.", "Add `data.documents` to bucle.yaml, then: bucle run")
-        return ws.ledger.get(node)
     found = ws.ledger.nodes("index")
+    if not found:
+        raise NotFound("This project has no index yet.", "Add `data.documents` to bucle.yaml, then: bucle run")
+    if not version:
+        return ws.ledger.get(in_force(ws))
     if version.isascii() and version.isdigit() and len(version) < 8:
         picked = [n for number, n in enumerate(found, 1) if number == int(version)]
     else:
