@@ -88,6 +88,9 @@ def _told(found: Mapping[str, Any]) -> None:
     click.echo(f"\nChosen on {rows['choose']} rows; {found['rounds_done']} of {found['rounds']} rounds"
                + (f" ({found['stopped']})" if found["stopped"] else "")
                + f"; {spent['tokens']:,} tokens, ${spent['usd']:.4f} spent.")
+    if found["refused_proposals"]:
+        click.echo(f"{found['refused_proposals']} proposed instructions could not be used: no JSON object, the "
+                   "prompt's own variables forgotten, or braces that are none of its inputs.")
     if found["confirmed"]:
         before, after = found["confirmed"]["before"], found["confirmed"]["after"]
         click.echo(f"Confirmed on {rows['confirm']} test rows: {before['value']:.3f} before, {after['value']:.3f} "

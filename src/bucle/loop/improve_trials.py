@@ -10,7 +10,7 @@ from itertools import zip_longest
 from typing import Any
 
 from bucle.choose import Rung
-from bucle.core.errors import BadInput
+from bucle.core.errors import BadInput, ContextOverflow, TemplateError
 from bucle.core.ids import canonical_json, sha256_hex
 from bucle.core.ports import ChatModel, FitContext, LoadContext, Predictor
 from bucle.core.prompting import PromptSpec, Shots
@@ -88,7 +88,7 @@ class Search:
         self.opened["models"] = {name: Metered(one, self.budget) for name, one in self.opened["models"].items()}
         self.proposer: ChatModel | None = None
         if proposer:
-            self.proposer = Metered(chat_model(ws, data.models[proposer]), self.budget)  # type: ignore[assignment]
+            self.proposer = Metered(chat_model(ws, data.models[proposer]), self.budget)
         whole = scoring_of(ws, data)
         if whole.primary.startswith("judge:"):
             raise BadInput("A judge decides this task, and what a judge asks is outside the budget.",
@@ -118,8 +118,9 @@ class Search:
         if self.technique.name != "zero-shot" and "examples" in self.technique.settings:
             count = self.base.shots.count if self.base.shots and self.base.shots.count else (
                 6 if self.kind == "classify" else 3)
-            self.demos += demonstrations(self.kind, count, self.sides.pool, right, [row for row, _ in self.wrong],
-                                         self.seed)
+            some = demonstrations(self.kind, count, self.sides.pool, right, [row for row, _ in self.wrong], self.seed)
+            now = self.base.shots or (Shots(count=count) if self.technique.name == "few-shot" else None)
+            self.demos += [one for one in some if one.shots != now]  # those in force are no trial
         self.fixed = rephrasings(self.base, self.kind, self.sides.pool, self.language)
 
     def rounds(self, most: int) -> None:
@@ -259,14 +260,15 @@ class Search:
                             f"{100 * max(standing.means.values()):.1f}%")
         standing = contest.standing()
         for out in standing.out:
-            field_[out.name].out = out.why + (f" than {out.by}" if out.by else "")
+            trial = field_[out.name]
+            trial.out = trial.out or out.why + (f" than {out.by}" if out.by else "")
         chosen = field_[standing.chosen]
         # who is chosen is measured on every row, and takes the place of the best only if it is better there
         self._score(chosen, range(rows))
         if chosen is not self.best and chosen.mean > self.best.mean + 1e-12:
             self.best = chosen
-        for trial in new:
-            trial.spent_when_done = trial.spent_when_done or float(self.budget.tokens)
+        for fresh in new:
+            fresh.spent_when_done = fresh.spent_when_done or float(self.budget.tokens)
 
     # --- asking and scoring
 
@@ -278,10 +280,12 @@ class Search:
         if not some:
             return
         rows = [self.sides.choose[place] for place in some]
+        before = self.budget.tokens
         said = self._said(trial, rows, "choose", self.sides.pool)
         values = score(self.scoring, rows, said).per_row[self.scoring.primary]
         trial.scores.update(zip(some, values, strict=True))
-        trial.tokens += sum(p.usage.tokens_in + p.usage.tokens_out for p in said)
+        told = sum(p.usage.tokens_in + p.usage.tokens_out for p in said)
+        trial.tokens += max(told, self.budget.tokens - before)  # scoring labels takes more than the prompt
         trial.usd += sum(p.usage.usd for p in said)
         trial.asked += len(said)
         trial.spent_when_done = float(self.budget.tokens)
@@ -323,7 +327,13 @@ class Search:
                 kept[row] = Prediction.model_validate(body)
         missing = [row for row in rows if row.id not in kept]
         if missing:
-            made = self._predictor(trial, key, train).predict([row.input for row in missing])
+            try:
+                made = self._predictor(trial, key, train).predict([row.input for row in missing])
+            except (ContextOverflow, TemplateError) as error:
+                if trial.spec is None:
+                    raise
+                made = [Prediction(output="", error=error.message, error_kind=type(error).__name__) for _ in missing]
+                trial.out = type(error).__name__
             if self.budget.ended:
                 raise BudgetSpent("The budget does not pay for the next rows.")
             with path.open("a", encoding="utf-8") as file:

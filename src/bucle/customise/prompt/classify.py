@@ -81,13 +81,14 @@ def messages_for(prompt: Mapping[str, Any], text: str, examples: Sequence[tuple[
 
 class ScoringPredictor:
     """A local model: the label whose text is likeliest after the prompt, relative to how likely it is on its own.
+    `shortened` counts the prompts that lost examples to its context since loading.
 
     Subtracting each label's mean log-likelihood over the batch-independent content-free prompt removes the model's
     preference for common words (contextual calibration, Zhao et al. 2021, arXiv:2102.09690, as a difference).
     """
 
     def __init__(self, model: Any, prompt: Mapping[str, Any], examples: ExampleChoice | None) -> None:
-        self.model, self.prompt, self.examples = model, prompt, examples
+        self.model, self.prompt, self.examples, self.shortened = model, prompt, examples, 0
         self.own = OwnPrompt(prompt) if prompt.get("spec") else None
         self.longest = max(model.count_tokens(prompt["labels"]))
         self.room = model.context - self.longest
@@ -103,7 +104,9 @@ class ScoringPredictor:
     def _messages(self, text: str, examples: Sequence[tuple[str, str]], room: int) -> Sequence[Message]:
         if self.own is None:
             return messages_for(self.prompt, text, examples)
-        return self.own.assembled(self.model, text, examples, room).messages
+        made = self.own.assembled(self.model, text, examples, room)
+        self.shortened += bool(made.dropped)
+        return made.messages
 
     def _fitting(self, text: str, shown: Sequence[tuple[str, str]]) -> str:
         """The prompt with as many examples as the context holds: the least similar goes first, the labels never."""
@@ -112,7 +115,9 @@ class ScoringPredictor:
         for first in range(len(shown)):
             prompt = self._render(text, shown[first:])
             if self.model.count_tokens([prompt])[0] <= self.room:
+                self.shortened += first > 0
                 return prompt
+        self.shortened += bool(shown)
         return self._render(text, [])
 
     def _scores(self, prompts: Sequence[str]) -> Any:
@@ -151,6 +156,7 @@ class WritingPredictor:
         self, model: ChatModel, prompt: Mapping[str, Any], examples: ExampleChoice | None, seed: int
     ) -> None:
         self.model, self.prompt, self.examples, self.seed = model, prompt, examples, seed
+        self.shortened = 0
         self.max_tokens = int(prompt.get("max_tokens", LABEL_TOKENS))
         self.own = OwnPrompt(prompt) if prompt.get("spec") else None
         self.form = Form(prompt["schema"]) if prompt.get("schema") else None
@@ -165,6 +171,7 @@ class WritingPredictor:
             except BucleError as error:
                 said[i] = failed(error)
         asked = ask_fitting(self.model, prompts)
+        self.shortened += sum(one.shortened > 0 for one in asked)
         if self.form is None:
             for one in asked:
                 said[one.used[0]] = self._read(one.reply)
