@@ -13,6 +13,7 @@ from bucle.core.errors import ModelUnavailable
 from bucle.core.ports import FitContext, LoadContext, Technique
 from bucle.core.records import Chunk, Example, Prediction, TaskKind
 from bucle.customise.retrieve import HybridSearch, Quote, Rag, RagThought, Retrieve, RewrittenSearch, build_index
+from bucle.customise.retrieve.rag import ClosedBook
 from bucle.models.ask import remembered
 
 pytestmark = pytest.mark.torch
@@ -165,3 +166,7 @@ def test_the_tasks_own_prompt_is_asked_with_the_passages(folders: dict[str, Path
     assert messages[-1]["content"].startswith("<1: La tarifa nocturna cuesta 20 euros")
     assert messages[-1]["content"].count("<") == 2
     assert (found.output, found.citations) == ("20 euros", ("chunk:tarifas.md",))
+    with remote(lambda messages, body: "20 euros") as (chat, peer):
+        closed = opened(ClosedBook(), tmp_path / "b", folders, "answer", chat=chat, params={"prompt": spec})
+        assert closed.predict(["¿cuánto?"])[0].output == "20 euros"
+    assert [m["content"] for m in peer.asked[-1]["messages"]][1] == "Pregunta: ¿cuánto?"

@@ -105,6 +105,8 @@ class Finder:
     def _search(
         self, query: str, vector: Any, k: int, access: frozenset[str], where: Mapping[str, str] | None, documents: bool
     ) -> list[Hit]:
+        if not any(c.isprintable() and not c.isspace() for c in query):
+            return []
         wanted = max(k * PASSAGES_PER_DOCUMENT if documents else k, self.depth if self.reranker else 1)
         while True:
             hits = self._ranked(query, vector, wanted, access, where)

@@ -20,7 +20,7 @@ from bucle.customise.prompt.files import load_prompt, needs_chat, save_prompt
 from bucle.customise.prompt.fitting import Asked, ask_fitting, cut_off, fits, is_local
 from bucle.customise.prompt.instructions import language_of, thinking
 from bucle.customise.prompt.parsing import answer_after
-from bucle.customise.prompt.spec import keep, own_spec
+from bucle.customise.prompt.spec import OwnPrompt, keep, own_spec
 from bucle.customise.prompt.text import TEMPERATURE, add_usage
 from bucle.customise.prompt.thought import Thought, vote
 from bucle.customise.retrieve.citations import cited, without_markers
@@ -265,7 +265,7 @@ class ClosedBook:
     """The model answers from what it was trained on, with no documents at hand."""
 
     name = "zero-shot-answer"
-    version = 2
+    version = 3
     kinds = frozenset({"answer"})
     needs = frozenset({"chat"})
     rung = 2
@@ -274,11 +274,14 @@ class ClosedBook:
     settings: frozenset[str] = frozenset({"instruction", "max_tokens"})
 
     def fit(self, ctx: FitContext) -> Mapping[str, Any]:
+        spec = own_spec(ctx.params)
         save_prompt(
             {
                 "kind": "answer",
                 "instruction": str(ctx.params.get("instruction") or ""),
-                "max_tokens": whole(ctx.params, "max_tokens", MAX_ANSWER_TOKENS),
+                "max_tokens": whole(ctx.params, "max_tokens", (spec.max_tokens if spec else 0) or MAX_ANSWER_TOKENS),
+                "language": language_of(ctx.params),
+                **(keep(spec, {"language": language_of(ctx.params)}, {}) if spec else {}),
             },
             ctx.out,
         )
@@ -291,17 +294,28 @@ class ClosedBook:
 class _ClosedBookPredictor:
     def __init__(self, chat: ChatModel, prompt: Mapping[str, Any], seed: int) -> None:
         self.chat, self.seed = chat, seed
+        self.own = OwnPrompt(prompt) if prompt.get("spec") else None
         self.instruction = str(prompt["instruction"])
         self.max_tokens = int(prompt.get("max_tokens", MAX_ANSWER_TOKENS))
 
     def predict(self, inputs: Sequence[str]) -> list[Prediction]:
+        made = [self._messages(text) for text in inputs]
+        asks = [Ask(one, self.max_tokens, seed=self.seed) for one in made if not isinstance(one, BucleError)]
+        replies = iter(ask_all(self.chat, asks))
+        return [self._prediction(one if isinstance(one, BucleError) else next(replies)) for one in made]
+
+    def _messages(self, text: str) -> tuple[Message, ...] | BucleError:
+        if self.own is not None:
+            try:
+                return self.own.assembled(self.chat, text, (), self.max_tokens).messages
+            except BucleError as error:
+                return error
         system: list[Message] = [{"role": "system", "content": self.instruction}] if self.instruction else []
-        asks = [Ask((*system, {"role": "user", "content": text}), self.max_tokens, seed=self.seed) for text in inputs]
-        return [self._prediction(reply) for reply in ask_all(self.chat, asks)]
+        return (*system, {"role": "user", "content": text})
 
     def _prediction(self, reply: ChatReply | BucleError) -> Prediction:
         if isinstance(reply, BucleError):
-            return Prediction(output="", error=reply.message)
+            return Prediction(output="", error=reply.message, error_kind=type(reply).__name__)
         said = _answer(reply, reply.text, "", self.max_tokens)
         silent = not said.answer and not said.error
         return Prediction(output=said.answer, abstained=silent, usage=said.usage, ms=said.ms, error=said.error)
