@@ -143,7 +143,7 @@ def test_updates_do_not_pile_up(tmp_path: Path) -> None:
     last = tmp_path / "0"
     build([passage(f"n{i}", t) for i, t in texts.items()], last)
     sizes = []
-    for step in range(1, 28):
+    for step in range(1, 27):
         at = 20 * (step % 5)
         texts |= {i: f"La nota número {i} trata de perros {step}." for i in range(at, at + 20)}
         folder = tmp_path / str(step)
@@ -155,7 +155,7 @@ def test_updates_do_not_pile_up(tmp_path: Path) -> None:
     index = Index(last, None)
     assert index.count() == 400
     assert meta["pieces"] < 24
-    for step in (23, 24, 25, 26, 27):
+    for step in (22, 23, 24, 25, 26):
         assert len(names(index, f"perros {step}", k=400)) >= 20
     assert len(names(index, "gatos", k=400)) == 300
     assert max(sizes) < 3 * sizes[0]
@@ -345,7 +345,7 @@ def test_processes_read_while_one_writes_and_none_gets_an_old_answer(tmp_path: P
     write(1)
     readers = [subprocess.Popen([sys.executable, "-c", READER, str(tmp_path)], stdout=subprocess.PIPE,
                                 stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    for number in range(2, 12):
+    for number in range(2, 7):
         write(number)
     (tmp_path / "done").touch()
     for reader in readers:
@@ -353,8 +353,8 @@ def test_processes_read_while_one_writes_and_none_gets_an_old_answer(tmp_path: P
         assert reader.returncode == 0, wrong
         assert int(said.split()[0]) >= 5
     versions = index_versions(ws)
-    assert [v.kept for v in versions] == [0, *[60] * 10]
-    assert [v.current for v in versions] == [False] * 10 + [True]
+    assert [v.kept for v in versions] == [0, *[60] * 5]
+    assert [v.current for v in versions] == [False] * 5 + [True]
     assert search(ws, "clave", weight=0, version="3")[0].chunk.text == "La clave es 3.", "any version can be opened"
     with pytest.raises(NotFound, match="no version `99`"):
         search(ws, "clave", weight=0, version="99")

@@ -84,11 +84,15 @@ def describe(ws: Workspace, version: str = "") -> dict[str, Any]:
     return {
         **told.json(),
         "languages": list(a.get("languages", ())) or [str(a.get("language", ""))],
-        "encoder": str((a.get("encoder") or {}).get("name", "")) or "unknown",
+        "encoder": next((str(n.attrs["name"]) for n in _encoders(ws, node.id)), "unknown"),
         "dimensions": int(a.get("dimensions", 0)),
         "vectors": "ivf" if a.get("vectors") == "ivf" else "exact",
         "bytes": sum(ws.ledger.blobs.path(digest).stat().st_size for digest in set(node.blobs.values())),
     }
+
+
+def _encoders(ws: Workspace, node_id: str) -> list[Node]:
+    return [ws.ledger.get(e.parent) for e in ws.ledger.parents(node_id) if e.role == "encoder"]
 
 
 def in_force(ws: Workspace) -> str:
