@@ -54,7 +54,8 @@ class Voice(Section):
 
 class Shots(Section):
     """Which training rows stand in the prompt. `nearest` to the input; `diverse`: near to it and unlike each other;
-    `fixed`: the same ones always, those of `rows` (ids), or the first of each label."""
+    `fixed`: the same ones always, those of `rows` (ids), or the most typical of each label (for texts, the first
+    rows)."""
 
     count: int = Field(0, ge=0, le=100)
     choose: Literal["nearest", "diverse", "fixed"] = "nearest"

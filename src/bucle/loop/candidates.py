@@ -36,6 +36,7 @@ __all__ = [
     "latency",
     "load_candidate",
     "open_candidate",
+    "open_roles",
     "predict_as",
     "predict_kept",
     "predictions",
@@ -123,7 +124,7 @@ def fit_step(
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)
         began = time.monotonic()
-        opened = _open_roles(ws, roles, t)
+        opened = open_roles(ws, roles, t)
         with remembered_replies(ws):
             figures = dict(
                 t.fit(
@@ -227,7 +228,7 @@ def _decided(data: TaskData, task: str) -> str:
     return data.decided[task]
 
 
-def _open_roles(ws: Workspace, roles: Mapping[str, str], t: Technique, *, serving: bool = False) -> dict[str, Any]:
+def open_roles(ws: Workspace, roles: Mapping[str, str], t: Technique, *, serving: bool = False) -> dict[str, Any]:
     """Folders and models for a technique's context, of those roles that it needs; with `serving` to answer only: a
     student is served without its teacher."""
     needs = getattr(t, "serving_needs", t.needs) if serving else t.needs
@@ -270,7 +271,7 @@ def load_candidate(ws: Workspace, candidate_id: str, folder: Path) -> Predictor:
             seed=ws.config.seed,
             kind=candidate.kind,
             extra=extra,
-            **_open_roles(ws, roles, t, serving=True),
+            **open_roles(ws, roles, t, serving=True),
         ),
     )
 

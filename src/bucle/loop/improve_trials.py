@@ -29,7 +29,7 @@ from bucle.customise.prompt.improve import (
 )
 from bucle.execute import StepContext
 from bucle.loop.budget import Budget, BudgetSpent, Metered
-from bucle.loop.candidates import TaskData, _open_roles
+from bucle.loop.candidates import TaskData, open_roles
 from bucle.loop.improve_rows import Sides
 from bucle.loop.model_steps import chat_model
 from bucle.loop.scoring import scoring_of
@@ -83,7 +83,7 @@ class Search:
         self.ws, self.ctx, self.data, self.technique, self.seed = ws, ctx, data, rung.technique, seed
         self.kind, self.params, self.sides = ws.config.tasks[data.name].kind, dict(params), sides
         self.budget = Budget(ctx.work / "spent.json", tokens=tokens, usd=usd)
-        self.opened = _open_roles(ws, roles, rung.technique)
+        self.opened = open_roles(ws, roles, rung.technique)
         self.opened["chat"] = Metered(self.opened["chat"], self.budget)
         self.opened["models"] = {name: Metered(one, self.budget) for name, one in self.opened["models"].items()}
         self.proposer: ChatModel | None = None
