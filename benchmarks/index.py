@@ -209,7 +209,7 @@ root = Path(sys.argv[1]); ws = Workspace.open(root); times = []; seen = set(); s
 while not (root / "done").exists():
     floor = int((root / "latest").read_text())
     began = time.perf_counter()
-    hits = search(ws, "clave", k=5, weight=0)
+    hits = search(ws, "qwxclave", k=5, weight=0)
     times.append(time.perf_counter() - began)
     said = [int(h.chunk.text.split()[-1].rstrip(".")) for h in hits]
     stale += len(said) != 1 or said[0] < floor
@@ -235,7 +235,7 @@ def side_by_side(folder: Path, n: int, updates: int) -> dict[str, Any]:
     chunks = passages(texts, languages, n)
 
     def write(number: int) -> None:
-        key = Chunk(id=f"chunk:key{number}", document_id="k", path="k.md", text=f"La clave es {number}.", language="es")
+        key = Chunk(id=f"chunk:key{number}", document_id="k", path="k.md", text=f"La qwxclave es {number}.", language="es")
         out = root / f"out{number}"
         out.mkdir()
         meta = write_index([key, *chunks], out, encoder, language="es", report=quiet, previous=previous_folder(ws))
