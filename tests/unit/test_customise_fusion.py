@@ -133,7 +133,7 @@ def said(support: float, text: str = "bien") -> _Answer:
     return _Answer(text, support, ())
 
 
-def test_a_threshold_needs_questions_without_an_answer_and_more_than_a_chance() -> None:
+def test_a_threshold_needs_questions_without_an_answer_and_more_than_one() -> None:
     assert _threshold(rows("bien", "otra", "bien"), [said(0.9), said(0.1), said(0.5)])[0] == 0.0
     assert _threshold(rows("bien", None), [said(0.9), said(0.0, "")]) == (0.0, 1.0), "nothing found is silence already"
     threshold, score = _threshold(rows("bien", "bien", None, None), [said(0.9), said(0.8), said(0.3), said(0.2)])

@@ -33,6 +33,8 @@ WEIGHTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Shares of meaning against words in how well a sentence supports a question."""
 SECOND = (0.0, 0.95, 0.85)
 """How near to the best sentence's support a second one must come to be quoted too; 0: one sentence only."""
+SECOND_COSTS = 0.01  # of mean score: what a second sentence must gain at least to be worth reading
+LEAST_UNANSWERABLE = 2  # questions without an answer, below which there is nothing to calibrate silence on
 RANKS = (0.2, 0.5)
 """Shares of its passage's score in a sentence's support."""
 CALIBRATED_ON = 300  # rows
@@ -252,6 +254,7 @@ def _calibrate(rows: Sequence[Example], groups: Sequence[_Group], weights: Seque
         answers = [_answer(group, weight, rank, second) for group in groups]
         threshold, score = _threshold(rows, answers)
         table[f"{weight:g}"] = max(table.get(f"{weight:g}", 0.0), round(score, 5))
+        score -= SECOND_COSTS if second else 0.0
         if (score, -second, -weight, -rank) > best[:4]:
             best = (score, -second, -weight, -rank, threshold, answers)
     answered = [(a.text, str(r.target)) for r, a in zip(rows, best[5], strict=True) if r.target]
@@ -264,7 +267,7 @@ def _calibrate(rows: Sequence[Example], groups: Sequence[_Group], weights: Seque
 
 def _threshold(rows: Sequence[Example], answers: Sequence[_Answer]) -> tuple[float, float]:
     """The threshold with the best mean score, half-way between two answers' support, and that score. It stays 0 where
-    no other is better than never abstaining by more than a standard error: few rows say little about it."""
+    no silence pays, or fewer than two of the rows have no answer: one says little about the next."""
     import numpy as np
 
     right = np.array([token_f1(a.text, r.target) if r.target else float(not a.text)
@@ -278,7 +281,7 @@ def _threshold(rows: Sequence[Example], answers: Sequence[_Answer]) -> tuple[flo
     best = int(ends[np.argmax(gained[ends])])
     always = float(right.mean())
     apart = np.where(support <= known[best - 1], quiet - right, 0.0)
-    if apart.mean() <= apart.std() / len(rows) ** 0.5:
+    if quiet.sum() < LEAST_UNANSWERABLE or apart.mean() <= 1e-9:
         return 0.0, always
     above = known[best] if best < len(known) else 1.0
     return float(known[best - 1] + above) / 2, always + float(apart.mean())
