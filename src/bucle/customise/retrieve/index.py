@@ -214,7 +214,9 @@ class Index:
         query = self._table.search(vector).distance_type("cosine")
         if self.meta["vectors"] != "flat":
             probes = max(1, round(_PROBED * self.meta["chunks"] ** 0.5))
-            query = query.minimum_nprobes(probes).maximum_nprobes(0).refine_factor(1)
+            query = query.nprobes(probes).refine_factor(1)
+            if condition:  # what a narrow filter leaves may stand in any partition
+                query = query.maximum_nprobes(0)
         rows = _narrowed(query, condition).select(["_distance"]).with_row_id(True).limit(depth).to_arrow()
         numbers, distances = rows["_rowid"].to_pylist(), rows["_distance"].to_pylist()
         return {row: 1.0 - distance for row, distance in zip(numbers, distances, strict=True)}
