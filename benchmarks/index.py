@@ -237,7 +237,8 @@ def side_by_side(folder: Path, n: int, updates: int) -> dict[str, Any]:
     chunks = passages(texts, languages, n)
 
     def write(number: int) -> None:
-        key = Chunk(id=f"chunk:key{number}", document_id="k", path="k.md", text=f"La qwxclave es {number}.", language="es")
+        text = f"La qwxclave es {number}."
+        key = Chunk(id=f"chunk:key{number}", document_id="k", path="k.md", text=text, language="es")
         out = root / f"out{number}"
         out.mkdir()
         meta = write_index([key, *chunks], out, encoder, language="es", report=quiet, previous=previous_folder(ws))
