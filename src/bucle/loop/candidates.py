@@ -170,6 +170,8 @@ def task_params(ws: Workspace, task: str, technique: Technique) -> dict[str, Any
     found: dict[str, Any] = {}
     if settings.kind == "retrieve":
         found["k"] = settings.k
+    if "index" in technique.needs:
+        found["depth"] = ws.config.retrieval.depth
     if "chat" not in technique.needs:
         return found
     if settings.instruction:
