@@ -58,7 +58,7 @@ READERS = {
     "HuggingFaceSource": "source", "_Common": "source", "_Remote": "source", "Quality": "quality", "Rows": "rows|_rows",
     "Names": "names", "Data": "data|policy", "Split": "split|settings", "ClassifyTask": "task|tasks|t",
     "AnswerTask": "task|tasks|t", "Preferences": "preferences|settings", "PretrainModel": "model|settings|m",
-    "LocalModel": "model|settings|m", "EncoderModel": "model|settings|m", "OpenAIModel": "model|settings|m",
+    "LocalModel": "model|settings|m", "EncoderModel": "model|settings|m|attrs", "OpenAIModel": "model|settings|m",
     "Choose": "choose", "Serve": "serve|settings", "MonitorRules": "monitor|rules", "Replay": "replay|settings|wanted",
     "Project": "config|project",
     "_Task": "task|tasks|t|settings", "TextTask": "task|settings", "RetrieveTask": "task|settings",
