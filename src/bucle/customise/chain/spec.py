@@ -78,13 +78,14 @@ class _Step(Section):
 
 
 class RetrieveStep(_Step):
-    """Passages of the project's documents that the asker may see. `weight` is that of meaning against words; `where`
-    narrows by path, language or document; `rerank` by the project's reranker."""
+    """Passages of the project's documents that the asker may see, by the fusion fitted to the task's own questions;
+    `weight` is that of meaning against words instead. `where` narrows by path, language or document; `rerank` by the
+    project's reranker."""
 
     kind: Literal["retrieve"]
     query: str = "{{ input }}"
     k: int = Field(6, ge=1, le=100)
-    weight: float = Field(0.5, ge=0, le=1)
+    weight: float | None = Field(None, ge=0, le=1)
     where: Mapping[Literal["path", "language", "document"], str] = Field(default_factory=dict)
     rerank: bool = False
 

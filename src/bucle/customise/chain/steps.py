@@ -182,14 +182,16 @@ class Worker:
         assert self.env.index is not None  # noqa: S101 - _needs has looked
         if not asked["query"].strip():
             raise BadInput("the query is empty", "ask something")
-        wanted = max(step.k, 50) if step.rerank else step.k
-        hits = self.env.index.search(asked["query"], k=wanted, weight=step.weight, access=access,
-                                     where=asked["where"] or None)
-        if step.rerank and self.env.reranker is not None and hits:
-            scores = self.env.reranker.score(asked["query"], [hit.chunk.text for hit in hits])
-            hits = [hits[i] for i in sorted(range(len(hits)), key=lambda i: (-scores[i], i))]
+        from bucle.customise.retrieve.fusion import EVEN
+        from bucle.customise.retrieve.passages import Finder
+
+        weights = self.env.weights or EVEN
+        if step.weight is not None:
+            weights = {"words": 1 - step.weight, "meaning": step.weight}
+        finder = Finder(self.env.index, {"weights": weights, "rerank": step.rerank}, reranker=self.env.reranker)
+        hits = finder.find([asked["query"]], k=step.k, access=access, where=asked["where"] or None)[0].hits
         chunks = tuple({"id": h.chunk.id, "text": h.chunk.text, "heading": h.chunk.heading, "path": h.chunk.path,
-                        "place": h.chunk.place} for h in hits[:step.k])
+                        "place": h.chunk.place} for h in hits)
         return Result("\n\n".join(f"[{n}] {c['text']}" for n, c in enumerate(chunks, 1)), len(chunks), chunks,
                       hits[0].score if hits else 0.0)
 

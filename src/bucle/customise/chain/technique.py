@@ -19,26 +19,29 @@ if TYPE_CHECKING:
 __all__ = ["ChainPredictor", "ChainTechnique"]
 
 UPSTREAM = frozenset({"ModelUnavailable", "UpstreamTimeout", "RateLimited", "Refused"})
+WEIGHTS = "fusion.json"
 OWN_FAULT = 0.05
 """The share of rows that may fail for want of an answer before the measuring stops; as in models.ask."""
 
 
 class ChainTechnique:
-    """A chain of the team's. Nothing is fitted: what it is, and the Python that it calls, is kept with it."""
+    """A chain of the team's: what it is, and the Python that it calls, is kept with it. Only the fusion of its searches
+    is fitted, to the task's questions."""
 
     name = "chain"
+    version = 2
     kinds = frozenset({"classify", "answer", "summarise", "translate", "extract", "generate", "instruct", "converse",
                        "code"})
     needs: frozenset[str] = frozenset()
     rung = 5
     baseline = False
     when = "When one call is not enough: search, look up, decide and write in steps that each can be seen."
-    settings: frozenset[str] = frozenset({"chain"})
+    settings: frozenset[str] = frozenset()
 
     def fit(self, ctx: FitContext) -> Mapping[str, Any]:
         """Writes `chain.json` and the project's Python files that it uses, after checking that everything it needs is
         there. Returns how many steps of each kind it has. Raises ConfigError."""
-        from bucle.customise.chain.spec import all_steps
+        from bucle.customise.chain.spec import RetrieveStep, all_steps
 
         spec = _spec(ctx.params)
         for name, digest in spec.files.items():
@@ -56,9 +59,19 @@ class ChainTechnique:
         loading = LoadContext(labels=ctx.labels, params=ctx.params, seed=ctx.seed, index=ctx.index, encoder=ctx.encoder,
                               kind=ctx.kind, models=ctx.models, reranker=ctx.reranker, project=ctx.project,
                               trusted=ctx.trusted, extra={"fitting": True})
-        self._load(spec, ctx.out, loading).close()
+        opened = self._load(spec, ctx.out, loading)
+        opened.close()
         kinds = [step.kind for step in all_steps(spec)]
-        return {"steps": len(kinds), "kinds": {kind: kinds.count(kind) for kind in sorted(set(kinds))}}
+        each = {kind: kinds.count(kind) for kind in sorted(set(kinds))}
+        figures: dict[str, Any] = {"steps": len(kinds), "kinds": each}
+        fused = any(isinstance(step, RetrieveStep) and step.weight is None for step in all_steps(spec))
+        if fused and opened.env.index is not None:
+            from bucle.customise.retrieve.fusion import fusion_of
+
+            fitted = fusion_of(opened.env.index, [*ctx.train, *ctx.validation], seed=ctx.seed, report=ctx.report)
+            (ctx.out / WEIGHTS).write_text(json.dumps(dict(fitted.weights)))
+            figures |= {"weights": dict(fitted.weights), "chosen": fitted.chosen, "rows": fitted.rows}
+        return figures
 
     def load(self, folder: Path, ctx: LoadContext) -> Predictor:
         """The chain, ready. `ctx.extra` may hold `tasks` (name -> Predictor) and `cache` (a StepCache). Raises
@@ -78,6 +91,8 @@ class ChainTechnique:
             from bucle.customise.retrieve.quote import open_index
 
             index = open_index(ctx)
+        kept = folder / WEIGHTS
+        weights = json.loads(kept.read_text()) if kept.is_file() else {}
         tasks = dict(ctx.extra.get("tasks") or {})
         if ctx.extra.get("fitting"):  # other tasks' candidates are opened to answer, not to fit
             tasks = {name: _NoTask() for step in all_steps(spec) if (name := getattr(step, "task", ""))}
@@ -85,7 +100,7 @@ class ChainTechnique:
         sources = {path.relative_to(own).as_posix(): path.read_bytes() for path in sorted(own.rglob("*.py"))}
         language = spec.language or str(ctx.params.get("language") or "es")
         return Chain(spec, ChainEnv(
-            models=ctx.models, index=index, reranker=ctx.reranker, tasks=tasks, project=ctx.project,
+            models=ctx.models, index=index, weights=weights, reranker=ctx.reranker, tasks=tasks, project=ctx.project,
             trusted=ctx.trusted, sources=sources, cache=ctx.extra.get("cache"), language=language, seed=ctx.seed,
             index_version=ctx.index.name if ctx.index is not None else ""))
 
