@@ -137,7 +137,7 @@ class Project:
         tasks = production(self.workspace.ledger).attrs["tasks"]
         if task not in tasks:
             raise BadInput(f"Production serves no task `{task}`.", f"It serves: {', '.join(tasks)}.")
-        return predict_as(open_candidate(self.workspace, tasks[task]), inputs, frozenset(access))
+        return predict_as(open_candidate(self.workspace, tasks[task], serving=True), inputs, frozenset(access))
 
     def search(self, question: str, *, k: int = 10, access: Sequence[str] = (), where: Mapping[str, str] | None = None,
                version: str = "") -> list[Hit]:

@@ -246,17 +246,19 @@ def open_roles(ws: Workspace, roles: Mapping[str, str], t: Technique, *, serving
     return opened | {"project": ws.root, "trusted": ws.trusted}
 
 
-def open_candidate(ws: Workspace, candidate_id: str) -> Predictor:
-    """A candidate in memory, ready to answer; opened once a process."""
-    return _open(ws, candidate_id)
+def open_candidate(ws: Workspace, candidate_id: str, *, serving: bool = False) -> Predictor:
+    """A candidate in memory, ready to answer; opened once a process. With `serving` the steps of a chain keep what
+    they found for as long as each says, and never when a candidate is measured."""
+    return _open(ws, candidate_id, serving)
 
 
 @lru_cache(maxsize=16)
-def _open(ws: Workspace, candidate_id: str) -> Predictor:
-    return load_candidate(ws, candidate_id, ws.ledger.materialise(ws.ledger.get(candidate_id)))
+def _open(ws: Workspace, candidate_id: str, serving: bool) -> Predictor:
+    folder = ws.ledger.materialise(ws.ledger.get(candidate_id))
+    return load_candidate(ws, candidate_id, folder, serving=serving)
 
 
-def load_candidate(ws: Workspace, candidate_id: str, folder: Path) -> Predictor:
+def load_candidate(ws: Workspace, candidate_id: str, folder: Path, *, serving: bool = False) -> Predictor:
     """A candidate from `folder`: its own files, or a copy of them that was changed (a planted instruction)."""
     candidate = Candidate.model_validate(ws.ledger.get(candidate_id).attrs)
     t = technique(candidate.technique)
@@ -264,7 +266,11 @@ def load_candidate(ws: Workspace, candidate_id: str, folder: Path) -> Predictor:
     asked = {role.removeprefix(TASK): node for role, node in roles.items() if role.startswith(TASK)}
     extra: dict[str, Any] = {"labels": labels_today(ws)} if "index" in roles or t.name == "external" else {}
     if asked:
-        extra["tasks"] = {name: open_candidate(ws, node) for name, node in asked.items()}
+        extra["tasks"] = {name: open_candidate(ws, node, serving=serving) for name, node in asked.items()}
+    if serving and t.name == "chain":
+        from bucle.loop.chains import step_cache
+
+        extra["cache"] = step_cache(ws)
     return t.load(
         folder,
         LoadContext(

@@ -37,7 +37,8 @@ def app_for(
     for task, candidate in release.attrs["tasks"].items():
         kind: TaskKind = ws.ledger.get(candidate).attrs["kind"]  # what it was fitted as, whatever bucle.yaml says now
         routes[task] = Route(
-            task, kind, candidate=candidate, predictor=open_candidate(ws, candidate), places=_places(ws, candidate)
+            task, kind, candidate=candidate, predictor=open_candidate(ws, candidate, serving=True),
+            places=_places(ws, candidate)
         )
     for node in _models(ws).values():
         name = str(node.attrs["name"])

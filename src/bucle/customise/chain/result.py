@@ -24,7 +24,8 @@ class ChainEnv:
     """Everything outside that a chain may use. `models` by their names in bucle.yaml; `tasks` the candidates of other
     tasks by name; `project` the folder whose own Python runs only where `trusted`, `sources` what its files held when
     the chain was fitted (path -> bytes), `functions` some given in Python by `module:function`; `index_version` names
-    the index that is open, `weights` its fusion fitted to the team's questions (see retrieve.fusion). Without `cache` nothing is kept between calls."""
+    the index that is open, `weights` its fusion fitted to the team's questions (see retrieve.fusion). Without `cache`
+    nothing is kept between calls."""
 
     models: Mapping[str, ChatModel] = field(default_factory=dict)
     index: SearchIndex | None = None
