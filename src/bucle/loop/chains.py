@@ -10,11 +10,12 @@ from bucle.core.config import External, RerankerModel
 from bucle.core.errors import ConfigError, NotFound
 from bucle.core.ports import FitContext, LoadContext, Predictor, Technique
 from bucle.core.records import Prediction, TaskKind
-from bucle.customise.chain import ChainSpec, ChainTechnique, load_chain, read_chain
+from bucle.customise.chain import ChainSpec, ChainTechnique, StepCache, load_chain, read_chain
 from bucle.customise.chain.spec import RetrieveStep, all_steps
 from bucle.loop.workspace import Workspace
 
-__all__ = ["chain_params", "chain_spec", "chains", "models_of", "needs_index", "run_chain", "tasks_of"]
+__all__ = ["chain_params", "chain_spec", "chains", "models_of", "needs_index", "run_chain", "step_cache",
+           "tasks_of"]
 
 CACHE = "chains.db"
 WRITES = ("local", "pretrain", "openai")  # the kinds of model that a step may ask
@@ -117,13 +118,16 @@ def _external() -> Technique:
     return ExternalTechnique()
 
 
+def step_cache(ws: Workspace) -> StepCache:
+    """What steps of chains found, kept for as long as each says: of `bucle chain run` and of serving."""
+    return StepCache(ws.ledger.folder / CACHE)
+
+
 def _opened(ws: Workspace, params: Mapping[str, Any]) -> dict[str, Any]:
     """What a chain's context holds: models opened from bucle.yaml as it is now, the rest from the last run."""
-    from bucle.customise.chain import StepCache
-
     found: dict[str, Any] = {"project": ws.root, "trusted": ws.trusted,
                              "models": {name: _model(ws, name) for name in models_of(params)}}
-    extra: dict[str, Any] = {"cache": StepCache(ws.ledger.folder / CACHE)}
+    extra: dict[str, Any] = {"cache": step_cache(ws)}
     if needs_index(params):
         found |= _index(ws)
     if needs_index(params) or "external" in params:
