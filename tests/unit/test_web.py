@@ -135,6 +135,24 @@ def test_a_trace_shows_its_chain_as_a_page_and_as_a_part(client: TestClient) -> 
         assert 'data-feedback="trace:' in text
 
 
+def test_a_trace_of_a_chain_shows_each_step_in_its_place() -> None:
+    steps = (
+        {"name": "buscar", "kind": "retrieve", "start_ms": 2.0, "ms": 20.0},
+        {"name": "crm <b>", "kind": "http", "start_ms": 22.0, "ms": 60.0, "error": "no respondió a tiempo", "attempt": 2},
+        {"name": "escribir", "kind": "prompt", "start_ms": 82.0, "ms": 900.0, "cached": True},
+        {"ms": 3.0},
+    )
+    chain = some_traces(1)[0].model_copy(update={"ms": 1000.0, "spans": steps})
+    shown = client_of(FixtureSource(traces=[chain])).get("/studio/traces/" + chain.id).text
+    assert re.findall(r'class="step-took" x="([\d.]+)" width="([\d.]+)"', shown) == [
+        ("2.0", "20.0"), ("22.0", "60.0"), ("82.0", "900.0")]
+    assert "crm &lt;b&gt;" in shown
+    assert "no respondió a tiempo" in shown
+    assert shown.count("guardado") == 1
+    plain = client_of(FixtureSource(traces=some_traces(1))).get("/studio/traces/" + some_traces(1)[0].id).text
+    assert 'class="steps"' not in plain
+
+
 def test_what_does_not_exist_is_a_page_that_says_so(client: TestClient) -> None:
     for path in ("/studio/traces/nope", "/studio/nowhere", "/studio/static/x.js", "/studio/traces/" + "a" * 300):
         answer = client.get(path)
