@@ -235,7 +235,8 @@ def _priced(ws: Workspace, rung: Rung) -> bool:
 
 def _serving(rung: Rung) -> list[str]:
     """The models that answer: a teacher is only there while its student is fitted."""
-    return [rung.encoder] if rung.technique.name == "distilled" else list(rung.models)
+    serves = (rung.encoder,) if rung.technique.name == "distilled" else rung.models
+    return [name for name in serves if name]
 
 
 def _machines(ws: Workspace, rung: Rung) -> float:

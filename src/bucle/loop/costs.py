@@ -34,7 +34,7 @@ def month_of(ws: Workspace, rung: Rung, *, usd_per_1k: float, ms: float = 0.0, f
 def hosted(ws: Workspace, rung: Rung) -> bool:
     """Whether the team runs a model itself to serve the rung. A teacher is only there while the rung is fitted."""
     serving = (rung.encoder,) if rung.technique.name == "distilled" else rung.models
-    return any(ws.config.models[name].kind != "openai" for name in serving)
+    return any(ws.config.models[name].kind != "openai" for name in serving if name)
 
 
 def cost_rows(

@@ -92,7 +92,7 @@ def build_story(ws: Workspace, records: Sequence[StepRecord]) -> dict[str, Any]:
         "releases": _releases(ws),
         "alias_history": [
             {"alias": h["alias"], "release": h["node"], "at": h["at"], "by": h["by"], "reason": h["reason"]}
-            for h in ws.ledger.alias_history()
+            for h in ws.ledger.alias_history(PRODUCTION)
         ],
     }
     if watched:
