@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,104 @@ def test_updates_do_not_pile_up(tmp_path: Path) -> None:
     assert len(names(index, "gatos", k=400)) == 300
     assert max(sizes) < 3 * sizes[0]
     assert len(list((last / "lance" / "chunks.lance" / "_indices").iterdir())) <= 2, "old indexes are dropped"
+
+
+def test_updates_of_many_rows_bring_the_indexes_up_to_date_and_rewrite_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bucle.customise.retrieve import index_build
+
+    monkeypatch.setattr(index_build, "VECTOR_INDEX_FROM", 500)
+    chunks = [passage(f"n{i}", f"La nota número {i} trata de gatos.") for i in range(1500)]
+    build(chunks, tmp_path / "0")
+    first = {str(p.relative_to(tmp_path / "0")): p.stat().st_ino for p in (tmp_path / "0").rglob("data/*.lance")}
+    for step in (1, 2):
+        before = hashes(tmp_path / str(step - 1))
+        more = [passage(f"u{step}-{i}", f"El perro {i} ladra en {step}.") for i in range(60)]
+        chunks = chunks[10:] + more
+        meta, asked = build(chunks, tmp_path / str(step), tmp_path / str(step - 1))
+        assert (meta["added"], meta["removed"], meta["pieces"]) == (60, 10, step)
+        assert {c.text for c in more} <= set(asked)
+        assert hashes(tmp_path / str(step - 1)) == before, "the version before is as it was"
+        now = {str(p.relative_to(tmp_path / str(step))): p.stat().st_ino for p in tmp_path.rglob(f"{step}/**/data/*")}
+        assert first.items() <= now.items(), "the passages first written are the same files on the disk"
+        index = Index(tmp_path / str(step), None)
+        stats = [index._table.index_stats(one.name) for one in index._table.list_indices()]
+        assert [one.num_unindexed_rows for one in stats] == [0, 0], "words and vectors"
+        assert index.count() == len(index.chunks) == 1500 + 50 * step
+        assert len(names(index, "perro", k=500)) == min(60 * step, 500)
+        assert names(index, chunks[-1].text, 1.0, k=1) == [f"u{step}-59"]
+        assert names(index, "nota 5", where={"path": "n5.md"}) == []
+    assert len(list((tmp_path / "2" / "lance" / "chunks.lance" / "data").iterdir())) == 2, "what came later is one file"
+
+
+def test_todays_labels_are_those_of_the_moment_of_the_question(folder: Path) -> None:
+    class Today(dict[str, Sequence[str]]):
+        def now(self) -> dict[str, Sequence[str]]:
+            return told[-1]
+
+    told: list[dict[str, Sequence[str]]] = [{}]
+    index = Index(folder, None, labels=Today())
+    assert "factura" in names(index, "factura")
+    told.append({"factura.md": ["nuevo"]})
+    assert "factura" not in names(index, "factura")
+    assert index.get(["chunk:factura"]) == {}
+    assert index.sentences("chunk:factura") == []
+    assert index.count() == 4
+    assert "factura" in names(index, "factura", access=frozenset({"nuevo"}))
+    told.append({})
+    assert "factura" in names(index, "factura")
+
+
+def test_a_remote_encoder_that_fails_half_way_is_not_asked_again_for_what_it_gave(tmp_path: Path) -> None:
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+    from bucle.core.errors import BucleError
+    from bucle.customise.retrieve.index_build import build_index
+
+    came: list[str] = []
+    broken = True
+
+    class Peer(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            texts = json.loads(self.rfile.read(int(self.headers["content-length"])))["input"]
+            refuse = broken and any("300" in text for text in texts)
+            said: dict[str, Any] = {"error": {"message": "no more today"}}
+            if not refuse:
+                came.extend(texts)
+                vectors = Hashing().embed_array(texts).tolist()
+                said = {"data": [{"index": i, "embedding": v} for i, v in enumerate(vectors)],
+                        "usage": {"prompt_tokens": 1, "total_tokens": 1}}
+            body = json.dumps(said).encode()
+            self.send_response(400 if refuse else 200)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Peer)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    far = tmp_path / "far"
+    far.mkdir()
+    url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+    (far / "remote.json").write_text(json.dumps({"base_url": url, "model": "m", "api_key_env": ""}))
+    chunks = [passage(f"n{i}", f"La nota {i} trata de gatos.") for i in range(400)]
+    kept = tmp_path / "vectors.db"
+
+    def again(out: Path) -> dict[str, Any]:
+        out.mkdir()
+        return build_index(chunks, out, encoder=far, language="es", report=lambda *_: None, vectors=kept)
+
+    with pytest.raises(BucleError) as caught:
+        again(tmp_path / "1")
+    assert "kept" in caught.value.hint
+    assert 64 <= len(came) < 400, "some were paid for before it failed"
+    broken = False
+    assert again(tmp_path / "2")["dimensions"] == 32
+    assert sorted(came) == sorted(c.text for c in chunks), "each once"
+    server.shutdown()
+    server.server_close()
 
 
 def test_filters_take_any_text_and_nothing_else(folder: Path) -> None:
@@ -358,3 +457,47 @@ def test_processes_read_while_one_writes_and_none_gets_an_old_answer(tmp_path: P
     assert search(ws, "clave", weight=0, version="3")[0].chunk.text == "La clave es 3.", "any version can be opened"
     with pytest.raises(NotFound, match="no version `99`"):
         search(ws, "clave", weight=0, version="99")
+
+
+def test_a_label_added_today_holds_at_the_next_question_even_before_its_run_has_finished(tmp_path: Path) -> None:
+    from bucle.execute import Outcome, Runner, StepContext
+    from bucle.loop.indexing import open_version, put_in_force, search
+    from bucle.loop.workspace import Workspace
+
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "bucle.yaml").write_text("project: p\ndata:\n  documents: docs\n")
+    ws, reader = Workspace.open(tmp_path), Workspace.open(tmp_path)
+
+    def read(runner: Runner, **labels: list[str]) -> None:
+        lines = "".join(json.dumps({"path": f"{name}.md", "access": own}, separators=(",", ":")) + "\n"
+                        for name, own in labels.items())
+
+        def work(ctx: StepContext) -> Outcome:
+            node = ctx.ledger.put("corpus", {"documents": len(labels)}, blobs={"documents.jsonl": lines.encode()})
+            return Outcome({"corpus": node.id}, {})
+
+        runner.step("documents", work, stage="data", params={"labels": labels})
+
+    def found(access: frozenset[str] = frozenset()) -> set[str]:
+        return {hit.chunk.path for hit in search(reader, "factura", weight=0, access=access)}
+
+    build([passage("uno", "La factura uno."), passage("dos", "La factura dos.")], tmp_path / "out")
+    put_in_force(ws, ws.ledger.put_folder("index", tmp_path / "out", {}).id)
+    assert found() == {"uno.md", "dos.md"}
+    held = open_version(reader)
+    run = Runner(ws.ledger)
+    read(run, uno=["hr"], dos=[])
+    assert found() == {"dos.md"}, "as soon as the documents were read"
+    assert found(frozenset({"hr"})) == {"uno.md", "dos.md"}
+    run.finish()
+    assert found() == {"dos.md"}
+    later = Runner(ws.ledger)
+    read(later, uno=[], dos=["dir"])
+    assert found() == set(), "while a run goes on, the labels of both"
+    later.finish()
+    assert found() == {"uno.md"}
+    back = Runner(ws.ledger)
+    read(back, uno=["hr"], dos=[])
+    back.finish()
+    assert found() == {"dos.md"}, "a step that is not done again counts as well"
+    assert open_version(reader) is held

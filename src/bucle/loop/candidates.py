@@ -24,7 +24,7 @@ from bucle.execute import Outcome, Runner, StepContext, StepRecord
 from bucle.loop.model_steps import chat_model, model_folder, reranker_of
 from bucle.loop.prompts import task_prompt
 from bucle.loop.scoring import json_schema, scoring_key, scoring_of
-from bucle.loop.versions import labels_today
+from bucle.loop.versions import LabelsToday
 from bucle.loop.workspace import Workspace
 
 __all__ = [
@@ -264,7 +264,7 @@ def load_candidate(ws: Workspace, candidate_id: str, folder: Path, *, serving: b
     t = technique(candidate.technique)
     roles = {e.role: e.parent for e in ws.ledger.parents(candidate_id)}
     asked = {role.removeprefix(TASK): node for role, node in roles.items() if role.startswith(TASK)}
-    extra: dict[str, Any] = {"labels": labels_today(ws)} if "index" in roles or t.name == "external" else {}
+    extra: dict[str, Any] = {"labels": LabelsToday(ws)} if "index" in roles or t.name == "external" else {}
     if asked:
         extra["tasks"] = {name: open_candidate(ws, node, serving=serving) for name, node in asked.items()}
     if serving and t.name == "chain":

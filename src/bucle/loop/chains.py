@@ -131,9 +131,9 @@ def _opened(ws: Workspace, params: Mapping[str, Any]) -> dict[str, Any]:
     if needs_index(params):
         found |= _index(ws)
     if needs_index(params) or "external" in params:
-        from bucle.loop.versions import labels_today
+        from bucle.loop.versions import LabelsToday
 
-        extra["labels"] = labels_today(ws)
+        extra["labels"] = LabelsToday(ws)
     if names := tasks_of(params):
         extra["tasks"] = {name: _candidate(ws, name) for name in names}
     return found | {"extra": extra}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from bucle.core.errors import BadInput, NotFound
 from bucle.core.ports import Hit
 from bucle.core.records import Node
-from bucle.loop.versions import labels_today
+from bucle.loop.versions import LabelsToday
 from bucle.loop.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ def _opened(ws: Workspace, node_id: str) -> Index:
             encoder=model_folder(ws, encoder) if encoder else None,
             project=ws.root,
             trusted=ws.trusted,
-            extra={"labels": labels_today(ws)},
+            extra={"labels": LabelsToday(ws)},
         )
     )
     return opened

@@ -130,6 +130,7 @@ def index_step(ws: Workspace, runner: Runner, corpus: str, encoder: tuple[str, s
             language=ws.config.language,
             report=ctx.report,
             previous=previous_folder(ws),
+            vectors=ctx.work / "vectors.db",
         )
         meta |= put_in_store(ws, chunks, out, model_folder(ws, encoder[1]), ctx.report)
         node = ctx.ledger.put_folder("index", out, meta, parents=[("corpus", corpus), ("encoder", encoder[1])])

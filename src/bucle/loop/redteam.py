@@ -131,7 +131,8 @@ def _instructed(ws: Workspace, candidate: str, planted: Secrets, ctx: StepContex
 
 
 def _shelf(predictor: Any) -> MutableMapping[str, Chunk] | None:
-    """The passages that a predictor shows to a model, by id. One that only quotes was never told to obey."""
+    """The passages that a predictor shows to a model, by id. One that only quotes was never told to obey. What is
+    planted in a vector store's index is planted in the packaged one beside it, which its texts come from."""
     from bucle.customise.retrieve.index import Index
     from bucle.customise.retrieve.quote import QuotePredictor
 
@@ -139,7 +140,7 @@ def _shelf(predictor: Any) -> MutableMapping[str, Chunk] | None:
         return None
     held = [one for name in ("index", "quote") if (one := getattr(predictor, name, None)) is not None]
     held += [one.index for one in held if hasattr(one, "index")]
-    return next((one.chunks for one in held if isinstance(one, Index)), None)
+    return next((one.chunks for one in held if isinstance(getattr(one, "inner", one), Index)), None)
 
 
 def _note(figures: dict[str, Any]) -> str:

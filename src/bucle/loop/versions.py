@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from bucle.loop.workspace import Workspace
 
 __all__ = [
     "DOCUMENTS",
+    "LabelsToday",
     "Version",
     "documents_of",
     "labels_today",
@@ -155,14 +156,55 @@ def trained_on(ws: Workspace) -> dict[str, list[tuple[Node, Node]]]:
 
 
 def labels_today(ws: Workspace) -> dict[str, tuple[str, ...]]:
-    """Path -> access labels of every labelled document of the latest run's corpus. An index may be older than these."""
-    corpus = next((n for n in _current(ws) if n.startswith("corpus:")), "")
-    if not corpus:
-        return {}
-    path = ws.ledger.blobs.verify(ws.ledger.get(corpus).blobs["documents.jsonl"])
-    with path.open("rb") as file:
-        found = (json.loads(line) for line in file if b'"access":["' in line)
-        return {d["path"]: tuple(d["access"]) for d in found if d["access"]}
+    """Path -> access labels of every labelled document of the latest run's corpus. An index may be older than these.
+    What a run that goes on has read already counts too: a path then needs the labels of both."""
+    found: dict[str, tuple[str, ...]] = {}
+    for corpus in sorted({*(n for n in _current(ws) if n.startswith("corpus:")), *_since(ws)}):
+        path = ws.ledger.blobs.verify(ws.ledger.get(corpus).blobs["documents.jsonl"])
+        with path.open("rb") as file:
+            for d in (json.loads(line) for line in file if b'"access":["' in line):
+                found[d["path"]] = tuple(dict.fromkeys((*found.get(d["path"], ()), *d["access"])))
+    return {path: labels for path, labels in found.items() if labels}
+
+
+class LabelsToday(Mapping[str, tuple[str, ...]]):
+    """`labels_today`, read again whenever documents were: for whoever stays open longer than the labels stay the same.
+    `now()` costs one look at the ledger, and gives the same object for as long as nothing changed."""
+
+    def __init__(self, ws: Workspace) -> None:
+        self._ws = ws
+        self._told: tuple[tuple[Any, ...], dict[str, tuple[str, ...]]] | None = None
+
+    def now(self) -> dict[str, tuple[str, ...]]:
+        """Path -> labels, of this moment. Raises what reading the ledger does: without labels nothing is shown."""
+        key = self._ws.ledger.rows(_READ)[0]
+        if (told := self._told) is None or told[0] != key:
+            self._told = told = (key, labels_today(self._ws))
+        return told[1]
+
+    def __getitem__(self, path: str) -> tuple[str, ...]:
+        return self.now()[path]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.now())
+
+    def __len__(self) -> int:
+        return len(self.now())
+
+
+_READ = (
+    "SELECT (SELECT max(seq) FROM runs WHERE finished_at IS NOT NULL), "
+    "(SELECT max(finished_at) FROM steps WHERE name = 'documents')"
+)
+
+
+def _since(ws: Workspace) -> list[str]:
+    """The corpus that documents were read into since the newest run finished."""
+    found = ws.ledger.rows(
+        "SELECT outputs FROM steps WHERE name = 'documents' AND finished_at > "
+        "coalesce((SELECT max(finished_at) FROM runs), '') ORDER BY finished_at DESC LIMIT 1"
+    )
+    return [corpus for (outputs,) in found if (corpus := json.loads(outputs).get("corpus"))]
 
 
 def _nodes(ws: Workspace, task: str) -> list[Node]:

@@ -76,6 +76,10 @@ class Kept:
         """`[len(texts), dimensions]` unit vectors, float32, in the order of `texts`."""
         return self._made(texts, self._compute, self._cache)
 
+    def embed_kept(self, texts: Sequence[str], cache: Path) -> np.ndarray:
+        """As embed_array, with vectors kept in the file `cache` as they are made: what stops half-way goes on there."""
+        return self._made(texts, self._compute, cache)
+
     def embed_alone(self, texts: Sequence[str]) -> np.ndarray:
         """As embed_array, each text computed by itself: its vector is the same, to the last digit, in
         whatever company it comes, which served answers need."""

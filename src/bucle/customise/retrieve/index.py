@@ -18,7 +18,7 @@ from bucle.core.errors import BadInput, NotFound, WrongEncoder
 from bucle.core.ports import Hit
 from bucle.core.records import Chunk
 from bucle.customise.retrieve import index_rows as layout
-from bucle.customise.retrieve.index_build import FORMAT, TABLE, build_index, identity_of
+from bucle.customise.retrieve.index_build import FORMAT, build_index, identity_of, table_in
 from bucle.customise.retrieve.index_lexicon import Lexicon
 from bucle.data.sentences import sentences
 
@@ -37,7 +37,8 @@ class Index:
 
     A passage is found only by an asker who holds all of its access labels: inside the searches, so that hidden passages
     cost no hit, and again of every row that comes back. One whose labels cannot be read is nobody's. `labels` are those
-    that paths have today: an index may be older than the labels of its documents, and then needs both.
+    that paths have today: an index may be older than the labels of its documents, and then needs both. Where they have
+    `now()`, it is asked at every question.
 
     `meta` is what build_index returned; `chunks` a mapping of passages by id, read from the disk; what is set in it
     stands in their place in this process only. Raises NotFound where `folder` holds no index.
@@ -46,8 +47,6 @@ class Index:
     def __init__(
         self, folder: Path, encoder: Path | None, *, labels: Mapping[str, Sequence[str]] | None = None
     ) -> None:
-        import lancedb
-
         try:
             self.meta: dict[str, Any] = json.loads((folder / "index.json").read_text())
         except FileNotFoundError:
@@ -60,9 +59,10 @@ class Index:
         self.encoder = encoder
         self.chunks = _Chunks(self)
         self._audiences = [frozenset(one) for one in json.loads((folder / "audiences.json").read_text("utf-8"))]
-        self._later = {path: frozenset(later) for path, later in (labels or {}).items() if later}
+        self._labels: Any = {} if labels is None else labels
+        self._told: tuple[Any, dict[str, frozenset[str]]] = (None, {})
         self._lexicon = Lexicon.load(folder, self.meta["chunks"])
-        self._table: Any = lancedb.connect(str(folder / "lance")).open_table(TABLE)
+        self._table: Any = table_in(folder / "lance")
         self._passages: OrderedDict[str, dict[str, Any]] = OrderedDict()
         self._meanings: OrderedDict[str, Any] = OrderedDict()
         self._lock = threading.Lock()
@@ -109,13 +109,14 @@ class Index:
         Raises BadInput for anything else.
         """
         depth = max(depth, k)
-        seen = layout.where_sql(self._condition(access), layout.condition(where))
+        later = self._later()
+        seen = layout.where_sql(self._condition(access, later), layout.condition(where))
         if weight > 0 and vector is None:
             vector = self.embed([question])[0]
         if 0 < weight < 1:
-            later = _pool().submit(self._words, question, depth, seen)
+            beside = _pool().submit(self._words, question, depth, seen)
             near = self._near(vector, depth, seen)
-            words = later.result()
+            words = beside.result()
         else:
             words = self._words(question, depth, seen) if weight < 1 else {}
             near = self._near(vector, depth, seen) if weight > 0 else {}
@@ -124,20 +125,26 @@ class Index:
             for row, value in _unit_range(scores).items():
                 fused[row] = fused.get(row, 0.0) + share * value
         best = sorted(fused, key=lambda row: (-fused[row], row))
-        found = self._rows(best[:k], access)
+        found = self._rows(best[:k], access, later)
         hits = [Hit(found[row], fused[row], words.get(row), near.get(row)) for row in best[:k] if row in found]
         return sorted(hits, key=lambda hit: (-hit.score, hit.chunk.id))
 
     def get(self, ids: Sequence[str], access: frozenset[str] = frozenset()) -> dict[str, Chunk]:
         """Passages by id: those of them that are here and that `access` may see."""
-        found = self._read(ids)
+        found, later = self._read(ids), self._later()
         return {
-            node: chunk for node in ids if node in found and (chunk := self._shown(found[node], access)) is not None
+            node: chunk
+            for node in ids
+            if node in found and (chunk := self._shown(found[node], access, later)) is not None
         }
+
+    def written(self, chunk: Chunk) -> Chunk:
+        """What stands in the index where something was planted, else `chunk` itself."""
+        return layout.chunk_of(self._read([chunk.id])[chunk.id]) if chunk.id in self.chunks.planted else chunk
 
     def count(self, access: frozenset[str] = frozenset()) -> int:
         """How many passages a holder of `access` may see."""
-        return int(self._table.count_rows(self._condition(access) or None))
+        return int(self._table.count_rows(self._condition(access, self._later()) or None))
 
     def visible(self, chunk_id: str, access: frozenset[str] = frozenset()) -> bool:
         """Whether a holder of `access` may see a passage; False for one that is not in this index."""
@@ -150,11 +157,11 @@ class Index:
 
     def sentences_of(self, ids: Sequence[str], access: frozenset[str] = frozenset()) -> dict[str, list[str]]:
         """The sentences of several passages, read at once: of those that are here and that `access` may see."""
-        found = self._read(ids)
+        found, later = self._read(ids), self._later()
         return {
             node: list(found[node]["spans"] or ())
             for node in ids
-            if node in found and self._shown(found[node], access) is not None
+            if node in found and self._shown(found[node], access, later) is not None
         }
 
     def support(self, question: str, spans: Sequence[str], *, weight: float, vector: Any = None) -> Any:
@@ -172,24 +179,34 @@ class Index:
             known.update(zip(missing, self.embed(missing), strict=True))
         return support + weight * (np.stack([known[span] for span in spans]).astype(np.float32) @ vector)
 
-    def _condition(self, access: frozenset[str]) -> str:
+    def _later(self) -> dict[str, frozenset[str]]:
+        """Path -> the labels it has today."""
+        now = self._labels.now() if hasattr(self._labels, "now") else self._labels
+        told = self._told
+        if told[0] is not now:
+            self._told = told = (now, {path: frozenset(labels) for path, labels in now.items() if labels})
+        return told[1]
+
+    def _condition(self, access: frozenset[str], later: Mapping[str, frozenset[str]]) -> str:
         """SQL that leaves only what `access` may see. Labels never stand in it: only numbers, and paths of documents
         that got a label since. Empty where all may be seen."""
         seen = [number for number, labels in enumerate(self._audiences) if labels <= access]
         parts = [] if len(seen) == len(self._audiences) else [f"audience IN ({', '.join(map(str, [-1, *seen]))})"]
-        if later := [path for path, labels in self._later.items() if not labels <= access]:
-            paths = ", ".join("'" + path.replace("'", "''") + "'" for path in later)
+        if hidden := [path for path, labels in later.items() if not labels <= access]:
+            paths = ", ".join("'" + path.replace("'", "''") + "'" for path in hidden)
             parts.append(f"path NOT IN ({paths})")
         return layout.where_sql(*parts)
 
-    def _shown(self, row: Mapping[str, Any], access: frozenset[str]) -> Chunk | None:
+    def _shown(
+        self, row: Mapping[str, Any], access: frozenset[str], later: Mapping[str, frozenset[str]]
+    ) -> Chunk | None:
         """The passage in a row, if `access` may see it: by its own labels, by its audience, and by today's."""
         try:
             chunk = layout.chunk_of(row)
             audience = self._audiences[row["audience"]] if row["audience"] >= 0 else None
         except (ValueError, TypeError, IndexError, KeyError):
             return None
-        needed = {*chunk.access} | self._later.get(chunk.path, frozenset())
+        needed = {*chunk.access} | later.get(chunk.path, frozenset())
         if audience is None or not (audience | needed) <= access:
             return None
         return self.chunks.planted.get(chunk.id, chunk)
@@ -221,12 +238,14 @@ class Index:
         numbers, distances = rows["_rowid"].to_pylist(), rows["_distance"].to_pylist()
         return {row: 1.0 - distance for row, distance in zip(numbers, distances, strict=True)}
 
-    def _rows(self, numbers: Sequence[int], access: frozenset[str]) -> dict[int, Chunk]:
+    def _rows(
+        self, numbers: Sequence[int], access: frozenset[str], later: Mapping[str, frozenset[str]]
+    ) -> dict[int, Chunk]:
         """Passages by row number, of those that `access` may see."""
         if not numbers:
             return {}
         taken = self._table.take_row_ids(list(numbers)).select(list(layout.FIELDS)).with_row_id().to_arrow()
-        shown = {row["_rowid"]: self._shown(row, access) for row in taken.to_pylist()}
+        shown = {row["_rowid"]: self._shown(row, access, later) for row in taken.to_pylist()}
         return {number: chunk for number, chunk in shown.items() if chunk is not None}
 
     def _read(self, ids: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -7,11 +7,13 @@ into one), so that what did not change takes neither time nor room.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,7 +24,7 @@ from bucle.customise.retrieve import index_rows as layout
 from bucle.customise.retrieve.index_lexicon import Lexicon
 from bucle.data.sentences import sentences
 
-__all__ = ["FORMAT", "TABLE", "VECTOR_INDEX_FROM", "build_index", "identity_of", "write_index"]
+__all__ = ["FORMAT", "TABLE", "VECTOR_INDEX_FROM", "build_index", "identity_of", "table_in", "write_index"]
 
 FORMAT = 2
 TABLE = "chunks"
@@ -30,8 +32,8 @@ VECTOR_INDEX_FROM = 20_000
 """Passages from which vectors are indexed; fewer are compared one by one, which is exact and fast enough."""
 _WRITTEN = 4096  # rows written at once
 _LOOKED_UP = 1000  # ids in one condition
-_MAX_CHANGED = 0.3  # share of the passages that an update may touch; with more, all are written again
-_MAX_UNINDEXED = 256  # rows searched one by one before the indexes are made again
+_MAX_LATER = 0.1  # share of the passages written, or deleted, since all were written; with more, all are written again
+_MAX_UNINDEXED = 50  # rows searched one by one: a search by words takes 0.08 ms longer for each (100,000 passages)
 _MAX_PIECES = 24  # updates after which all is written again: deleted rows and small files pile up
 
 
@@ -39,6 +41,17 @@ class _Encodes(Protocol):
     name: str
 
     def embed_array(self, texts: Sequence[str]) -> Any: ...
+
+
+class _Keeping:
+    """An encoder whose vectors are kept in a file as they are made."""
+
+    def __init__(self, encoder: Any, cache: Path) -> None:
+        self.name, self.identity = str(encoder.name), identity_of(encoder)
+        self._encoder, self._cache = encoder, cache
+
+    def embed_array(self, texts: Sequence[str]) -> Any:
+        return self._encoder.embed_kept(texts, self._cache)
 
 
 def build_index(
@@ -49,13 +62,15 @@ def build_index(
     language: str,
     report: Report,
     previous: Path | None = None,
+    vectors: Path | None = None,
 ) -> dict[str, Any]:
     """Write an index of `chunks` into the empty folder `out`; returns what index.json says: `chunks`, `dimensions`,
     `language`, `languages`, `encoder` (name and identity), and against `previous` how many passages were `added`,
     `removed` and `kept`, and how many had to be `embedded`.
 
     `previous` is the folder of an earlier index, which is not touched: its unchanged passages are neither embedded nor
-    written again where it has the same encoder. Raises BadInput when there is nothing to index.
+    written again where it has the same encoder. `vectors` is a file that keeps vectors as they are made: after a
+    failure or a kill the next call goes on from there. Raises BadInput when there is nothing to index.
     """
     from bucle.models.encoder import shared_encoder
 
@@ -67,7 +82,10 @@ def build_index(
         raise BadInput(
             f"None of the {len(chunks)} passages holds a word or a number.", "bucle data quarantine lists the reasons."
         )
-    return write_index(chunks, out, shared_encoder(encoder), language=language, report=report, previous=previous)
+    opened: _Encodes = shared_encoder(encoder)
+    if vectors is not None:
+        opened = _Keeping(opened, vectors)
+    return write_index(chunks, out, opened, language=language, report=report, previous=previous)
 
 
 def write_index(
@@ -83,9 +101,7 @@ def write_index(
     kept = {node for node, digest in digests.items() if before.get(node) == digest}
     fresh = [c for c in chunks if c.id not in kept]
     gone = [node for node in before if node not in kept]
-    update = (
-        old is not None and old.can_grow(columns, len(chunks)) and len(fresh) + len(gone) <= _MAX_CHANGED * len(chunks)
-    )
+    update = old is not None and old.can_grow(columns, len(chunks), len(fresh), gone)
     report(0, 3, "embedding")
     made = _Vectors(encoder, old, fresh if update else chunks)
     report(1, 3, "indexing")
@@ -94,23 +110,24 @@ def write_index(
         columns = old.meta["columns"]
         audiences = _numbered(chunks, old.audiences)
         linked = _linked(old.folder / "lance", out / "lance")
-        table = _opened(linked)
+        table = table_in(linked)
         lexicon = old.lexicon()
         lexicon.add(old.texts(gone), -1)
-        for some in _parts(gone):
+        again = old.again(len(fresh), set(gone))
+        for some in _parts([*gone, *again]):
             table.delete(f"id IN ({_listed(some)})")
-        if fresh:
-            table.add(_batches(fresh, made, columns, audiences))
-        pieces = old.meta["pieces"] + 1
+        if fresh or again:
+            table.add(_chained(_batches(fresh, made, columns, audiences), old.passages(again)))
+        pieces, whole, files = old.meta["pieces"] + 1, old.meta["whole"], old.meta["files"]
     else:
         audiences = _numbered(chunks, [])
-        table = _created(out / "lance", _batches(chunks, made, columns, audiences))
+        table = table_in(out / "lance", _batches(chunks, made, columns, audiences))
         lexicon = Lexicon.empty(len(chunks))
-        pieces = 0
+        pieces, whole, files = 0, len(chunks), len(list((out / "lance" / f"{TABLE}.lance" / "data").iterdir()))
     report(2, 3, "indexing")
     lexicon.add([layout.searchable(c.heading, c.text) for c in (fresh if update else chunks)])
     lexicon.save(out)
-    indexed = _indexed(table, out / "lance", columns, len(chunks), made.dimensions)
+    indexed = _indexed(table, columns, len(chunks))
     with (out / "chunks.jsonl").open("w", encoding="utf-8", newline="\n") as file:
         file.writelines(c.model_dump_json() + "\n" for c in chunks)
     (out / "audiences.json").write_text(json.dumps(audiences, ensure_ascii=False), encoding="utf-8")
@@ -128,6 +145,8 @@ def write_index(
         "kept": len(kept),
         "embedded": made.embedded,
         "pieces": pieces,
+        "whole": whole,
+        "files": files,
     }
     (out / "index.json").write_text(json.dumps(meta))
     return meta
@@ -149,6 +168,8 @@ class _Old:
     digests: dict[str, bytes]
     contents: dict[bytes, int]
     """What is embedded of a passage -> a row of the table that holds it."""
+    later: list[str]
+    """The passages written since all were written."""
 
     @classmethod
     def open(cls, folder: Path | None, identity: dict[str, str]) -> _Old | None:
@@ -163,7 +184,7 @@ class _Old:
         same = identity["identity"] and meta.get("encoder", {}).get("identity") == identity["identity"]
         if meta.get("format") != FORMAT or not same:
             return None
-        table = _opened(folder / "lance")
+        table = table_in(folder / "lance")
         rows = table.search().select(["id", "digest", "content"]).with_row_id(True).to_arrow()
         ids, digests, contents, numbers = (rows[name].to_pylist() for name in ("id", "digest", "content", "_rowid"))
         return cls(
@@ -173,16 +194,36 @@ class _Old:
             audiences,
             dict(zip(ids, digests, strict=True)),
             dict(zip(contents, numbers, strict=True)),
+            # the upper half of a row's number is its file's
+            [node for node, number in zip(ids, numbers, strict=True) if number >> 32 >= meta.get("files", 0)],
         )
 
-    def can_grow(self, columns: Sequence[str], passages: int) -> bool:
+    def can_grow(self, columns: Sequence[str], passages: int, fresh: int, gone: Sequence[str]) -> bool:
+        later = set(self.later)
+        whole = self.meta.get("whole", 0)
+        first = len(self.digests) - len(later) - sum(node not in later for node in gone)
+        written = len(later) + fresh - sum(node in later for node in gone)
         return (
             set(columns) <= set(self.meta["columns"])
             and columns[0] == self.meta["columns"][0]
             and self.meta["pieces"] < _MAX_PIECES
             and self.lexicon().fits(passages)
             and (self.meta["vectors"] == "ivf") == (passages >= VECTOR_INDEX_FROM)
+            and max(whole - first, written) <= _MAX_LATER * whole
         )
+
+    def again(self, fresh: int, gone: set[str]) -> list[str]:
+        """The passages that are written again with `fresh` new ones. LanceDB joins files when it brings its indexes up
+        to date, but never one that is in them with one that is not: where all that came later stands in one new file,
+        it leaves the first ones alone. None where too few rows are new to touch the indexes."""
+        stats = [self.table.index_stats(index.name) for index in self.table.list_indices()]
+        waiting = max((one.num_unindexed_rows for one in stats if one is not None), default=0)
+        return [] if waiting + fresh <= _MAX_UNINDEXED else [node for node in self.later if node not in gone]
+
+    def passages(self, ids: Sequence[str]) -> Iterator[Any]:
+        """Whole rows, some at a time."""
+        for some in _parts(ids):
+            yield from self.table.search().where(f"id IN ({_listed(some)})").to_arrow().to_batches()
 
     def lexicon(self) -> Lexicon:
         return Lexicon.load(self.folder, self.meta["chunks"], whole=True)
@@ -295,59 +336,43 @@ def _numbered(chunks: Sequence[Chunk], before: Sequence[Sequence[str]]) -> list[
     return [list(labels) for labels in known]
 
 
-def _indexed(table: Any, folder: Path, columns: Sequence[str], passages: int, dimensions: int) -> bool:
-    """Make the indexes, all of them, where too many rows are in none; whether vectors have one."""
+def _indexed(table: Any, columns: Sequence[str], passages: int) -> bool:
+    """Make the indexes, or bring them up to date where too many rows are in none; whether vectors have one."""
     vectors = passages >= VECTOR_INDEX_FROM
-    names = {index.name for index in table.list_indices()}
-    if names:
+    if names := [index.name for index in table.list_indices()]:
         stats = [table.index_stats(name) for name in names]
-        if all(one is not None and one.num_unindexed_rows <= _MAX_UNINDEXED for one in stats):
-            return vectors
-    stale = {path.name for path in (folder / f"{TABLE}.lance" / "_indices").glob("*")}
+        if any(one is None or one.num_unindexed_rows > _MAX_UNINDEXED for one in stats):
+            # Nobody else has this folder open yet, so earlier versions and their files can go at once.
+            table.optimize(cleanup_older_than=timedelta(milliseconds=1), delete_unverified=True)
+        return vectors
     for column in columns:
-        table.create_index(f"words_{column}", config=layout.full_text(column), replace=True)
+        table.create_index(f"words_{column}", config=layout.full_text(column))
     if vectors:
         from lancedb.index import IvfSq
 
-        config = IvfSq(distance_type="cosine", num_partitions=_partitions(passages), max_iterations=10, sample_rate=64)
-        table.create_index("vector", config=config, replace=True)
-    if stale:
-        _forget(folder / f"{TABLE}.lance", stale)
+        # As a size, not as a number: bringing the index up to date joins partitions that are far below it.
+        size = round(passages**0.5)
+        config = IvfSq(distance_type="cosine", target_partition_size=size, max_iterations=10, sample_rate=64)
+        table.create_index("vector", config=config)
     return vectors
 
 
-def _partitions(passages: int) -> int:
-    return max(1, round(passages**0.5))
+def _chained(rows: Any, more: Iterator[Any]) -> Any:
+    """The table's rows, and after them more of the same columns."""
+    import pyarrow as pa
+
+    return pa.RecordBatchReader.from_batches(
+        rows.schema, (batch.select(rows.schema.names).cast(rows.schema) for batch in itertools.chain(rows, more))
+    )
 
 
-def _forget(folder: Path, stale: set[str]) -> None:
-    """Drop earlier versions of the table in a folder that nobody else has open, with the indexes only they use."""
-    manifests = sorted((folder / "_versions").glob("*.manifest"), key=lambda path: path.stat().st_mtime_ns)
-    newest = min((folder / "_versions").glob("*.manifest"), key=_version_order)
-    for path in manifests:
-        if path != newest:
-            path.unlink()
-    for name in stale:
-        shutil.rmtree(folder / "_indices" / name, ignore_errors=True)
-
-
-def _version_order(path: Path) -> int:
-    """LanceDB names manifests so that the newest comes first: 2^64 - 1 less the version, in older tables the
-    version."""
-    number = int(path.stem)
-    return number if len(path.stem) == 20 else -number
-
-
-def _created(folder: Path, rows: Any) -> Any:
+def table_in(folder: Path, rows: Any = None) -> Any:
+    """The table in `folder`, opened, or made of `rows`."""
+    os.environ.setdefault("LANCEDB_LOG", "error")  # it warns of empty partitions, which harm nothing
     import lancedb
 
-    return lancedb.connect(str(folder)).create_table(TABLE, rows)
-
-
-def _opened(folder: Path) -> Any:
-    import lancedb
-
-    return lancedb.connect(str(folder)).open_table(TABLE)
+    database = lancedb.connect(str(folder))
+    return database.open_table(TABLE) if rows is None else database.create_table(TABLE, rows)
 
 
 def _linked(source: Path, target: Path) -> Path:

@@ -58,14 +58,12 @@ def upgraded(folder: Path, meta: Mapping[str, Any]) -> Path:
 
 
 def _write(folder: Path, meta: Mapping[str, Any], out: Path) -> None:
-    import lancedb
-
     from bucle.customise.classic.features import load_arrays
-    from bucle.customise.retrieve.index_build import TABLE, write_index
+    from bucle.customise.retrieve.index_build import table_in, write_index
     from bucle.customise.retrieve.index_rows import searchable
 
     chunks = [Chunk.model_validate_json(line) for line in (folder / "chunks.jsonl").read_bytes().splitlines()]
-    rows = lancedb.connect(str(folder / "lance")).open_table(TABLE).search().select(["id", "vector"]).to_arrow()
+    rows = table_in(folder / "lance").search().select(["id", "vector"]).to_arrow()
     dimensions = int(meta["dimensions"])
     arrays = rows["vector"].combine_chunks().flatten().to_numpy().reshape(-1, dimensions)
     by_id = dict(zip(rows["id"].to_pylist(), arrays, strict=True))

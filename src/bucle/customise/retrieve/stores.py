@@ -160,8 +160,8 @@ class StoreIndex:
         seen: dict[str, Chunk] = {}
         for one in told:
             chunk = here.get(str(one.get(PASSAGE)))
-            if chunk is not None and one.get(ENTRY) == entry_of(chunk, str(self._told["encoder"])) and _matches(
-                    chunk, where):
+            if chunk is not None and one.get(ENTRY) == entry_of(
+                    self.inner.written(chunk), str(self._told["encoder"])) and _matches(chunk, where):
                 seen.setdefault(chunk.id, chunk)
         return seen
 

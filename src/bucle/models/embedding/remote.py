@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -62,6 +63,13 @@ class RemoteEncoder(Kept):
 
     def close(self) -> None:
         self._client.close()
+
+    def embed_kept(self, texts: Sequence[str], cache: Path) -> np.ndarray:
+        other = copy.copy(self)  # an error says that what was made is kept
+        other._cache = cache
+        made = other.embed_array(texts)
+        self.dimensions = other.dimensions
+        return made
 
     def _key(self) -> str:
         return f"{self.identity} remote"
