@@ -207,6 +207,30 @@ def test_a_studio_has_the_other_paths() -> None:
         assert httpx.get(server.url + "/v1/models").json()["data"][0]["id"] == "d"
 
 
+def test_an_askers_key_does_not_open_what_everybody_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    from starlette.applications import Starlette
+    from starlette.responses import PlainTextResponse
+    from starlette.routing import Route as Path_
+
+    studio = Starlette(routes=[Path_("/studio", lambda _: PlainTextResponse("studio"))])
+    routes = {"d": Route("d", "chat", chat=TemplateDrafter())}
+
+    def asked(path: str, key: str) -> tuple[int, str]:
+        app = create_app(routes, writer=None, api_keys=("asker",), studio=studio)
+        with BackgroundServer(app) as server:
+            answer = httpx.get(server.url + path, headers={"authorization": f"Bearer {key}"})
+            return answer.status_code, answer.text
+
+    status, text = asked("/studio", "asker")
+    assert status == 403
+    assert "BUCLE_STUDIO_KEYS" in text
+    monkeypatch.setenv("BUCLE_STUDIO_KEYS", "team")
+    assert asked("/studio", "asker")[0] == 403
+    assert asked("/studio", "team") == (200, "studio")
+    assert asked("/studio", "nobody")[0] == 401
+    assert asked("/v1/models", "team")[0] == asked("/v1/models", "asker")[0] == 200
+
+
 def test_guards_flag_and_a_broken_one_is_named() -> None:
     def broken(text: str) -> float:
         raise RuntimeError(text)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from bucle.core.errors import ConfigError
 from bucle.core.ports import Guard
-from bucle.serve.access import Access, keys_from_environment
+from bucle.serve.access import Access, keys_from_environment, studio_keys_from_environment
 from bucle.serve.errors import ApiError
 from bucle.serve.routes import Limits, Route
 from bucle.serve.traces import TraceQueue, TraceWriter
@@ -31,7 +31,8 @@ def create_app(routes: Mapping[str, Route], *, writer: TraceWriter | None, relea
 
     `writer` receives every request as a Trace (None: nothing is stored), with inputs and outputs through
     `redact`. `replay` alone makes `x-bucle-at`, `x-bucle-request-id` and `x-upstream-ms` mean something.
-    `studio` is an ASGI app for all other paths. `api_keys` default to BUCLE_API_KEYS. `app.state.traces` is
+    `studio` is an ASGI app for all other paths; where keys are set it opens to BUCLE_STUDIO_KEYS only. `api_keys`
+    default to BUCLE_API_KEYS. `app.state.traces` is
     the TraceQueue, `app.state.api_keys` the keys in force. Raises ConfigError for no routes or a name that is
     not its route's.
     """
@@ -47,6 +48,7 @@ def create_app(routes: Mapping[str, Route], *, writer: TraceWriter | None, relea
         raise ConfigError(f"route {wrong[0]!r} is called otherwise" if wrong else "there is nothing to serve",
                           "give routes as {route.name: route}")
     keys = keys_from_environment() if api_keys is None else tuple(api_keys)
+    team = studio_keys_from_environment()
     traces = TraceQueue(writer, redact=redact)
     gateway = Gateway(routes, traces, release_id=release_id, limits=limits or Limits(), guards=guards,
                       replay=replay)
@@ -81,6 +83,6 @@ def create_app(routes: Mapping[str, Route], *, writer: TraceWriter | None, relea
 
     app.add_exception_handler(404, refused)
     app.add_exception_handler(405, refused)
-    app.add_middleware(Access, keys=keys, refused=gateway.metrics.refused)
-    app.state.traces, app.state.api_keys, app.state.routes = traces, keys, dict(routes)
+    app.add_middleware(Access, keys=keys, team=team, refused=gateway.metrics.refused)
+    app.state.traces, app.state.api_keys, app.state.routes = traces, (*keys, *team), dict(routes)
     return app

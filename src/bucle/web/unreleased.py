@@ -47,14 +47,15 @@ def unreleased_app(source: Unreleased, *, hosts: Sequence[str] = ()) -> FastAPI:
     from starlette.responses import HTMLResponse, RedirectResponse, Response
 
     from bucle.loop.report.render import environment
-    from bucle.serve.access import Access, keys_from_environment
+    from bucle.serve.access import Access, keys_from_environment, studio_keys_from_environment
     from bucle.web.guard import host_allowed
     from bucle.web.label_routes import label_router
     from bucle.web.routes import HERE, MEDIA, STATIC
 
     env = environment([HERE / "templates"], [HERE / "locales"])
     env.globals["asset"] = lambda name: f"/studio/static/{name}"
-    keys = keys_from_environment()
+    keys = keys_from_environment()  # nobody asks anything here yet: every key is the team's
+    keys = (*keys, *studio_keys_from_environment())
     app = FastAPI(title="Bucle studio", docs_url=None, redoc_url=None, openapi_url=None)
     app.include_router(label_router(source, hosts=hosts))
 
@@ -79,6 +80,6 @@ def unreleased_app(source: Unreleased, *, hosts: Sequence[str] = ()) -> FastAPI:
     app.add_route("/", home, methods=["GET"])
     app.add_route("/studio", page, methods=["GET"])
     app.add_route("/studio/static/{name}", static, methods=["GET"])
-    app.add_middleware(Access, keys=keys)
+    app.add_middleware(Access, team=keys)
     app.state.api_keys = keys
     return app
