@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bucle.core.errors import BadInput, ConfigError, ModelUnavailable
+from bucle.core.errors import BadInput, ConfigError, ContextOverflow, ModelUnavailable, UpstreamTimeout
 from bucle.core.ports import ChatModel, ChatReply, Embedder
 from bucle.models import endpoint
 from bucle.models.catalogue import context_window, price, provider_of
@@ -156,6 +156,59 @@ def test_no_connection_is_tried_again_and_explained(peer: Peer) -> None:
     assert dropped.chat(HELLO, max_tokens=1).text == "qué tal"
 
 
+@pytest.mark.parametrize("error", [
+    {"message": "no", "code": "context_length_exceeded"},
+    "This model's maximum context length is 400 tokens. However, you requested 912 tokens.",
+    {"message": "'max_tokens' or 'max_completion_tokens' is too large: 9. This model's maximum context length is 4."},
+    {"message": "Your input exceeds the context window of this model."},
+    {"message": "The decoder prompt (length 5000) is longer than the maximum model length of 4096."},
+    {"message": "the request exceeds the available context size, try increasing it"},
+    {"message": "prompt is too long: 210000 tokens > 200000 maximum"},
+    {"message": "input length and `max_tokens` exceed context limit: 190000 + 20000 > 200000"},
+    {"message": "too many tokens: total number of tokens in the prompt cannot exceed 4081"},
+    {"message": "The input token count (99) exceeds the maximum number of tokens allowed (9)."},
+    {"message": "Prompt contains 40000 tokens, too large for model with 32768 maximum context length"},
+])
+def test_a_prompt_longer_than_the_context_is_that_error(peer: Peer, error: Any) -> None:
+    chat = peer.chat(says(400, {"error": error}))
+    with pytest.raises(ContextOverflow, match="longer than its context") as caught:
+        chat.chat(HELLO, max_tokens=9)
+    assert "fewer passages" in caught.value.hint
+    assert len(peer.seen) == 1, "it names a field, and is not about it"
+
+
+@pytest.mark.parametrize("body", [
+    {"error": {"message": "max_tokens is too large: 9999. This model supports at most 4096 completion tokens."}},
+    {"error": {"message": "Invalid value for temperature in this context"}},
+    {"message": "the model answers no questions about tokens"},
+])
+def test_other_refusals_are_not_about_the_context(peer: Peer, body: Any) -> None:
+    with pytest.raises(BadInput) as caught:
+        peer.chat(says(400, body)).chat(HELLO, max_tokens=9)
+    assert not isinstance(caught.value, ContextOverflow)
+    assert (body.get("message") or body["error"]["message"])[:20] in caught.value.message
+
+
+def test_a_connection_that_is_closed_or_cut_was_reached(peer: Peer) -> None:
+    def closes(handler: BaseHTTPRequestHandler, _: dict[str, Any]) -> None:
+        handler.close_connection = True
+
+    with pytest.raises(ModelUnavailable, match="closed the connection without a reply") as caught:
+        peer.chat(closes, max_retries=1).chat(HELLO, max_tokens=9)
+    assert "start http" not in caught.value.hint
+    assert len(peer.pauses) == 1
+
+    def cuts(handler: BaseHTTPRequestHandler, _: dict[str, Any]) -> None:
+        handler.send_response(200)
+        handler.send_header("content-length", "900")
+        handler.end_headers()
+        handler.wfile.write(b'{"choices": [')
+        handler.close_connection = True
+
+    with pytest.raises(UpstreamTimeout, match="broke off its reply half-way"):
+        peer.chat(cuts).chat(HELLO, max_tokens=9)
+
+
 def test_a_missing_key_names_the_variable(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TEST_KEY")
     with pytest.raises(ModelUnavailable, match="TEST_KEY is not set"):
@@ -233,6 +286,22 @@ def test_wrong_embeddings_are_refused(peer: Peer, data: Any) -> None:
     peer.script = [says(200, json.dumps({"data": data}).encode())]
     with pytest.raises(ModelUnavailable):
         OpenAIEmbedder("e", peer.url, "m", "TEST_KEY").embed(["a"])
+
+
+@pytest.mark.parametrize(("vector", "says_what"), [
+    ("[0, 0]", "zeros only"), ("[NaN, 1]", "not finite"), ("[-Infinity, 1]", "not finite"), ("[1e300, 1e300]", "not fin"),
+])
+def test_vectors_that_are_near_to_nothing_are_refused_with_advice(peer: Peer, vector: str, says_what: str) -> None:
+    whole = f'{{"data": [{{"index": 0, "embedding": [1, 0]}}, {{"index": 1, "embedding": {vector}}}]}}'
+    peer.script = [says(200, whole.encode())]
+    with pytest.raises(ModelUnavailable, match=says_what) as caught:
+        OpenAIEmbedder("e", peer.url, "m", "TEST_KEY").embed(["a", "b"])
+    assert "precision" in caught.value.hint
+
+
+def test_a_text_without_a_letter_may_have_no_direction(peer: Peer) -> None:
+    peer.script = [says(200, json.dumps({"data": [{"index": 0, "embedding": [0, 0]}]}).encode())]
+    assert OpenAIEmbedder("e", peer.url, "m", "TEST_KEY").embed(["¿?"]) == [[0.0, 0.0]]
 
 
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://x", "http://", "nonsense", "http://u:p@host/v1"])

@@ -11,13 +11,14 @@ import contextvars
 import json
 import os
 import random
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
-from bucle.core.errors import BadInput, BucleError, ConfigError, ModelUnavailable, UpstreamTimeout
+from bucle.core.errors import BadInput, BucleError, ConfigError, ContextOverflow, ModelUnavailable, UpstreamTimeout
 from bucle.core.records import Usage
 from bucle.models.catalogue import price, provider_of
 from bucle.models.limits import Reserved, limits_of
@@ -25,7 +26,7 @@ from bucle.models.limits import Reserved, limits_of
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["Endpoint", "RateLimited", "Refused", "Reply", "TimedOut", "forward_headers"]
+__all__ = ["Endpoint", "RateLimited", "Refused", "Reply", "TimedOut", "forward_headers", "troubles"]
 
 RESPONSE_LIMIT = 8 * 1024 * 1024
 """Bytes of one reply, after decompression; more is refused."""
@@ -39,6 +40,17 @@ LONGEST_PAUSE_S = 120.0
 forward_headers: contextvars.ContextVar[Mapping[str, str] | None] = contextvars.ContextVar(
     "bucle_forward_headers", default=None)
 """Headers added to each call made in this context. Set by the gateway in a replay, and nowhere else."""
+
+troubles: contextvars.ContextVar[list[str] | None] = contextvars.ContextVar("bucle_troubles", default=None)
+"""Filled with why calls made in this context were tried again: for whoever stops waiting before they end."""
+
+_TOO_LONG = re.compile(
+    r"context_length_exceeded|exceed_context_size|maximum context length|maximum model length|maximum input length"
+    r"|(?:exceeds?|longer than|too \w+ for|larger than|over) (?:the |its |your )?(?:\S+ ){0,3}context"
+    r"|context (?:window|length|size|limit) (?:is |was )?exceeded|too many (?:input |prompt )?tokens"
+    r"|(?:prompt|input|request|conversation) is too long|token count \S* ?exceeds|maximum number of tokens allowed",
+    re.IGNORECASE)
+"""How OpenAI, Azure, vLLM, llama.cpp, Anthropic, Cohere, Mistral and Gemini say that a prompt is too long."""
 
 
 class RateLimited(ModelUnavailable):
@@ -163,17 +175,27 @@ class Endpoint:
             try:
                 request = self._http.build_request("POST", self.base_url + path, json=body, headers=headers)
                 response = self._http.send(request, stream=True)
-            except (httpx.ConnectError, httpx.ConnectTimeout, httpx.RemoteProtocolError) as error:
+            except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+                lost = ModelUnavailable(f"{self.name} cannot be reached ({type(error).__name__})",
+                                        f"start {self.base_url} or correct models.{self.name}.base_url")
                 if last:
-                    raise ModelUnavailable(
-                        f"{self.name} cannot be reached ({type(error).__name__})",
-                        f"start {self.base_url} or correct models.{self.name}.base_url") from error
+                    raise lost from error
+                _note(lost.message)
+                self._sleep(_backoff(attempt))
+                continue
+            except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError) as error:
+                lost = ModelUnavailable(f"{self.name} closed the connection without a reply ({type(error).__name__})",
+                                        f"see the log of {self.base_url}: it was reached, and gave up on the request")
+                if last:
+                    raise lost from error
+                _note(lost.message)
                 self._sleep(_backoff(attempt))
                 continue
             except httpx.TimeoutException as error:
                 raise self._late() from error
             except httpx.HTTPError as error:
-                raise ModelUnavailable(f"{self.name} cannot be reached ({type(error).__name__})") from error
+                raise ModelUnavailable(f"{self.name} cannot be reached ({type(error).__name__})",
+                                       f"correct models.{self.name}.base_url") from error
             try:
                 if response.is_success:
                     yield Reply(response, sent, place)
@@ -181,6 +203,9 @@ class Endpoint:
                 wait = _retry_after(response.headers.get("retry-after"))
                 if waited := response.status_code == 429 and bool(wait):
                     self._limits.pause(wait or 0.0, longest=LONGEST_PAUSE_S)
+                if response.status_code in RETRY_STATUS:
+                    _note(f"{self.name} answered HTTP {response.status_code}"
+                          + (" (it limits requests)" if response.status_code == 429 else ""))
                 if last or response.status_code not in RETRY_STATUS or (wait or 0) > MAX_WAIT_S:
                     raise self._refused(response, wait)
             finally:
@@ -226,7 +251,8 @@ class Endpoint:
         if status in (401, 403):
             hint = f"check {self._key_env}" if self._key_env else f"set models.{name}.api_key_env"
             return Refused(f"{name} refused the key (HTTP {status})", hint)
-        said = self._said(self._error_body(response))
+        body = self._error_body(response)
+        said = self._said(body)
         if status == 429:
             asks = f" and asks for a pause of {_span(wait)}" if wait else ""
             return RateLimited(f"{name} is limiting requests (HTTP 429){asks}{said}", _come_back(wait), wait)
@@ -234,9 +260,16 @@ class Endpoint:
             return Refused(
                 f"{name} does not know the model {self.model!r} or the path (HTTP 404){said}",
                 f"list its models: curl {self.base_url}/models")
+        if status in (400, 413, 422) and _TOO_LONG.search(_words(body)):
+            return ContextOverflow(
+                f"{name} refused the prompt as longer than its context (HTTP {status}){said}",
+                f"leave something out of the prompt (fewer passages, a shorter input), lower max_tokens, or choose a "
+                f"model with a longer context than {self.model}")
         if status in (400, 413, 422):
             return BadInput(f"{name} refused the request (HTTP {status}){said}")
-        return ModelUnavailable(f"{name} failed (HTTP {status}){said}", "try again later or use another one")
+        failed = ModelUnavailable(f"{name} failed (HTTP {status}){said}", "try again later or use another one")
+        vars(failed)["status"] = status  # it was answered so, and not broken off
+        return failed
 
     def _error_body(self, response: httpx.Response) -> dict[str, Any]:
         """The first 64 KiB of an error's body as an object; empty if it is none."""
@@ -253,7 +286,7 @@ class Endpoint:
     def _said(self, body: Mapping[str, Any]) -> str:
         """`: MESSAGE` from an error's body, short, on one line and without the key."""
         error = body.get("error")
-        text = error.get("message") if isinstance(error, dict) else error
+        text = error.get("message") if isinstance(error, dict) else error or body.get("message") or body.get("detail")
         if not isinstance(text, str) or not text.strip():
             return ""
         key = os.environ.get(self._key_env, "").strip() if self._key_env else ""
@@ -276,12 +309,25 @@ class Endpoint:
         except httpx.TimeoutException as error:
             raise self._late() from error
         except httpx.HTTPError as error:
-            raise ModelUnavailable(f"{self.name} broke off its reply ({type(error).__name__})",
-                                   "try again") from error
+            raise UpstreamTimeout(f"{self.name} broke off its reply half-way ({type(error).__name__})",
+                                  "try again") from error
 
     def _late(self) -> TimedOut:
         return TimedOut(f"{self.name} did not answer within {self._timeout:g} s",
                         f"raise models.{self.name}.timeout_s, or use a smaller model")
+
+
+def _note(why: str) -> None:
+    """Tell whoever waits why a call is tried again."""
+    if (told := troubles.get()) is not None:
+        told.append(why)
+
+
+def _words(body: Mapping[str, Any]) -> str:
+    """What an error's body says, with its code: `error` as a text or object, or `message` and `detail` beside it."""
+    error = body.get("error")
+    told = [*error.values()] if isinstance(error, dict) else [error, body.get("message"), body.get("detail")]
+    return " ".join(one for one in told if isinstance(one, str))
 
 
 def _about(body: Mapping[str, Any]) -> int:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from bucle.core.errors import BadInput, ModelUnavailable
+from bucle.core.errors import BadInput, ContextOverflow, ModelUnavailable, UpstreamTimeout
 from bucle.core.ports import ChatReply, Message
 from bucle.core.records import Usage
 from bucle.models.endpoint import Endpoint, RateLimited, TimedOut, forward_headers
@@ -105,7 +105,7 @@ class OpenAIChat:
                 parts.append(text)
                 yield text
         if not finish:
-            raise ModelUnavailable(f"{self.name} broke off its reply before the end", "try again")
+            raise UpstreamTimeout(f"{self.name} broke off its reply before the end", "try again")
         yield ChatReply("".join(parts), usage, finish, (time.monotonic() - began) * 1000, served_by=served_by)
 
     def _body(self, messages: Sequence[Message], max_tokens: int, temperature: float, stop: Sequence[str],
@@ -122,6 +122,8 @@ class OpenAIChat:
         """Whether `body` is now without what the provider refused by name, from now on too: reasoning models take
         `max_completion_tokens` for `max_tokens` and no `temperature`; several providers take no `seed` or no
         schema."""
+        if isinstance(error, ContextOverflow):  # it names `max_tokens` too, and another field would change nothing
+            return False
         if "max_tokens" in body and "max_completion_tokens" in error.message:
             self._limit_field = "max_completion_tokens"
             body.pop("max_tokens")
@@ -137,6 +139,11 @@ class OpenAIChat:
             body.pop("response_format")
             return True
         return False
+
+
+BROKEN = ("the server's arithmetic or its model is broken: load it again there, in another precision (float32), "
+          "and ask it for one text")
+_WORD = re.compile(r"[^\W_]")
 
 
 class OpenAIEmbedder:
@@ -167,7 +174,7 @@ class OpenAIEmbedder:
             part = list(texts[start:start + self._batch])
             reply = self._client.post("/embeddings", {"model": self._client.model, "input": part,
                                                       "encoding_format": "float"})
-            vectors += self._vectors(reply, len(part))
+            vectors += self._vectors(reply, part)
             used = self._client.usage(reply)
             tokens, usd = tokens + used.tokens_in, usd + used.usd
         return vectors, Usage(tokens_in=tokens, usd=usd)
@@ -175,10 +182,10 @@ class OpenAIEmbedder:
     def close(self) -> None:
         self._client.close()
 
-    def _vectors(self, reply: Mapping[str, Any], expected: int) -> list[list[float]]:
+    def _vectors(self, reply: Mapping[str, Any], texts: Sequence[str]) -> list[list[float]]:
         import numpy as np
 
-        rows = reply.get("data")
+        rows, expected = reply.get("data"), len(texts)
         try:
             ordered = sorted(rows, key=lambda row: row["index"]) if isinstance(rows, list) else []
             if [row["index"] for row in ordered] != list(range(expected)):
@@ -186,15 +193,23 @@ class OpenAIEmbedder:
                                        "one for each", "check that the endpoint is an OpenAI-compatible one")
             matrix = np.asarray([row["embedding"] for row in ordered], dtype=np.float64)
         except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise ModelUnavailable(f"{self.name} answered without embeddings") from error
-        if matrix.ndim != 2 or len(matrix) != expected or not np.isfinite(matrix).all():
-            raise ModelUnavailable(f"{self.name} answered {len(ordered)} embeddings for {expected} texts")
+            raise ModelUnavailable(f"{self.name} answered without embeddings",
+                                   f"check that models.{self.name}.model is an embedding model there") from error
+        if matrix.ndim != 2 or len(matrix) != expected or not matrix.shape[1]:
+            raise ModelUnavailable(f"{self.name} answered embeddings that are no list of numbers each",
+                                   f"check that models.{self.name}.model is an embedding model there")
+        with np.errstate(over="ignore"):
+            norms = np.linalg.norm(matrix, axis=1, keepdims=True)
+        if not np.isfinite(norms).all():
+            raise ModelUnavailable(f"{self.name} answered embeddings that are not finite numbers (NaN, infinite)",
+                                   BROKEN)
         self.dimensions = self.dimensions or matrix.shape[1]
         if matrix.shape[1] != self.dimensions:
             raise ModelUnavailable(
                 f"{self.name} answered {matrix.shape[1]} dimensions instead of {self.dimensions}",
-                f"correct models.{self.name}.dimensions")
-        norms = np.linalg.norm(matrix, axis=1, keepdims=True)
+                f"another model answers there now: correct models.{self.name}.model, then bucle run")
+        if any(not norm and _WORD.search(text) for norm, text in zip(norms[:, 0], texts, strict=True)):
+            raise ModelUnavailable(f"{self.name} answered an embedding of zeros only, which is near to nothing", BROKEN)
         unit: list[list[float]] = (matrix / np.where(norms > 0, norms, 1.0)).tolist()
         return unit
 
