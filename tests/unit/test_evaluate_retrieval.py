@@ -177,6 +177,22 @@ def test_abstaining_citing_and_risk_by_hand() -> None:
     assert sure.high > 0.5  # two answers prove little
 
 
+@pytest.mark.parametrize(("silent", "value"), [(True, 1.0), (False, 0.0)])
+@pytest.mark.parametrize("clusters", [("u", "u"), ("u",)])
+def test_questions_without_an_answer_from_one_source_are_measured_too(
+    silent: bool, value: float, clusters: tuple[str, ...]
+) -> None:
+    """They are all that F1 of abstaining is made of: one source counts as one row, and nothing else is lost."""
+    said = Prediction(output="" if silent else "inventa", abstained=silent, score=0.3)
+    asked = [Asked(row("uno", f"{i}.md", id=f"a{i}"), Prediction(output="uno", score=0.9), ("a1",)) for i in range(5)]
+    asked += [Asked(row(None, "", id=f"u{i}", group=one), said) for i, one in enumerate(clusters)]
+    told = retrieval_figures(asked, {"a1": Passage("0.md", "")}, [Home()] * len(asked))
+    f1 = told["abstain_f1"]
+    assert (f1.value, f1.n) == (value, len(clusters))
+    assert f1.high - f1.low > 0.7, "one source proves little"
+    assert {"mrr", "coverage", "risk", "abstained"} <= told.keys()
+
+
 def test_answers_that_are_equally_sure_come_in_together() -> None:
     assert risk_coverage([0.9, 0.5, 0.5, 0.1], [0.0, 1.0, 0.0, 1.0]) == [(0.25, 0.0), (0.75, 1 / 3), (1.0, 0.5)]
     assert risk_coverage([], []) == []

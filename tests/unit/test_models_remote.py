@@ -289,7 +289,8 @@ def test_wrong_embeddings_are_refused(peer: Peer, data: Any) -> None:
 
 
 @pytest.mark.parametrize(("vector", "says_what"), [
-    ("[0, 0]", "zeros only"), ("[NaN, 1]", "not finite"), ("[-Infinity, 1]", "not finite"), ("[1e300, 1e300]", "not fin"),
+    ("[0, 0]", "zeros only"), ("[NaN, 1]", "not finite"), ("[-Infinity, 1]", "not finite"), 
+    ("[1e300, 1e300]", "not finite"),
 ])
 def test_vectors_that_are_near_to_nothing_are_refused_with_advice(peer: Peer, vector: str, says_what: str) -> None:
     whole = f'{{"data": [{{"index": 0, "embedding": [1, 0]}}, {{"index": 1, "embedding": {vector}}}]}}'

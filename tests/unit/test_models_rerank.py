@@ -132,6 +132,8 @@ def test_a_folder_with_remote_json_is_an_encoder(tmp_path: Path) -> None:
         wrong = RemoteEncoder(encoder(tmp_path / "f", url, dimensions=5), max_retries=0)
         with pytest.raises(ModelUnavailable, match="3 dimensions instead of 5"):
             wrong.embed(["a"])
+        called = RemoteEncoder(encoder(tmp_path / "h", url + "/nowhere", name="lejano"), max_retries=0)
+        assert (called.name, called._client.name) == ("far", "lejano")  # advice names what bucle.yaml calls it
     with pytest.raises(ConfigError, match="timeout_s"):
         RemoteEncoder(encoder(tmp_path / "g", url, timeout_s=-1))
 

@@ -105,11 +105,14 @@ def _abstaining(asked: Sequence[Asked], seed: int) -> dict[str, Interval]:
         return told
     share("abstained", without, [float(one.said.abstained and not one.said.error) for one in without])
     share("abstain_precision", silent, [float(one.row.target is None) for one in silent])
-    clusters = [one.row.cluster for one in asked]
+    part = [one for one in asked if one.row.target is None or (one.said.abstained and not one.said.error)]
+    clusters, sums = [one.row.cluster for one in part], _f1(part)
     if len(set(clusters)) > 1:
-        f1 = Measured(Metric("abstain_f1", "F1 of abstaining", (), lambda _: _f1(asked)), 0.0, (), _f1(asked))
-        told |= score_intervals({"abstain_f1": f1}, clusters=clusters, seed=seed, draws=DRAWS)
-    return told
+        f1 = Measured(Metric("abstain_f1", "F1 of abstaining", (), lambda _: sums), 0.0, (), sums)
+        return told | score_intervals({"abstain_f1": f1}, clusters=clusters, seed=seed, draws=DRAWS)
+    value = float(sums.combine(sums.table.sum(axis=0)))
+    low, high = wilson(value, 1, 0.95)  # one source counts as one row, as in `interval`
+    return told | {"abstain_f1": Interval(value=value, low=low, high=high, n=len(part))}
 
 
 def _f1(asked: Sequence[Asked]) -> Statistics:

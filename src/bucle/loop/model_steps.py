@@ -40,7 +40,8 @@ def model_step(
         attrs |= changed
         figures = _describe(model)
         far = isinstance(model, EncoderModel) and model.base_url
-        blobs = {"remote.json": json.dumps(model.model_dump(include=REMOTE)).encode()} if far else {}
+        told = {"name": name} | model.model_dump(include=REMOTE)
+        blobs = {"remote.json": json.dumps(told).encode()} if far else {}
         node = ctx.ledger.put("base_model", attrs, blobs=blobs)
         return Outcome({"model": node.id}, {"name": name, "kind": model.kind, **figures})
 

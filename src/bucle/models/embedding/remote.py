@@ -27,12 +27,13 @@ BATCH_CHARACTERS = 400_000
 
 
 class RemoteSettings(BaseModel):
-    """What `remote.json` says. `dimensions` 0: as many as the first reply has."""
+    """What `remote.json` says. `dimensions` 0: as many as the first reply has; `name`: what bucle.yaml calls it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     base_url: str = Field(min_length=1)
     model: str = Field(min_length=1)
+    name: str = ""
     api_key_env: str = "OPENAI_API_KEY"
     timeout_s: float = Field(60, gt=0)
     dimensions: int = Field(0, ge=0, le=65_536)
@@ -57,9 +58,9 @@ class RemoteEncoder(Kept):
         self.identity = sha256_hex(canonical_json([settings.base_url.rstrip("/"), settings.model, settings.dimensions]))
         self._cache, self._batch = cache, batch
         more: dict[str, Any] = {} if sleep is None else {"sleep": sleep}
-        self._client = OpenAIEmbedder(settings.model, settings.base_url, settings.model, settings.api_key_env,
-                                      settings.timeout_s, max_retries, dimensions=settings.dimensions, batch=batch,
-                                      **more)
+        self._client = OpenAIEmbedder(settings.name or settings.model, settings.base_url, settings.model,
+                                      settings.api_key_env, settings.timeout_s, max_retries,
+                                      dimensions=settings.dimensions, batch=batch, **more)
 
     def close(self) -> None:
         self._client.close()
