@@ -75,10 +75,20 @@ def test_one_list_serves_tasks_of_both_kinds() -> None:
     assert names("answer", candidates=both) == ["no-answer", "quote", "rag/gpt"]
 
 
+def test_one_list_names_the_chains_of_every_task() -> None:
+    choose = Choose(candidates=("chain/faq", "tfidf"))
+    found = ladder("classify", MODELS, choose, has_index=False, others=["chain/faq"])
+    assert [rung.name for rung in found] == ["majority", "nearest", "tfidf"]
+    with pytest.raises(ConfigError, match="chain/fap") as caught:
+        ladder("classify", MODELS, Choose(candidates=("chain/fap",)), has_index=False, others=["chain/faq"])
+    assert "Did you mean `chain/faq`?" in caught.value.hint
+
+
 @pytest.mark.parametrize(("choose", "says", "hint"), [
     ({"candidates": ("tfdif",)}, "tfdif", "Did you mean `tfidf`?"),
     ({"candidates": ("lora/otro",)}, "lora/otro", "Did you mean `lora`?"),
     ({"candidates": ("zzzzzzzz",)}, "zzzzzzzz", "Known: "),
+    ({"candidates": ("chain/otra",)}, "chain/otra", "Name the chain in a task's `chains`. Those there are: none."),
     ({"models": ("nanno",)}, "nanno", "Known: nano, minilm, gpt, e5."),
 ])
 def test_a_name_that_nothing_has_is_told(choose: dict[str, Any], says: str, hint: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any
 
 from bucle.core.choosing import Choose
@@ -39,15 +40,16 @@ class Rung:
 
 
 def ladder(
-    kind: TaskKind, models: Mapping[str, Model], choose: Choose, *, has_index: bool, chains: Sequence[Rung] = ()
+    kind: TaskKind, models: Mapping[str, Model], choose: Choose, *, has_index: bool, chains: Sequence[Rung] = (),
+    others: Sequence[str] = (),
 ) -> list[Rung]:
     """Candidates for a task of `kind`, cheapest first: every technique with every model that fits its needs, and the
-    `chains` that the team made.
+    `chains` that the team made. `others` are names that candidates of other tasks have, such as their chains.
 
-    `choose.candidates` narrows it to names (`tfidf`, `lora/nano`) or techniques (`lora`). Baselines always stay, since
-    nothing is recommended without them. Unless named, a technique that asks for a `grown` model (one that can reason,
-    or teach) is not tried with one pretrained on the project's own text. Raises ConfigError for a name that no
-    candidate has.
+    `choose.candidates` narrows it to names (`tfidf`, `lora/nano`) or techniques (`lora`; `chain` is every chain).
+    Baselines always stay, since nothing is recommended without them. Unless named, a technique that asks for a `grown`
+    model (one that can reason, or teach) is not tried with one pretrained on the project's own text. Raises ConfigError
+    for a name that no candidate has.
     """
     rungs = [
         rung
@@ -61,10 +63,18 @@ def ladder(
     wanted = set(choose.candidates)
     # One list serves tasks of both kinds, so a name counts as known if a task of any kind could have it.
     possible = {r.name for t in techniques().values() for r in _with_models(t, models, choose, has_index=True)}
-    possible |= {r.name for r in chains}
-    if unknown := wanted - possible - set(techniques()):
-        technique(sorted(unknown)[0])  # raises with the nearest name
-    return [r for r in rungs if r.technique.baseline or r.name in wanted or r.technique.name in wanted]
+    possible |= {*others, *(r.name for r in chains)}
+    if unknown := sorted(wanted - possible - set(techniques())):
+        if unknown[0].partition("/")[0] in MADE:
+            made = sorted(n for n in possible if n.startswith("chain/"))
+            near = get_close_matches(unknown[0], made, n=1)
+            raise ConfigError(
+                f"choose.candidates names `{unknown[0]}`, which no task has.",
+                f"Did you mean `{near[0]}`?" if near else
+                f"Name the chain in a task's `chains`. Those there are: {', '.join(made) or 'none'}.",
+            )
+        technique(unknown[0])  # raises with the nearest name
+    return [r for r in rungs if r.technique.baseline or {r.name, r.technique.name, r.name.partition("/")[0]} & wanted]
 
 
 def _with_models(t: Technique, models: Mapping[str, Model], choose: Choose, has_index: bool) -> Sequence[Rung]:

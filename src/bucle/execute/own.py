@@ -8,8 +8,11 @@ used nor changed.
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import sys
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -18,10 +21,14 @@ from typing import Any
 from bucle.core.errors import ConfigError
 from bucle.core.ids import sha256_hex
 
-__all__ = ["own_file", "own_object"]
+__all__ = ["hide_values", "own_file", "own_object", "secret_values", "untrusted"]
 
 _NAME = re.compile(r"[A-Za-z_]\w*(?:[./][A-Za-z_]\w*)*:[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*", re.ASCII)
 MAX_BYTES = 2_000_000
+_SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSW|PASSPHRASE|CREDENTIAL", re.IGNORECASE)
+_NAMED = re.compile(r"api_key_env[\"']?\s*:\s*[\"']?([A-Za-z_][A-Za-z0-9_]*)|\benv:([A-Za-z_][A-Za-z0-9_]*)")
+_LEAST = 6
+"""Characters of an environment variable's value that is hidden: shorter ones stand in any text."""
 
 
 def own_file(name: str, folder: Path, what: str = "") -> Path:
@@ -47,9 +54,7 @@ def own_object(name: str, folder: Path, trusted: bool, *, what: str = "", source
     no such file or name, not trusted, or the file does not run."""
     path = own_file(name, folder, what) if source is None else _place(name, folder)
     if not trusted:
-        raise ConfigError(
-            f"{what} {name} is code of this project, and nobody has said that it may run".strip(),
-            f"read {path.name}; if it may run: bucle run --trust (any other verb likewise; or BUCLE_TRUST=1)")
+        raise untrusted(name, path, what)
     found: Any = _module(str(path), path.read_bytes() if source is None else source)
     for part in name.partition(":")[2].split("."):
         found = getattr(found, part, _MISSING)
@@ -57,6 +62,36 @@ def own_object(name: str, folder: Path, trusted: bool, *, what: str = "", source
             raise ConfigError(f"{path.name} has no function or object {name.partition(':')[2]}",
                               f"define it in {path.name}")
     return found
+
+
+def untrusted(name: str, path: Path, what: str = "") -> ConfigError:
+    """The error of code that nobody has said may run."""
+    return ConfigError(
+        f"{what} {name} is code of this project, and nobody has said that it may run".strip(),
+        f"read {path.name}; if it may run: bucle run --trust (any other verb likewise; or BUCLE_TRUST=1)")
+
+
+def secret_values(folder: Path | None = None) -> list[str]:
+    """The values of the environment's variables that look like secrets by their name (KEY, TOKEN, SECRET, PASSWORD,
+    CREDENTIAL in it), and of those that `folder`'s bucle.yaml names (`api_key_env`, `env:NAME`), the longest first."""
+    names = {name for name in os.environ if _SECRET_NAME.search(name)}
+    if folder is not None:
+        try:
+            with (folder / "bucle.yaml").open(encoding="utf-8", errors="replace") as file:
+                names |= {a or b for a, b in _NAMED.findall(file.read(MAX_BYTES))}
+        except OSError:
+            pass
+    values = {os.environ.get(name, "").strip() for name in names}
+    return sorted((value for value in values if len(value) >= _LEAST), key=len, reverse=True)
+
+
+def hide_values(text: str, values: Iterable[str]) -> str:
+    """`text` with `***` for each of `values`, as it is or as JSON writes it."""
+    for value in values:
+        text = text.replace(value, "***")
+        if (escaped := json.dumps(value, ensure_ascii=False)[1:-1]) != value:
+            text = text.replace(escaped, "***")
+    return text
 
 
 _MISSING = object()
@@ -75,6 +110,6 @@ def _module(path: str, source: bytes) -> ModuleType:
         exec(compile(source, path, "exec", dont_inherit=True), module.__dict__)  # noqa: S102 - trusted, or it would not be here
     except Exception as error:  # any mistake in the user's own file
         sys.modules.pop(module.__name__, None)
-        raise ConfigError(f"{Path(path).name} does not run: {type(error).__name__}: {error}"[:500],
-                          "mend the file") from error
+        told = hide_values(f"{type(error).__name__}: {error}", secret_values(Path(path).parent))
+        raise ConfigError(f"{Path(path).name} does not run: {told}"[:500], "mend the file") from None
     return module

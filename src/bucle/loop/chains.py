@@ -14,7 +14,7 @@ from bucle.customise.chain import ChainSpec, ChainTechnique, StepCache, load_cha
 from bucle.customise.chain.spec import RetrieveStep, all_steps
 from bucle.loop.workspace import Workspace
 
-__all__ = ["chain_params", "chain_spec", "chains", "models_of", "needs_index", "run_chain", "step_cache",
+__all__ = ["chain_params", "chain_spec", "chains", "check_trust", "models_of", "needs_index", "run_chain", "step_cache",
            "tasks_of"]
 
 CACHE = "chains.db"
@@ -88,6 +88,26 @@ def chains(ws: Workspace) -> list[dict[str, Any]]:
             row["problem"] = error.message
         found.append(row)
     return found
+
+
+def check_trust(ws: Workspace) -> None:
+    """That the Python of the chains that compete may run, before anything is read or fitted. Raises ConfigError with
+    file and line."""
+    from bucle.core.yamlfile import at_line
+    from bucle.customise.own import own_file, untrusted
+    from bucle.loop.rungs import rungs_of
+
+    for name, task in () if ws.trusted else ws.config.tasks.items():
+        rungs = [rung for rung in rungs_of(ws, name) if rung.name.startswith("chain/")] if task.chains else []
+        for rung in rungs:
+            if "chain" not in rung.params:
+                called = str(rung.params["external"]["object"])
+            else:
+                steps = all_steps(read_chain(rung.params["chain"]))
+                called = next((f for step in steps if (f := getattr(step, "function", ""))), "")
+            if called:
+                with at_line(ws.root / "bucle.yaml", "tasks", name, "chains"):
+                    raise untrusted(called, own_file(called, ws.root), f"{rung.name}:")
 
 
 def run_chain(ws: Workspace, name: str, text: str, *, access: frozenset[str] = frozenset()) -> Prediction:

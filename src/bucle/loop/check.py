@@ -43,6 +43,10 @@ def check_project(ws: Workspace) -> None:
                     f"The retrieve task `{name}` needs an index, and no encoder is under `models:` to make one.",
                     "Add `minilm: {kind: encoder}` under models:, which comes with Bucle.",
                 )
+    if any(task.chains for task in ws.config.tasks.values()):
+        from bucle.loop.chains import check_trust  # a project without chains does not wait for them
+
+        check_trust(ws)
     for given_name, given in ws.config.choose.techniques.items():
         with at_line(file, "choose", "techniques", given_name):
             known = technique(given_name).settings

@@ -20,7 +20,8 @@ def rungs_of(ws: Workspace, task: str, *, has_index: bool | None = None, choose:
     indexed = ws.config.data.documents is not None if has_index is None else has_index
     kind = ws.config.tasks[task].kind
     chains = [_chain(ws, name) for name in ws.config.tasks[task].chains]
-    return ladder(kind, ws.config.models, choose or ws.config.choose, has_index=indexed, chains=chains)
+    others = [f"chain/{name}" for each in ws.config.tasks.values() for name in each.chains]
+    return ladder(kind, ws.config.models, choose or ws.config.choose, has_index=indexed, chains=chains, others=others)
 
 
 def _chain(ws: Workspace, name: str) -> Rung:
