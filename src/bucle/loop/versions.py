@@ -194,7 +194,8 @@ class LabelsToday(Mapping[str, tuple[str, ...]]):
 
 _READ = (
     "SELECT (SELECT max(seq) FROM runs WHERE finished_at IS NOT NULL), "
-    "(SELECT max(finished_at) FROM steps WHERE name = 'documents')"
+    "(SELECT max(created_at) FROM nodes WHERE kind = 'corpus'), "
+    "(SELECT count(*) FROM steps WHERE name = 'documents')"  # a step is written down after its node
 )
 
 

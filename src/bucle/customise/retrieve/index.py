@@ -27,7 +27,7 @@ __all__ = ["Hit", "Index", "build_index", "sentences"]
 DEPTH = 50
 """Passages that each of the two searches gives to be fused."""
 _KEPT = 2000  # sentences' vectors kept in memory
-_PROBED = 0.4  # share of the vector index's partitions that are looked into
+_PROBED = 0.34  # share of the vector index's partitions that are looked into
 MAX_QUESTION = 10_000
 """Characters of a question that are searched by words."""
 
