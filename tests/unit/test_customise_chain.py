@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -191,9 +193,44 @@ def test_hanging_functions_are_not_piled_up() -> None:
 
     made = Chain(chain("c", step("python", "f", function="m:hang", timeout_s=0.01)), ChainEnv(functions={
         "m:hang": hang}))
-    found = made.predict(["x"] * 20)
+    def one(text: str) -> Prediction:
+        return made.predict([text])[0]
+
+    with ThreadPoolExecutor(24) as pool:  # side by side, as they are served
+        found = list(pool.map(one, ["x"] * 40))
     assert len(began) == 16
-    assert "still run" in found[-1].error
+    assert {found[-1].error_kind} == {"UpstreamTimeout"}
+    assert "16 earlier calls of `f` still run, 16 of them out of time" in one("x").error
+
+
+def test_models_and_tasks_of_a_chain_keep_their_own_limits() -> None:
+    lock, most = threading.Lock(), {"now": 0, "ever": 0}
+
+    class Alone:
+        """A candidate of another task, which need not be safe to share."""
+
+        def predict(self, inputs: Any) -> list[Prediction]:
+            with lock:
+                most["now"] += 1
+                most["ever"] = max(most["ever"], most["now"])
+            time.sleep(0.01)
+            with lock:
+                most["now"] -= 1
+            return [Prediction(output="a") for _ in inputs]
+
+    made = Chain(chain("c", step("classify", "t", task="otra")), ChainEnv(tasks={"otra": Alone()}))
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda text: made.predict([text])[0].output, "abcdefgh"))
+    assert (found, most["ever"]) == (["a"] * 8, 1)
+
+
+def test_a_classifier_that_is_limited_says_so() -> None:
+    class Limited:
+        def predict(self, inputs: Any) -> list[Prediction]:
+            return [Prediction(output="", error="wait", error_kind="RateLimited") for _ in inputs]
+
+    made = Chain(chain("c", step("classify", "t", task="otra")), ChainEnv(tasks={"otra": Limited()}))
+    assert made.predict(["x"])[0].error_kind == "RateLimited"
 
 
 def test_retries_are_counted_and_only_of_what_may_be() -> None:

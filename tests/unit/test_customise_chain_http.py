@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import socketserver
+import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +14,7 @@ from chain_peer import Asked, api
 
 from bucle.core.errors import ConfigError
 from bucle.core.records import Prediction
-from bucle.customise.chain import Chain, ChainEnv, chain, step
+from bucle.customise.chain import Chain, ChainEnv, StepCache, chain, step
 
 SECRET = "s3cret-of-the-team"
 
@@ -46,13 +49,65 @@ def test_a_call_with_everything(monkeypatch: pytest.MonkeyPatch) -> None:
         assert json.loads(one.body) == {"id": '4/2"} ñ', "texto": 'dice "4/2"} ñ"', "n": [1, 1]}
         assert one.headers["authorization"] == f"Bearer {SECRET}"
         shown = asked(call(peer.url + "/", pointer="/echo", headers={"Authorization": "env:TEAM_KEY"}))
-        assert shown.output == SECRET, "what the API says is the answer"
-        assert SECRET not in json.dumps([dict(span) for span in shown.spans]), "and never in a span"
+        assert shown.output == "***", "an API may say its request again"
+        assert SECRET not in shown.model_dump_json()
     assert asked(call("http://127.0.0.1:9/", headers={"X-Api-Key": "env:TEAM_KEY"})).error.count(SECRET) == 0
     monkeypatch.delenv("TEAM_KEY")
     lost = asked(call("http://127.0.0.1:9/", headers={"X-Api-Key": "env:TEAM_KEY"}))
     assert lost.error_kind == "ConfigError"
     assert "TEAM_KEY" in lost.error
+
+
+def test_a_secret_that_comes_back_is_masked_wherever_it_stands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    secret = 'k"ey/' + SECRET
+    monkeypatch.setenv("TEAM_KEY", f" {secret} ")
+    monkeypatch.setenv("TEAM_PART", SECRET)
+    kept = StepCache(tmp_path / "c.db")
+
+    def answers(one: Asked) -> Any:
+        said = one.headers["authorization"]
+        return {"/json": {said: [said, {"n": 1}], "x": f"a {said} b"}, "/text": (200, {}, said.encode()),
+                "/no": (404, {}, ("x" * 190 + " " + said).encode()), "/ok": {"n": 7}}[one.path]
+
+    with api(answers) as peer:
+        for path, output in (("/json", '{"Bearer *** ***": ["Bearer *** ***", {"n": 1}], "x": "a Bearer *** *** b"}'),
+                             ("/text", "Bearer *** ***"), ("/no", ""), ("/ok", '{"n": 7}')):
+            headers = {"Authorization": "Bearer env:TEAM_KEY env:TEAM_PART"}
+            found = asked(call(peer.url + path, headers=headers, cache="forever"), cache=kept)
+            assert found.output.replace("  ", " ") == output
+            told = found.model_dump_json()
+            assert not any(part in told for part in (SECRET, SECRET[:8], "key/"))
+    kept.close()
+    assert SECRET.encode() not in b"".join(file.read_bytes() for file in tmp_path.iterdir())
+    monkeypatch.setenv("TEAM_KEY", "contraseña")
+    assert "no header value" in asked(call("http://127.0.0.1:9/", headers={"Authorization": "env:TEAM_KEY"})).error
+
+
+def test_what_went_wrong_is_told_as_what_it_was() -> None:
+    replies = {"/half": b"HTTP/1.1 200 OK\r\ncontent-length: 900\r\n\r\n{", "/none": b"",
+               "/500": b"HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n",
+               "/429": b"HTTP/1.1 429 No\r\ncontent-length: 0\r\n\r\n"}
+
+    class Raw(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            path = self.rfile.readline().split()[1].decode()
+            while self.rfile.readline().strip():
+                pass
+            self.wfile.write(replies[path])
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Raw) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        told = {path: asked(call(url + path, timeout_s=2)) for path in replies}
+        again = asked(call(url + "/500", method="POST", body={})).error
+        server.shutdown()
+    assert told["/half"].error_kind == "UpstreamTimeout"
+    assert "broke off its answer half-way, after 1 bytes" in told["/half"].error
+    assert "closed the connection without an answer" in told["/none"].error
+    assert "answered 500; see its own log" in told["/500"].error
+    assert "limits how often" in told["/429"].error
+    assert all("timeout_s" not in one.error and "cannot be reached" not in one.error for one in told.values())
+    assert "see whether it was done" in again
 
 
 def test_what_an_input_says_cannot_leave_its_place() -> None:
@@ -118,7 +173,7 @@ def test_a_busy_api_is_asked_again_and_a_slow_one_is_left() -> None:
     with api(busy) as peer:
         found = asked(call(peer.url + "/", retry={"times": 2, "wait_s": 0.01}))
         assert found.output == '{"ok": true}'
-        assert [s["error_kind"] for s in found.spans] == ["ModelUnavailable", "ModelUnavailable", ""]
+        assert [s["error_kind"] for s in found.spans] == ["RateLimited", "ModelUnavailable", ""]
         left += [503]
         assert asked(call(peer.url + "/", method="POST", body={})).error_kind == "ModelUnavailable"
         left += [503]

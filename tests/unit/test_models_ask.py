@@ -341,11 +341,26 @@ def test_a_pause_longer_than_patience_ends_it_for_whoever_asks_next_too(peer: Pe
 
 def test_whoever_serves_is_told_to_wait_and_does_not(peer: Peer) -> None:
     peer.answer = lambda text, n: (429, b"", {"retry-after": "0.01"}) if n <= 5 else ok(text)
-    with without_waiting(), pytest.raises(RateLimited):
-        ask_all(peer.chat(), [ask("a")])
+    with without_waiting() as told:
+        [late] = ask_all(peer.chat(), [ask("a")])
+    assert isinstance(late, RateLimited)
+    assert told.retry_after == late.retry_after
     waiting = len(peer.asked)
     assert texts(ask_all(peer.chat(), [ask("a")])) == ["a"]
     assert waiting < len(peer.asked)
+
+
+def test_whoever_serves_gets_each_its_own_error_and_asks_nothing_twice(peer: Peer) -> None:
+    peer.answer = lambda text, n: ok(text) if text == "t0" else (401 if text == "t1" else 400, b"", {})
+    for parallel in (1, 4):
+        before = len(peer.asked)
+        with without_waiting():
+            found = ask_all(peer.chat(max_parallel=parallel), [ask(f"t{n}") for n in range(6)])
+        assert [type(one).__name__ for one in found] == ["ChatReply", "Refused", *["BadInput"] * 4]
+        assert len(peer.asked) - before == 6
+    peer.answer = lambda text, n: (404, b"", {})
+    with without_waiting():
+        assert all(isinstance(one, ModelUnavailable) for one in ask_all(peer.chat(), [ask("a"), ask("b")]))
 
 
 def test_requests_a_minute_are_shared_by_all_callers(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:

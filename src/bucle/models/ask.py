@@ -21,7 +21,7 @@ from bucle.core.ports import ChatModel, ChatReply, Message, Report
 from bucle.models.endpoint import RateLimited, Refused
 from bucle.models.replies import Replies, known, memory, remembered, reply_key
 
-__all__ = ["Ask", "ask_all", "remembered", "without_waiting"]
+__all__ = ["Ask", "Told", "ask_all", "remembered", "somebody_waits", "without_waiting"]
 
 PATIENCE_S = 120.0
 """The longest pause that a provider may ask for: a longer one ends the asking at once."""
@@ -34,17 +34,31 @@ FINAL = (Refused, RateLimited)
 _GOODBYE_S = 3.0  # what is under way may end, and be remembered, after Ctrl-C
 
 
-_patient = contextvars.ContextVar("bucle_patient", default=True)
+@dataclass
+class Told:
+    """What providers told those who asked in one context: `retry_after`, the longest pause in seconds, or None."""
+
+    retry_after: float | None = None
+
+
+_told = contextvars.ContextVar[Told | None]("bucle_told", default=None)
 
 
 @contextlib.contextmanager
-def without_waiting() -> Generator[None, None, None]:
-    """Inside it, a provider that says `wait` is not waited for: somebody is there who would rather know now."""
-    token = _patient.set(False)
+def without_waiting() -> Generator[Told, None, None]:
+    """Inside it somebody waits for the answer: nothing is asked twice, a provider that says `wait` is not waited for,
+    and each ask that fails is its own error, however many do (the rules for measuring do not hold)."""
+    told = Told()
+    token = _told.set(told)
     try:
-        yield
+        yield told
     finally:
-        _patient.reset(token)
+        _told.reset(token)
+
+
+def somebody_waits() -> bool:
+    """Whether this is asked inside `without_waiting`: for somebody, not to measure."""
+    return _told.get() is not None
 
 
 @dataclass(frozen=True)
@@ -70,7 +84,7 @@ def ask_all(model: ChatModel, asks: Sequence[Ask], *, report: Report | None = No
     `fresh` asks again and remembers nothing. One ask that fails stands in its place as its error,
     after a second try at the end. ModelUnavailable is raised where nothing answers, the key or the model's name is
     refused, or more than a twentieth of the asks fail for good: what was answered until then is remembered. Ctrl-C
-    stops it.
+    stops it. Inside `without_waiting` nothing is tried again here and nothing raised: every ask has its reply or error.
     """
     results: dict[int, ChatReply | BucleError] = {}
     identity = str(getattr(model, "identity", ""))
@@ -88,7 +102,7 @@ def ask_all(model: ChatModel, asks: Sequence[Ask], *, report: Report | None = No
     if report is not None and results:
         report(len(results), len(asks))
     work = [(key, asks[where[0]]) for key, where in places.items()]
-    run = _Run(model, identity, replies, _patient.get())
+    run = _Run(model, identity, replies, _told.get())
     with contextlib.closing(run.answers(work, len(found))) as answers:
         for key, result in answers:
             again = replace(result, cached=True) if isinstance(result, ChatReply) else result
@@ -108,7 +122,7 @@ class _Run:
     model: ChatModel
     identity: str
     replies: Replies | None
-    patient: bool = True
+    told: Told | None = None
     stop: threading.Event = field(default_factory=threading.Event)
 
     def answers(self, work: Sequence[tuple[str, Ask]], answered: int) -> _Answers:
@@ -118,7 +132,7 @@ class _Run:
         parallel = max(1, int(getattr(self.model, "max_parallel", 1)))
         in_a_row = 0
         for key, ask, result in self._pooled(work, parallel):
-            if isinstance(result, ModelUnavailable):
+            if isinstance(result, ModelUnavailable) and self.told is None:
                 failed.append((key, ask))
                 last, in_a_row = result, in_a_row + 1
                 if isinstance(result, FINAL) or in_a_row > parallel:
@@ -158,7 +172,7 @@ class _Run:
                     result: ChatReply | BaseException = self._settled(key, ask)
                 except BaseException as error:  # raised again where it is read
                     result = error
-                if isinstance(result, FINAL):
+                if isinstance(result, FINAL) and self.told is None:
                     self.stop.set()
                 out.put((key, ask, result))
 
@@ -192,7 +206,10 @@ class _Run:
                                         stop=ask.stop, seed=ask.seed, **form)
             except RateLimited as error:
                 wait = error.retry_after if error.retry_after is not None else min(30.0, 2.0**attempt)
-                if not self.patient or wait > PATIENCE_S or attempt == TRIES - 1 or self.stop.wait(wait):
+                if self.told is not None:
+                    self.told.retry_after = max(self.told.retry_after or 0.0, error.retry_after or 0.0) or None
+                    return error
+                if wait > PATIENCE_S or attempt == TRIES - 1 or self.stop.wait(wait):
                     return error
                 continue
             except BucleError as error:

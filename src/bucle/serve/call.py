@@ -43,7 +43,7 @@ class Call:
         self.score: float | None = None
         self.usage, self.chunks = Usage(), tuple[str, ...]()
         self.ms = self.ms_first = 0.0
-        self.done = False
+        self.done = self.stepped = False
 
     def span(self, name: str, started: float, **detail: Any) -> None:
         """Record what ran from `started` (perf_counter) until now, in milliseconds of the request."""
@@ -52,6 +52,7 @@ class Call:
 
     def steps(self, spans: Sequence[Mapping[str, Any]], started: float) -> None:
         """Record the steps of a chain that began at `started` (perf_counter), in milliseconds of the request."""
+        self.stepped = self.stepped or bool(spans)
         shift = (started - self._started) * 1000
         for span in spans[:MAX_STEPS]:
             self.spans.append({**span, "start_ms": round(float(span.get("start_ms", 0.0)) + shift, 3)})
@@ -73,9 +74,12 @@ class Call:
             self.finish()
             return error
         known = from_exception(error)
-        self.status, self.error = known.status, known.message
+        self.status, self.error = known.status, known.detail or known.message
         self.finish()
-        known.traced = True
+        known.traced, known.trace = True, self.id
+        known.headers |= self.headers()
+        if self.stepped and known.status >= 429:
+            known.headers["x-should-retry"] = "false"  # clients would ask again by themselves, and steps act again
         return known
 
     def head(self) -> dict[str, Any]:

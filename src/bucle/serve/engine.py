@@ -1,4 +1,4 @@
-"""Engines off the event loop: predictors in micro-batches, one thread a route; chat in a small pool."""
+"""Engines off the event loop: predictors in micro-batches in one thread a route, or side by side; chat in a pool."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TypeVar
 
+from bucle.core.errors import ModelUnavailable
 from bucle.core.ports import ChatReply, Predictor
 from bucle.core.records import Prediction
 from bucle.models.ask import without_waiting
@@ -26,12 +27,14 @@ MAX_BATCH = 16
 
 @dataclass(frozen=True)
 class Answered:
-    """A prediction, the milliseconds it waited and took, and how many shared its batch."""
+    """A prediction, the milliseconds it waited and took, and how many shared its batch. `retry_after` is the pause in
+    seconds that a provider asked for meanwhile."""
 
     prediction: Prediction
     wait_ms: float
     ms: float
     batch: int
+    retry_after: float | None = None
 
 
 @dataclass(frozen=True)
@@ -43,55 +46,77 @@ class _Job:
 
 
 class Batcher:
-    """Owns one predictor, which only its thread calls, so a predictor need not be thread-safe."""
+    """Owns one predictor, which nobody else calls.
 
-    def __init__(self, predictor: Predictor, name: str) -> None:
-        self._predictor = predictor
+    With `parallel` 1 one thread calls it, so it need not be thread-safe, with what waits in one batch; where a batch
+    raises, each of its inputs is predicted again alone, so that one bad input does not fail its neighbours. With more
+    it is called from up to `parallel` threads with one input each, once: its work costs or changes something elsewhere
+    and must not be done twice.
+    """
+
+    def __init__(self, predictor: Predictor, name: str, parallel: int = 1) -> None:
+        self._predictor, self._name, self._parallel = predictor, name, max(1, parallel)
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        threading.Thread(target=self._run, name=f"bucle-engine-{name}", daemon=True).start()
+        self._lock = threading.Lock()
+        self._threads = self._open = 0  # threads that run, jobs that are not done
 
     def submit(self, text: str, forward: Mapping[str, str]) -> Future[Answered]:
         """The prediction for `text`; `forward` are headers for the remote models behind the predictor."""
         job = _Job(text, forward, time.perf_counter(), Future())
+        with self._lock:
+            self._open += 1
+            more = self._threads < min(self._open, self._parallel)
+            self._threads += more
+        job.done.add_done_callback(self._done)
         self._jobs.put(job)
+        if more:
+            threading.Thread(target=self._run, name=f"bucle-engine-{self._name}", daemon=True).start()
         return job.done
 
     def close(self) -> None:
-        """End the thread once what waits is answered."""
+        """End the threads once what waits is answered."""
         self._jobs.put(None)
 
+    def _done(self, _: Future[Answered]) -> None:
+        with self._lock:
+            self._open -= 1
+
     def _run(self) -> None:
+        most = MAX_BATCH if self._parallel == 1 else 1
         while True:
             jobs: list[_Job] = []
             job = self._jobs.get()
             while job is not None:
                 jobs.append(job)
-                if len(jobs) == MAX_BATCH or self._jobs.empty():
+                if len(jobs) == most or self._jobs.empty():
                     break
                 job = self._jobs.get()
             alive = [j for j in jobs if j.done.set_running_or_notify_cancel()]
             for headers, group in groupby(alive, key=lambda j: j.forward):
                 self._answer(list(group), headers)
             if job is None:
+                self._jobs.put(None)  # for the other threads
                 return
 
     def _answer(self, jobs: list[_Job], headers: Mapping[str, str]) -> None:
         started = time.perf_counter()
         try:
-            with without_waiting():
+            with without_waiting() as told:
                 found = with_headers(headers, lambda: self._predictor.predict([j.text for j in jobs]))
             if len(found) != len(jobs):
                 raise RuntimeError(f"the predictor gave {len(found)} answers to {len(jobs)} inputs")
         except Exception as error:
-            if len(jobs) == 1:
-                jobs[0].done.set_exception(error)
+            if len(jobs) == 1 or isinstance(error, ModelUnavailable):  # an outage is everybody's, and asked once
+                for job in jobs:
+                    job.done.set_exception(error)
                 return
-            for job in jobs:  # one bad input must not fail its neighbours
+            for job in jobs:
                 self._answer([job], headers)
             return
         ms = (time.perf_counter() - started) * 1000
         for job, prediction in zip(jobs, found, strict=True):
-            job.done.set_result(Answered(prediction, (started - job.queued) * 1000, ms, len(jobs)))
+            waited = (started - job.queued) * 1000
+            job.done.set_result(Answered(prediction, waited, ms, len(jobs), told.retry_after))
 
 
 class Pump:

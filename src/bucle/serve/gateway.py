@@ -25,7 +25,7 @@ from bucle.core.records import Feedback, Prediction, Usage
 from bucle.serve import replies, wire
 from bucle.serve.call import Call, Stream, now, read_body, utc
 from bucle.serve.engine import Batcher, Pump, with_headers
-from bucle.serve.errors import ApiError, from_exception
+from bucle.serve.errors import ApiError, from_exception, from_prediction
 from bucle.serve.guard import inspect
 from bucle.serve.metrics import Metrics
 from bucle.serve.routes import Limits, Route
@@ -48,9 +48,9 @@ class Gateway:
         self.metrics = Metrics(traces, lambda: self._active)
         self._pool = ThreadPoolExecutor(limits.threads, thread_name_prefix="bucle-chat")
         self._guard_pool = ThreadPoolExecutor(2, thread_name_prefix="bucle-guard")  # a slow model holds no guard up
-        self._turns = {n: asyncio.Semaphore(getattr(r.chat or r.embedder, "max_parallel", 1))
+        self._turns = {n: asyncio.Semaphore(r.at_once)
                        for n, r in routes.items() if r.predictor is None}
-        self._batchers = {n: Batcher(r.predictor, n) for n, r in routes.items() if r.predictor is not None}
+        self._batchers = {n: Batcher(r.predictor, n, r.at_once) for n, r in routes.items() if r.predictor is not None}
 
     def close(self) -> None:
         """Stop the engines and write every trace that waits."""
@@ -93,13 +93,13 @@ class Gateway:
         waiting = asyncio.wrap_future(self._batchers[route.name].submit(asked.text, call.forward))
         answered = await asyncio.wait_for(waiting, self.limits.timeout_s)
         found: Prediction = answered.prediction
-        call.span("engine", started, wait_ms=round(answered.wait_ms, 3), batch=answered.batch)
+        failed = {"error_kind": found.error_kind} if found.error_kind else {}
+        call.span("engine", started, wait_ms=round(answered.wait_ms, 3), batch=answered.batch, **failed)
         call.steps(found.spans, started)
-        call.usage = found.usage
+        call.usage, call.chunks = found.usage, found.chunks
         if found.error:
-            raise ApiError(502, f"the candidate failed on this input: {replies.clean(found.error[:300])}",
-                           code="engine_failed")
-        call.output, call.chunks = replies.clean(found.output), found.chunks
+            raise from_prediction(found, answered.retry_after)
+        call.output = replies.clean(found.output)
         call.score = replies.finite(found.score)
         call.first()
         await self._guard(call, call.output, call.after)

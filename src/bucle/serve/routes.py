@@ -25,7 +25,10 @@ class Route:
     a reply cites that, its `chunks` stay ids. `release` overrides the gateway's own, for a route that was released
     by itself.
 
-    A chat model or embedder gets one call at a time, unless it says otherwise by a `max_parallel` of its own.
+    An engine gets one call at a time, unless it says otherwise by a `max_parallel` of its own, or `parallel` is given.
+    A predictor that gets one call at a time is given what waits as one batch, and where it raises each input again
+    alone. One with more gets each input once, in a call and a thread of its own: give one whose work costs or changes
+    something elsewhere (it asks a provider, it writes) at least 2.
     """
 
     name: str
@@ -36,6 +39,13 @@ class Route:
     embedder: Embedder | None = None
     release: str = ""
     places: Mapping[str, str] = field(default_factory=dict)
+    parallel: int = 0
+
+    @property
+    def at_once(self) -> int:
+        """Calls that the engine gets at once."""
+        engine = self.predictor or self.chat or self.embedder
+        return max(1, self.parallel or int(getattr(engine, "max_parallel", 1)))
 
     def __post_init__(self) -> None:
         own = {"chat": self.chat, "embed": self.embedder}.get(self.kind, self.predictor)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,7 +26,7 @@ __all__ = ["Attempts", "Limits", "StepFailed", "kind_of"]
 
 SHOWN = 200
 """Characters of an input or output that a span shows."""
-MOST_ABANDONED = 16  # calls that ran out of time and still run
+MOST_ABANDONED = 16  # calls of one step that ran out of time and still run
 FLOW = ("name", "when", "cache", "timeout_s", "retry", "on_error", "route", "then")  # no part of what a step gives
 
 
@@ -37,42 +39,58 @@ class StepFailed(Exception):
 
 
 class Limits:
-    """Keeps calls within their time, and those of a model that answers one at a time one after the other."""
+    """Keeps calls within their time and their number: those of a step, of a model (its `max_parallel`, else one at a
+    time), and of another task's candidate."""
 
-    def __init__(self, models: Mapping[str, ChatModel]) -> None:
-        self._abandoned: list[threading.Thread] = []
-        self._locks = {name: threading.Lock() for name, model in models.items() if not hasattr(model, "max_parallel")}
+    def __init__(self, models: Mapping[str, ChatModel], tasks: Mapping[str, Any] | None = None) -> None:
+        self._hung: Counter[str] = Counter()
+        self._slots: dict[str, threading.Semaphore] = {}
+        self._lock = threading.Lock()
+        engines: list[tuple[str, str, Any]] = [("model", name, model) for name, model in models.items()]
+        engines += [("task", name, predictor) for name, predictor in (tasks or {}).items()]
+        self._turns = {(what, name): threading.Semaphore(max(1, int(getattr(engine, "max_parallel", 1))))
+                       for what, name, engine in engines}
 
     def within(self, step: AnyStep, work: Callable[[], Result], seconds: float) -> Result:
-        """`work()` within `seconds`. It runs in a thread, which cannot be stopped: what hangs is left behind, and once
-        MOST_ABANDONED hang no more is begun. Raises UpstreamTimeout."""
+        """`work()` within `seconds`. It runs in a thread, which cannot be stopped: what hangs is left behind, and while
+        MOST_ABANDONED calls of a step hang no more of it is begun. Raises UpstreamTimeout."""
         if isinstance(step, TextStep | CheckStep | ParseStep) and not (
                 getattr(step, "function", "") or getattr(step, "model", "")):
             return work()
-        self._abandoned = [thread for thread in self._abandoned if thread.is_alive()]
-        if len(self._abandoned) >= MOST_ABANDONED:
-            raise UpstreamTimeout(f"{len(self._abandoned)} earlier calls ran out of time and still run",
-                                  "mend what hangs, then start again")
+        began = time.perf_counter()
+        with self._lock:
+            slots = self._slots.setdefault(step.name, threading.Semaphore(MOST_ABANDONED))
+            hung = self._hung[step.name]
+        if hung >= MOST_ABANDONED or not slots.acquire(timeout=seconds):
+            raise UpstreamTimeout(f"{MOST_ABANDONED} earlier calls of `{step.name}` still run, {self._hung[step.name]} "
+                                  "of them out of time: no more are begun",
+                                  "mend what it asks; if they never end, start again")
         done: list[Result | BaseException] = []
-        lock = self._locks.get(getattr(step, "model", ""))
+        ended, late = False, False
+        turn = next((turn for (what, name), turn in self._turns.items() if getattr(step, what, "") == name),
+                    contextlib.nullcontext())
 
         def target() -> None:
+            nonlocal ended
             try:
-                if lock is None:
+                with turn:
                     done.append(work())
-                else:
-                    with lock:
-                        done.append(work())
             except BaseException as error:  # raised again where it is read
                 done.append(error)
+            finally:
+                with self._lock:
+                    ended = True
+                    self._hung[step.name] -= late
+                slots.release()
 
         thread = threading.Thread(target=contextvars.copy_context().run, args=(target,), daemon=True,
                                   name=f"bucle-chain-{step.name}")
         thread.start()
-        thread.join(seconds)
+        thread.join(max(0.0, began + seconds - time.perf_counter()))
         if not done:
-            if thread.is_alive():
-                self._abandoned.append(thread)
+            with self._lock:
+                late = not ended
+                self._hung[step.name] += late
             raise UpstreamTimeout(f"it did not end within {seconds:.3g} s", _longer(step))
         if isinstance(done[0], BaseException):
             raise done[0]
@@ -220,5 +238,7 @@ def kind_of(error: BucleError) -> str:
     """The class of an error as everybody knows it."""
     if isinstance(error, Unmet):
         return "SchemaBroken" if error.schema else "BadInput"
+    if isinstance(error, Busy) and getattr(error, "limited", False):
+        return "RateLimited"
     return {"Busy": "ModelUnavailable", "OwnFault": "BadInput", "TimedOut": "UpstreamTimeout"}.get(
         type(error).__name__, type(error).__name__)

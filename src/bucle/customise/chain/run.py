@@ -46,7 +46,7 @@ class Chain:
         self.worker = Worker(self.steps, env)
         order = [*(step.name for step in spec.steps), END]
         self.following = dict(pairwise(order))
-        self.limits = Limits(env.models)
+        self.limits = Limits(env.models, env.tasks)
 
     def predict(self, inputs: Sequence[str], *, access: frozenset[str] = frozenset()) -> list[Prediction]:
         """The answer to each of `inputs`, in order, for an asker who holds the labels `access`. Its `spans` are the

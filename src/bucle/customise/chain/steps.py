@@ -7,7 +7,15 @@ import json
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from bucle.core.errors import BadInput, BucleError, ConfigError, ModelUnavailable, SchemaBroken, UpstreamTimeout
+from bucle.core.errors import (
+    BadInput,
+    BucleError,
+    ConfigError,
+    ContextOverflow,
+    ModelUnavailable,
+    SchemaBroken,
+    UpstreamTimeout,
+)
 from bucle.core.ids import sha256_hex
 from bucle.core.prompting import PromptSpec
 from bucle.customise.chain.checks import check, paid, parse
@@ -271,6 +279,9 @@ def _text(value: Any) -> str:
 
 
 def _of_kind(kind: str, message: str) -> BucleError:
-    known = {"UpstreamTimeout": UpstreamTimeout, "ModelUnavailable": ModelUnavailable, "SchemaBroken": SchemaBroken}
-    return known.get(kind, BadInput)(message, "")
+    from bucle.models.endpoint import RateLimited, Refused, TimedOut
+
+    known: tuple[type[BucleError], ...] = (UpstreamTimeout, TimedOut, ModelUnavailable, RateLimited, Refused,
+                                           SchemaBroken, ContextOverflow)
+    return next((one for one in known if one.__name__ == kind), BadInput)(message, "")
 

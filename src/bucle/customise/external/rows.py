@@ -17,7 +17,7 @@ from typing import Any
 from bucle.core.errors import BadInput, BucleError, ModelUnavailable, UpstreamTimeout
 from bucle.core.records import Prediction, Usage
 
-__all__ = ["Steps", "answer_each", "failed", "masked"]
+__all__ = ["PARALLEL", "Steps", "answer_each", "failed", "masked"]
 
 PARALLEL = 8
 MAX_SPANS = 200

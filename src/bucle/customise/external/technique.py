@@ -24,7 +24,7 @@ from bucle.core.ids import sha256_hex
 from bucle.core.ports import FitContext, LoadContext
 from bucle.core.records import Prediction
 from bucle.customise.external import langchain, llamaindex, python
-from bucle.customise.external.rows import Steps, answer_each, failed
+from bucle.customise.external.rows import PARALLEL, Steps, answer_each, failed
 from bucle.customise.own import own_file, own_object
 
 __all__ = ["ExternalPredictor", "ExternalTechnique", "external_params"]
@@ -83,7 +83,11 @@ class ExternalPredictor:
     `access` are the labels that the asker holds. An object that takes them (`takes_access`) is given them with every
     question, and answers for what it does with them. One that does not cannot keep anything from anybody: where the
     project has documents with labels it answers nobody (where that is not known, nobody who holds a label).
+
+    Whoever serves it asks it up to `max_parallel` questions side by side, one a call, each of them once.
     """
+
+    max_parallel = PARALLEL
 
     def __init__(self, settings: External, thing: Any, ctx: LoadContext, folder: Path) -> None:
         self.settings, self.kind, self.folder = settings, ctx.kind, folder
