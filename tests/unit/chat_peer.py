@@ -20,7 +20,10 @@ the provider's refusal (400)."""
 
 
 class Peer:
-    """`asked` are the bodies that came, in order of arrival."""
+    """`asked` are the bodies that came, in order of arrival. `hidden`: tokens of reasoning out of sight, which are
+    billed with each reply whatever `max_tokens` says."""
+
+    hidden = 0
 
     def __init__(self, says: Says) -> None:
         self.asked: list[dict[str, Any]] = []
@@ -44,7 +47,7 @@ class Peer:
                     200,
                     {
                         "choices": [{"message": message, "finish_reason": finish}],
-                        "usage": {"prompt_tokens": size, "completion_tokens": len(text.split())},
+                        "usage": {"prompt_tokens": size, "completion_tokens": len(text.split()) + peer.hidden},
                     },
                 )
 

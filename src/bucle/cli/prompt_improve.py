@@ -77,6 +77,8 @@ def _plan(found: Mapping[str, Any]) -> None:
 
 
 def _told(found: Mapping[str, Any]) -> None:
+    from bucle.loop.improve import passed
+
     best = found["chosen"]["trial"]
     table(["trial", "round", "instruction", "examples", "rows", found["metric"], "tokens", "US dollars", ""], [
         [t["trial"], t["round"], t["instruction"], t["demos"], t["rows"],
@@ -88,6 +90,9 @@ def _told(found: Mapping[str, Any]) -> None:
     click.echo(f"\nChosen on {rows['choose']} rows; {found['rounds_done']} of {found['rounds']} rounds"
                + (f" ({found['stopped']})" if found["stopped"] else "")
                + f"; {spent['tokens']:,} tokens, ${spent['usd']:.4f} spent.")
+    if over := passed(found["passed_by"]):
+        click.echo(f"That passes the budget by {over}: a call took more than any before it (a model that thinks out of "
+                   "sight is billed for more than `max_tokens`); nothing was asked after it.")
     if found["refused_proposals"]:
         click.echo(f"{found['refused_proposals']} proposed instructions could not be used: no JSON object, the "
                    "prompt's own variables forgotten, or braces that are none of its inputs.")
@@ -96,8 +101,8 @@ def _told(found: Mapping[str, Any]) -> None:
         click.echo(f"Confirmed on {rows['confirm']} test rows: {before['value']:.3f} before, {after['value']:.3f} "
                    "after.")
         if found["earlier"]:
-            click.echo(f"These rows had given {found['earlier']} confirmation(s) before this one; the interval's level "
-                       f"is {100 * found['confirmed']['level']:.2f}%, to allow for them.")
+            click.echo(f"{found['earlier']} confirmation(s) before this one looked at these rows, or some of them; the "
+                       f"interval's level is {100 * found['confirmed']['level']:.2f}%, to allow for them.")
     click.echo(found["why"][:1].upper() + found["why"][1:] + ".")
     if saved := found["saved"]:
         click.echo(f"\nSaved as {saved['title']}"

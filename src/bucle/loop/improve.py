@@ -1,4 +1,4 @@
-"""A better prompt for a task: instructions and demonstrations searched within a hard budget, chosen on one side of the
+"""A better prompt for a task: instructions and demonstrations searched within a budget, chosen on one side of the
 split, confirmed once on another.
 
 No row that chooses is ever shown as an example, and no test row is looked at before the one confirmation. Each round
@@ -16,22 +16,22 @@ from typing import Any
 from bucle.choose import Rung
 from bucle.core.config import OpenAIModel
 from bucle.core.errors import BadInput, NotFound
-from bucle.core.ids import sha256_hex
 from bucle.core.prompting import PromptSpec
 from bucle.execute import Display, Outcome, Runner, StepContext, StepRecord, project_lock
-from bucle.loop.budget import BudgetSpent
+from bucle.loop.budget import Budget, BudgetSpent
 from bucle.loop.candidates import TaskData, remembered_replies, roles_of, task_params
+from bucle.loop.improve_looks import TEST_ROWS, confirmed_before
 from bucle.loop.improve_rows import Sides, sides_of
 from bucle.loop.improve_trials import Search
 from bucle.loop.rungs import rungs_of
 from bucle.loop.scoring import scoring_key
 from bucle.loop.workspace import Workspace
 
-__all__ = ["DEFAULT_TOKENS", "improve"]
+__all__ = ["DEFAULT_TOKENS", "improve", "passed"]
 
 DEFAULT_TOKENS = 500_000
 """The budget where none is given."""
-ROUNDS_FORECAST = 2.5  # looks at every choosing row that a round of trials takes, with halving
+ROUNDS_FORECAST = (2.5, 7.0)  # looks at every choosing row that a round takes: halved early, and none dropped
 PROPOSAL_TOKENS = 4_000  # of one round's proposals, asked and answered
 NONE = "none"
 READERS = ("zero-shot", "few-shot", "chain-of-thought", "rag", "chain-of-thought-answer")
@@ -68,10 +68,12 @@ def improve(
 ) -> dict[str, Any]:
     """Search a better prompt for `task`.
 
-    Returns `{task, technique, model, metric, rows, forecast, budget}`, and unless `dry_run` also `{spent, trials,
-    chosen, confirmed, helped, saved, why, earlier}`: `confirmed` is the paired difference to the prompt in force on the
-    test rows, `earlier` how many confirmations those rows have seen before this one; `saved` the new version, only
-    where the interval lies above 0. Raises BadInput where the budget cannot pay for a search, ConfigError, NotFound.
+    Returns `{task, technique, model, metric, rows, forecast, budget}`, and unless `dry_run` also `{spent, passed_by,
+    trials, finished, leading, chosen, confirmed, helped, saved, why, earlier}`: `confirmed` is the paired difference to
+    the prompt in force on the test rows, `earlier` how many confirmations looked at any of those rows before this one;
+    `passed_by` what was spent beyond the budget; `finished` how many trials saw every row or were proven worse, and
+    `leading` the unfinished one that lay before the best; `saved` the new version, only where the interval lies above
+    0. Raises BadInput where the budget cannot pay for a search, ConfigError, NotFound.
     """
     if task not in ws.config.tasks:
         raise NotFound(f"There is no task `{task}`.", f"Tasks: {', '.join(ws.config.tasks)}.")
@@ -144,14 +146,14 @@ def _plan(ws: Workspace, data: TaskData, asked: Asked, sides: Sides) -> dict[str
     choose, test, rounds = len(sides.choose), len(sides.test), asked.rounds
     one = expect_rung(ws, data.name, asked.rung, sides.pool, 100, seconds_before(ws))
     remote = isinstance(ws.config.models[asked.rung.base], OpenAIModel)
+    least, most = ROUNDS_FORECAST
 
-    def of(looks: float, proposals: int) -> dict[str, list[float]]:
-        rows = choose * (1 + looks) + 2 * test + len(sides.look)
+    def of(looks: tuple[float, float], proposals: int) -> dict[str, list[float]]:
+        low, high = ((choose * (1 + look) + 2 * test + len(sides.look)) / 100 for look in looks)
         extra = proposals * PROPOSAL_TOKENS if asked.proposer else 0
-        cost = rows / 100
-        return {"tokens": [round(one.tokens[0] * cost + extra / 2), round(one.tokens[1] * cost + extra)],
-                "usd": [one.usd[0] * cost, one.usd[1] * cost] if remote else [0.0, 0.0],
-                "minutes": [one.minutes[0] * cost, one.minutes[1] * cost]}
+        return {"tokens": [round(one.tokens[0] * low + extra / 2), round(one.tokens[1] * high + extra)],
+                "usd": [one.usd[0] * low, one.usd[1] * high] if remote else [0.0, 0.0],
+                "minutes": [one.minutes[0] * low, one.minutes[1] * high]}
 
     return {
         "task": data.name,
@@ -160,7 +162,7 @@ def _plan(ws: Workspace, data: TaskData, asked: Asked, sides: Sides) -> dict[str
         "proposer": asked.proposer,
         "rounds": asked.rounds,
         "rows": {"demonstrations": len(sides.pool), "choose": choose, "from_train": sides.borrowed, "confirm": test},
-        "forecast": {"least": of(1.0, 1), "full": of(ROUNDS_FORECAST * rounds, rounds)},
+        "forecast": {"least": of((1.0, 1.0), 1), "full": of((least * rounds, most * rounds), rounds)},
         "budget": {"tokens": asked.tokens, "usd": asked.usd},
     }
 
@@ -195,7 +197,7 @@ def _search_step(ws: Workspace, runner: Runner, data: TaskData, asked: Asked, si
     settings = dict(ws.config.choose.techniques.get(t.name, {}))
     params = {**task_params(ws, data.name, t), **({"prompt": given.spec} if given else {}), **rung.params, **settings}
     roles = roles_of(ws, data, rung) | ({"prompt": given.node} if given else {})
-    test = sha256_hex("\n".join(sorted(row.id for row in sides.test)))
+    rows = sorted(row.id for row in sides.test)
 
     def work(ctx: StepContext) -> Outcome:
         with remembered_replies(ws):
@@ -204,13 +206,13 @@ def _search_step(ws: Workspace, runner: Runner, data: TaskData, asked: Asked, si
             try:
                 search.baseline()
             except BudgetSpent:
-                raise BadInput("The budget does not even pay for the prompt in force on the choosing rows.",
-                               "Raise --budget-tokens or --budget-usd.") from None
+                raise _too_small(search.budget, len(sides.choose)) from None
             search.rounds(asked.rounds)
-            earlier = _earlier(ws, test)
-            figures: dict[str, Any] = {"task": data.name, "earlier": earlier, "test": test}
+            earlier = confirmed_before(ws, rows)
+            figures: dict[str, Any] = {"task": data.name, "earlier": earlier}
             figures |= search.figures() | search.confirm(earlier)
-        blobs = {"trials.json": json.dumps(figures["trials"], ensure_ascii=False).encode()}
+        blobs = {"trials.json": json.dumps(figures["trials"], ensure_ascii=False).encode(),
+                 TEST_ROWS: json.dumps(rows).encode()}
         attrs = {name: value for name, value in figures.items() if name != "trials"}
         parents = [(role, node) for role, node in roles.items() if node]
         node = ctx.ledger.put("prompt_search", {"technique": t.name, "model": rung.base, "seed": asked.seed,
@@ -227,10 +229,18 @@ def _search_step(ws: Workspace, runner: Runner, data: TaskData, asked: Asked, si
     )
 
 
-def _earlier(ws: Workspace, test: str) -> int:
-    """Confirmations that these very rows have already given."""
-    return sum(1 for node in ws.ledger.nodes("prompt_search")
-               if node.attrs.get("test") == test and node.attrs.get("confirmed"))
+def _too_small(budget: Budget, rows: int) -> BadInput:
+    over = passed(budget.passed_by)
+    begun = "The budget was passed by " + over + " before" if over else "The budget ends before"
+    return BadInput(f"{begun} the prompt in force is measured on the {rows} choosing rows: {budget.tokens:,} tokens, "
+                    f"${budget.usd:.4f} spent in {budget.calls} calls.",
+                    "Raise --budget-tokens or --budget-usd; what was answered is remembered and not asked again.")
+
+
+def passed(passed_by: Mapping[str, float]) -> str:
+    """What was spent beyond a budget, for people; empty where it was kept."""
+    return " and ".join(filter(None, [f"{passed_by['tokens']:,.0f} tokens" if passed_by["tokens"] else "",
+                                      f"${passed_by['usd']:.4f}" if passed_by["usd"] else ""]))
 
 
 def _saved(ws: Workspace, record: StepRecord, alias: str, by: str) -> dict[str, Any]:
@@ -240,7 +250,9 @@ def _saved(ws: Workspace, record: StepRecord, alias: str, by: str) -> dict[str, 
     import yaml
 
     from bucle.customise.prompt.store import keep, move, open_node, save, versions
+    from bucle.loop.prompts import is_path, task_prompt
 
+    task = ws.config.tasks[str(record.figures["task"])]
     spec = PromptSpec.model_validate(record.figures["chosen"]["spec"])
     text = yaml.safe_dump(spec.model_dump(mode="json", exclude_defaults=True), allow_unicode=True, sort_keys=False,
                           width=110)
@@ -249,10 +261,13 @@ def _saved(ws: Workspace, record: StepRecord, alias: str, by: str) -> dict[str, 
     if kept.id in versions(ws.ledger, spec.name):
         stored = open_node(ws.ledger, kept.id)
     else:
+        if is_path(task.prompt) and (now := task_prompt(ws, str(record.figures["task"]))) is not None:
+            before = open_node(ws.ledger, now.node)
+            if not before.version:  # a file that was never saved: what is replaced can be told and brought back
+                save(ws.ledger, before.spec, before.text, by=by, reason=f"{task.prompt}, before bucle prompt improve")
         stored = save(ws.ledger, spec, text, by=by, reason=f"{record.figures['metric']} {gap['value']:+.3f} "
                       f"[{gap['low']:+.3f}, {gap['high']:+.3f}] on {gap['n']} test rows ({record['prompt_search']})")
     moved = move(ws.ledger, stored, alias, by=by, reason=record["prompt_search"]) if alias else None
-    task = ws.config.tasks[str(record.figures["task"])]
     return {"saved": {"name": spec.name, "version": stored.version, "node": stored.node, "title": stored.title,
                       "alias": moved["alias"] if moved else "",
                       "in_force": task.prompt in {spec.name, f"{spec.name}@{alias}" if alias else spec.name}}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -41,7 +42,9 @@ NEW = 4
 """Instructions that join in a round."""
 TRIALS = 6
 """Pairs that are tried in a round, beside the best so far."""
-HALVED = 0.5  # of the scores that a round without halving would take
+HALVED_OUT = "halved"
+HALVED = 0.5  # of the scores that a round without halving would take: the least that a round is planned with
+SHARE_SPENT = "search share spent"
 EIGHTH = 8
 MARGIN = 1.15  # held back for the confirmation, over what its rows took before
 FLOOR_CALLS = 6  # single calls' worth held back beside it: a call is reserved at its most
@@ -72,6 +75,11 @@ class Trial:
     @property
     def row_tokens(self) -> float:
         return self.tokens / max(1, self.asked)
+
+    def ahead_of(self, other: Trial) -> float:
+        """How much better its mean is than the other's, on the rows that both have seen; 0 where there are none."""
+        both = self.scores.keys() & other.scores.keys()
+        return sum(self.scores[row] - other.scores[row] for row in both) / max(1, len(both))
 
 
 class Search:
@@ -131,9 +139,12 @@ class Search:
                 if not (pairs := self._pairs(number)):
                     self.stopped = "nothing new is left to try"
                     return
-                self._contest(number, pairs)
+                self._contest(number, pairs, rounds=most - number + 1)
             except BudgetSpent:
                 self.stopped = "the budget's part for searching is spent"
+                for trial in self.trials:
+                    if not trial.out and not self._finished(trial):
+                        trial.out = f"{SHARE_SPENT} after {len(trial.scores)} rows"
                 return
             self.done_rounds = number
 
@@ -143,15 +154,16 @@ class Search:
         from bucle.evaluate.statistics import interval, paired_difference
 
         metric, level = self.scoring.primary, 1 - 0.05 / (earlier + 1)
+        finished = self._told_finished()
         if self.best is self.trials[0]:
-            why = "no trial was better than the prompt in force on the choosing rows; the test rows were not looked at"
-            return {"confirmed": None, "helped": False, "why": why, "spent": self._spent()}
+            why = f"{finished}; the test rows were not looked at"
+            return {"confirmed": None, "helped": False, "why": why, **self._spent()}
         try:
             with self.budget.everything():
                 found = [self._on_test(trial) for trial in (self.trials[0], self.best)]
         except BudgetSpent:
-            why = "the budget ended before the confirmation was whole: nothing is saved"
-            return {"confirmed": None, "helped": False, "why": why, "spent": self._spent()}
+            why = f"the budget ended before the confirmation was whole: nothing is saved; {finished}"
+            return {"confirmed": None, "helped": False, "why": why, **self._spent()}
         clusters = [row.cluster for row in self.sides.test]
         gap = paired_difference(found[1], found[0], clusters=clusters, level=level)
         before, after = (interval(values, clusters=clusters) for values in found)
@@ -163,10 +175,11 @@ class Search:
             why = f"it made it worse: {said}; nothing is saved"
         else:
             why = f"not shown to help: {said}; nothing is saved"
+        why += f"; {finished}" if self._unfinished() else ""
         return {
             "confirmed": {"difference": gap.model_dump(), "before": before.model_dump(), "after": after.model_dump(),
                           "level": level},
-            "helped": gap.low > 0, "why": why, "spent": self._spent(),
+            "helped": gap.low > 0, "why": why, **self._spent(),
         }
 
     def figures(self) -> dict[str, Any]:
@@ -174,6 +187,8 @@ class Search:
         chosen = with_parts(self.base, self.instructions[self.best.pair[0]], self.demos[self.best.pair[1]])
         return {
             "metric": self.scoring.primary,
+            "finished": len(self.trials) - 1 - len(self._unfinished()),
+            "leading": self._leading(),
             "rounds_done": self.done_rounds,
             "stopped": self.stopped,
             "refused_proposals": self.refused,
@@ -182,7 +197,7 @@ class Search:
             "trials": [
                 {"trial": t.name, "round": t.round, "instruction": t.instruction, "demos": t.demos,
                  "rows": len(t.scores), "mean": t.mean if t.scores else None, "tokens": t.tokens, "usd": t.usd,
-                 "out": t.out, "spent": t.spent_when_done,
+                 "out": t.out, "finished": self._finished(t), "spent": t.spent_when_done,
                  "text": (t.spec or self.base).system}
                 for t in self.trials
             ],
@@ -234,7 +249,7 @@ class Search:
         mixed = [pair for two in zip_longest(said, shown) for pair in two if pair is not None]
         return mixed[: TRIALS + 2]
 
-    def _contest(self, number: int, pairs: Sequence[tuple[int, int]]) -> None:
+    def _contest(self, number: int, pairs: Sequence[tuple[int, int]], *, rounds: int) -> None:
         from bucle.choose.contest import Contest
 
         new = []
@@ -245,7 +260,7 @@ class Search:
             self.trials.append(new[-1])
         field_ = {t.name: t for t in (self.best, *new)}
         rows = len(self.sides.choose)
-        contest = Contest(list(field_), rows, budget=max(len(field_), int(HALVED * rows * len(field_))),
+        contest = Contest(list(field_), rows, budget=self._scores_for(len(field_), rows, rounds),
                           batch=max(5, rows // 8), seed=self.seed + number)
         while (ask := contest.ask()) is not None:
             told = {}
@@ -261,7 +276,8 @@ class Search:
         standing = contest.standing()
         for out in standing.out:
             trial = field_[out.name]
-            trial.out = trial.out or out.why + (f" than {out.by}" if out.by else "")
+            trial.out = trial.out or (f"{HALVED_OUT}: dropped after {out.rows} rows for lying behind"
+                                      if out.why == "budget" else f"{out.why} than {out.by}")
         chosen = field_[standing.chosen]
         # who is chosen is measured on every row, and takes the place of the best only if it is better there
         self._score(chosen, range(rows))
@@ -269,6 +285,27 @@ class Search:
             self.best = chosen
         for fresh in new:
             fresh.spent_when_done = fresh.spent_when_done or float(self.budget.tokens)
+
+    def _scores_for(self, many: int, rows: int, rounds: int) -> int:
+        """Scores that a round may take: what is left of the budget after the confirmation, shared among the `rounds`
+        that are left; at most every one, and not below HALVED of them, where the budget itself ends the round."""
+        first, left = self.trials[0], list[float]()
+        if self.budget.limit_tokens is not None:
+            tokens = self.budget.limit_tokens - self.budget.floor_tokens - self.budget.tokens
+            left.append(tokens / max(1.0, self._dearest()))
+        if self.budget.limit_usd is not None and first.usd:
+            usd = self.budget.limit_usd - self.budget.floor_usd - self.budget.usd
+            left.append(usd / max(1e-12, self._dearest() * first.usd / max(1, first.tokens)))
+        able = int(min(left) / rounds) if left else many * rows
+        found = max(many, min(many * rows, max(int(HALVED * many * rows), able)))
+        # a search that was broken off goes on with what it was planned with
+        file = self.ctx.work / f"rounds-left-{rounds}.json"
+        if file.exists():
+            return int(json.loads(file.read_text("utf-8")))
+        part = file.with_suffix(".part")
+        part.write_text(json.dumps(found), "utf-8")
+        os.replace(part, file)
+        return found
 
     # --- asking and scoring
 
@@ -326,18 +363,20 @@ class Search:
                 row, body = json.loads(line)
                 kept[row] = Prediction.model_validate(body)
         missing = [row for row in rows if row.id not in kept]
-        if missing:
+        while missing:  # a few at first, until what a call takes is known
+            size = self.opened["chat"].wave or len(missing)
+            some, missing = missing[:size], missing[size:]
             try:
-                made = self._predictor(trial, key, train).predict([row.input for row in missing])
+                made = self._predictor(trial, key, train).predict([row.input for row in some])
             except (ContextOverflow, TemplateError) as error:
                 if trial.spec is None:
                     raise
-                made = [Prediction(output="", error=error.message, error_kind=type(error).__name__) for _ in missing]
+                made = [Prediction(output="", error=error.message, error_kind=type(error).__name__) for _ in some]
                 trial.out = type(error).__name__
             if self.budget.ended:
                 raise BudgetSpent("The budget does not pay for the next rows.")
             with path.open("a", encoding="utf-8") as file:
-                for row, p in zip(missing, made, strict=True):
+                for row, p in zip(some, made, strict=True):
                     kept[row.id] = p
                     file.write(json.dumps([row.id, p.model_dump(mode="json")], ensure_ascii=False) + "\n")
         return [kept[row.id] for row in rows]
@@ -367,16 +406,59 @@ class Search:
 
     def _hold_back(self) -> None:
         """What the confirmation will take at most is not spent on searching."""
-        rows, first = len(self.sides.test), self.trials[0]
-        live = [t for t in self.trials if t.asked and not t.out]
-        dearest = max((t.row_tokens for t in live), default=0.0)
-        tokens = MARGIN * rows * (first.row_tokens + dearest) + FLOOR_CALLS * dearest
+        rows, first, dearest = len(self.sides.test), self.trials[0], self._dearest()
+        largest = self.budget.largest
+        once = max(FLOOR_CALLS * dearest, float(largest.tokens_in + largest.tokens_out))
+        tokens = MARGIN * rows * (first.row_tokens + dearest) + once
         self.budget.floor_tokens = tokens
-        each = max((t.usd / max(1, t.tokens) for t in live), default=0.0)
+        each = max((t.usd / max(1, t.tokens) for t in self._live()), default=0.0)
         self.budget.floor_usd = tokens * each
 
+    def _live(self) -> list[Trial]:
+        return [t for t in self.trials if t.asked and not t.out]
+
+    def _dearest(self) -> float:
+        """The most tokens that a row takes of a trial that may still win."""
+        return max((t.row_tokens for t in self._live()), default=0.0)
+
     def _spent(self) -> dict[str, Any]:
-        return {"tokens": self.budget.tokens, "usd": self.budget.usd, "calls": self.budget.calls}
+        spent = {"tokens": self.budget.tokens, "usd": self.budget.usd, "calls": self.budget.calls}
+        return {"spent": spent, "passed_by": self.budget.passed_by}
+
+    # --- what was seen of the trials
+
+    def _finished(self, trial: Trial) -> bool:
+        return len(trial.scores) == len(self.sides.choose)
+
+    def _unfinished(self) -> list[Trial]:
+        """Trials that were dropped for lying behind, or ended with the budget: nothing is proven of them."""
+        return [t for t in self.trials if t.out.startswith((HALVED_OUT, SHARE_SPENT)) and not self._finished(t)]
+
+    def _leading(self) -> dict[str, Any] | None:
+        """The unfinished trial that lies the furthest before the best, on the rows that it saw; None where none
+        does."""
+        ahead = {t.name: t for t in self._unfinished() if t.scores and t.ahead_of(self.best) > 1e-9}
+        if not ahead:
+            return None
+        first = max(ahead.values(), key=lambda t: t.ahead_of(self.best))
+        return {"trial": first.name, "rows": len(first.scores), "by": first.ahead_of(self.best)}
+
+    def _told_finished(self) -> str:
+        """How many trials were measured on every row, or proven worse, and who led without being finished."""
+        new = self.trials[1:]
+        left = self._unfinished()
+        settled = f"{len(new) - len(left)} of {len(new)} trials were finished"
+        if self.best is not self.trials[0]:
+            said = settled
+        elif left or not new:
+            said = f"no finished trial was better than the prompt in force on the choosing rows: {settled}"
+        else:
+            said = (f"no trial was better than the prompt in force on the choosing rows: all {len(new)} were finished, "
+                    "or proven worse before that")
+        if lead := self._leading():
+            said += (f", and {lead['trial']} led by {100 * lead['by']:.1f} points on the {lead['rows']} rows that it "
+                     "had seen (a larger budget would finish it)")
+        return said
 
     def _in_force(self, params: Mapping[str, Any]) -> PromptSpec:
         """The task's own prompt, or what the technique says today as one."""
