@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pytest
 from test_customise_fusion import Shelf, hit
 
@@ -51,6 +54,46 @@ def test_an_answer_without_a_valid_citation_gets_those_that_hold_its_words_or_no
         assert check(empty).citations in ((), ("c1",))
     assert check("[1]").text == ""
     assert without_markers("a [1] b[2]. [3]") == "a b."
+
+
+@pytest.mark.parametrize("answer", [
+    "La respuesta es el unicornio violeta. [1]", "El unicornio violeta [1][2][3].", "[1] El unicornio violeta",
+    "Según [2], el unicornio violeta.", "Los caballos galopan por praderas [3]. Y vuelan [1].",
+])
+def test_a_number_behind_what_no_passage_says_is_no_citation(answer: str) -> None:
+    found = check(answer, question="¿Quién galopa?")
+    assert (found.citations, found.quotes, found.dropped) == ((), (), 0)
+    assert found.unsupported == len(markers_in(answer))
+
+
+def test_each_citation_is_checked_for_what_it_stands_behind() -> None:
+    found = check("El técnico llega en 48 horas [1][2][3]", keep=True)
+    assert (found.text, found.citations, found.unsupported) == ("El técnico llega en 48 horas [1]", ("c3",), 2)
+    found = check("El técnico llega en 48 horas [1].")
+    assert (found.citations, found.by_words, found.unsupported) == (("c3",), True, 1)
+    assert check("Primero se pide. La baja, con 15 días de antelación [2].").citations == ("c2",)
+    assert check("Según [3], el técnico llega en 48 horas.").citations == ("c3",)
+    assert check("Sí [2].", question="¿Se confirma la baja por escrito?").citations == ("c2",)
+    assert check("Sí [2].", question="¿Vuelan los caballos?").citations == ()
+    assert check("Llegará dentro de 48 horas un técnico [3]").citations == ("c3",), "in other words and order"
+    assert check("The técnico shall be with you within 48 h [3]").citations == ("c3",), "in another language"
+    assert check("30 euros", reasoning="La baja se pide con 15 días [2] y cuesta el doble").citations == ("c2",)
+
+
+def test_what_means_the_same_in_other_words_is_supported_where_the_index_embeds() -> None:
+    class Knowing(Shelf):
+        def embed(self, texts: list[str]) -> list[np.ndarray]:
+            return [np.array([1.0, 0.0]) if "operario" in one else np.array([0.0, 1.0]) for one in texts]
+
+        def support(self, question: str, spans: list[str], *, weight: float, vector: Any = None) -> Any:
+            one_way = np.array([1.0, 0.0]) if vector is None else vector
+            return np.array([float(one_way @ ([1.0, 0.0] if "técnico" in one else [0.6, 0.8])) for one in spans])
+
+    shelf = Knowing(*SHELF.hits)
+    said = "Un operario acude antes de dos jornadas [3]"
+    found = cited(said, "", "¿?", PASSAGES, shelf, frozenset())
+    assert (found.citations, found.quotes) == (("c3",), ("El técnico llega en 48 horas.",))
+    assert check(said).citations == ()
 
 
 def test_reading_takes_time_in_proportion_to_the_text() -> None:

@@ -11,7 +11,7 @@ from bucle.core.ports import Hit
 from bucle.core.records import Chunk, Example
 from bucle.customise.overlap import exact_match, folded
 from bucle.customise.retrieve.fusion import EVEN, fit_weights, right_passages
-from bucle.customise.retrieve.quote import _Answer, _threshold
+from bucle.customise.retrieve.quote import _Answer, _stretch, _threshold
 from bucle.customise.retrieve.signals import SIGNALS, Pool, grams, joined, look, order
 
 
@@ -94,6 +94,14 @@ class Shelf:
 
     def count(self, access: frozenset[str] = frozenset()) -> int:
         return len(self.hits)
+
+
+def test_a_quote_of_two_sentences_stands_in_the_passage_as_it_is() -> None:
+    text = "Uno abre.\n\n- Dos cierra.  Tres espera."
+    assert _stretch(["Uno abre.", "Tres espera."], text) == text
+    assert _stretch(["- Dos cierra.", "Tres espera."], text) == "- Dos cierra.  Tres espera."
+    assert _stretch(["Uno abre."], text) == "Uno abre."
+    assert _stretch(["Tres espera.", "Uno abre."], text) == "Tres espera."
 
 
 def test_signals_stand_on_the_unit_range_whatever_a_search_lacks() -> None:

@@ -133,15 +133,19 @@ def test_answers_cite_what_they_say_and_traces_say_what_happened(folders: dict[s
     assert found.output == PAGES["tarifas.md"][0], "markers are taken out"
     assert found.citations[0] == "chunk:tarifas.md"
     assert found.quotes[0] in PAGES["tarifas.md"][0]
-    assert len(found.citations) == len(found.quotes) == 2
+    assert len(found.citations) == len(found.quotes) == 1, "the other passage says nothing of the kind"
     spans = {span["name"]: span for span in found.spans}
+    assert spans["passages"]["shown"] == list(found.chunks[:2])
+    assert spans["citations"]["unsupported"] == 1
     assert spans["queries"]["queries"] == [ROWS[0].input, "bono secreto", "bono de la dirección"]
     assert (spans["rerank"]["passages"], spans["citations"]["dropped"]) == (3, 1)
-    with remote(lambda messages, body: "Los caballos galopan libres [9]") as (chat, _):
-        rag = opened(Rag(), tmp_path / "b", folders, "answer", chat=chat)
-        withheld = rag.predict([ROWS[0].input])[0]
-    assert (withheld.output, withheld.abstained, withheld.citations, withheld.error) == ("", True, (), "")
-    assert withheld.spans[-1]["withheld"] == "Los caballos galopan libres [9]"
+    for number, unsupported in ((9, 0), (1, 1)):
+        invented = f"Los caballos galopan libres [{number}]"
+        with remote(lambda messages, body, invented=invented: invented) as (chat, _):
+            rag = opened(Rag(), tmp_path / f"b{number}", folders, "answer", chat=chat)
+            withheld = rag.predict([ROWS[0].input])[0]
+        assert (withheld.output, withheld.abstained, withheld.citations, withheld.error) == ("", True, (), "")
+        assert (withheld.spans[-1]["withheld"], withheld.spans[-1]["unsupported"]) == (invented, unsupported)
 
 
 def test_a_reranker_that_fails_leaves_the_order_and_says_so(folders: dict[str, Path], tmp_path: Path) -> None:

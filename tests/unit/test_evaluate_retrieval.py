@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+from types import SimpleNamespace
 
 import pytest
 
 from bucle.core.records import Example, Prediction
 from bucle.evaluate.lost import Asked, Corpus, Gone, Home, Passage, diagnose, homes, right, say
 from bucle.evaluate.retrieval import retrieval_figures, risk_coverage
+from bucle.loop.retrieval_stage import _used
 
 LONG = "La cuota del plan familiar es de treinta euros al mes y se cobra el día cinco."
 
@@ -209,3 +211,13 @@ def test_one_document_makes_a_wide_interval() -> None:
         return told["mrr"].high - told["mrr"].low
 
     assert figures(["a.md"] * 10) > figures([f"a.md; {i}.md" for i in range(10)])
+
+
+def test_the_passages_that_a_model_was_shown_are_those_its_trace_says() -> None:
+    """Its prompt begins with what the quotation cites, which need not be what was found first."""
+    rag = SimpleNamespace(quote=object(), passages=2)
+    found = Prediction(output="x", chunks=("a", "b", "c"), citations=("c",))
+    said = found.model_copy(update={"spans": ({"name": "passages", "shown": ["c"]},)})
+    assert _used(rag, found) == ("c", "a", "b")  # type: ignore[arg-type]
+    assert _used(rag, said) == ("c",)  # type: ignore[arg-type]
+    assert _used(SimpleNamespace(), found) == ("a", "b", "c")  # type: ignore[arg-type]

@@ -261,8 +261,11 @@ def _rankings(
 
 
 def _used(predictor: Predictor, said: Prediction) -> tuple[str, ...]:
-    """The passages that an answer was made from: a model is shown the first few of those found, and a quotation is
-    chosen among all."""
+    """The passages that an answer was made from: those that its span `passages` says a model was shown; where nothing
+    was asked, the first few of those found; and a quotation is chosen among all."""
+    shown = next((one["shown"] for one in said.spans if one.get("name") == "passages" and "shown" in one), None)
+    if shown is not None:
+        return tuple(dict.fromkeys([*said.citations, *map(str, shown)]))
     if getattr(predictor, "quote", None) is None:
         return said.chunks
     return tuple(dict.fromkeys([*said.citations, *said.chunks[: int(getattr(predictor, "passages", SHOWN_TO_MODEL))]]))

@@ -192,12 +192,21 @@ class QuotePredictor:
                     abstained=silent,
                     chunks=tuple(hit.chunk.id for hit in group.found.hits),
                     citations=cited,
-                    quotes=tuple(" ".join(s for c, s in answer.quotes if c == chunk) for chunk in cited),
+                    quotes=tuple(_stretch([s for c, s in answer.quotes if c == chunk],
+                                          next(hit.chunk.text for hit in group.found.hits if hit.chunk.id == chunk))
+                                 for chunk in cited),
                     usage=group.found.usage,
                     spans=group.found.spans,
                 )
             )
         return predictions
+
+
+def _stretch(quoted: Sequence[str], text: str) -> str:
+    """The piece of a passage from the first to the last of its quoted sentences, as it stands there."""
+    first = text.find(quoted[0])
+    last = text.find(quoted[-1], max(first, 0))
+    return text[first : last + len(quoted[-1])] if 0 <= first <= last else quoted[0]
 
 
 def _groups(

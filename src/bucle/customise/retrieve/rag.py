@@ -1,7 +1,7 @@
 """Retrieval-augmented generation: a model answers from the passages found, cites them, and abstains without support.
 
 The model is asked to cite the passages by their numbers; what it cites is checked (see citations), and an answer that
-cites nothing and stands in no passage is withheld. Its prompt is the task's own where it has one, and loses examples of
+no passage of the prompt bears out is withheld. Its prompt is the task's own where it has one, and loses examples of
 tone, passages and at last sentences, the least relevant first, until the model's context holds it.
 """
 
@@ -51,7 +51,7 @@ class Rag:
     """A model writes the answer from the passages that `retrieve` finds."""
 
     name = "rag"
-    version = 3
+    version = 4
     kinds = frozenset({"answer"})
     needs = frozenset({"index", "encoder", "chat"})
     rung = 4
@@ -98,7 +98,7 @@ class RagThought(Rag):
     """As `rag`, reasoning over the passages before the answer."""
 
     name = "chain-of-thought-answer"
-    version = 2
+    version = 3
     rung = 5
     grown = True
     when = "Answers that follow from several passages together; costs the tokens of the reasoning."
@@ -202,8 +202,10 @@ class RagPredictor:
         checked = cited(said.output, said.reasoning, question, used, self.index, access, keep=self.keeps_markers)
         alone = bool(said.output) and not checked.citations  # an answer that nothing found supports
         silent = not checked.text or alone
+        shown: dict[str, Any] = {"name": "passages", "ms": 0.0, "shown": [chunk.id for chunk in used]}
         span: dict[str, Any] = {"name": "citations", "ms": 0.0, "cited": len(checked.citations),
-                                "dropped": checked.dropped, "by_words": checked.by_words and bool(checked.citations)}
+                                "dropped": checked.dropped, "unsupported": checked.unsupported,
+                                "by_words": checked.by_words and bool(checked.citations)}
         if alone and not said.error:
             span["withheld"] = said.output[:MOST_WITHHELD]
         return found.model_copy(
@@ -218,7 +220,7 @@ class RagPredictor:
                 "ms": found.ms + said.ms,
                 "error": said.error,
                 "error_kind": said.error_kind,
-                "spans": (*found.spans, span) if said.output else found.spans,
+                "spans": (*found.spans, shown, span) if said.output else (*found.spans, shown),
             }
         )
 
