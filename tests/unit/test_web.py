@@ -138,7 +138,7 @@ def test_a_trace_shows_its_chain_as_a_page_and_as_a_part(client: TestClient) -> 
 def test_a_trace_of_a_chain_shows_each_step_in_its_place() -> None:
     steps = (
         {"name": "buscar", "kind": "retrieve", "start_ms": 2.0, "ms": 20.0},
-        {"name": "crm <b>", "kind": "http", "start_ms": 22.0, "ms": 60.0, "error": "no respondió a tiempo", "attempt": 2},
+        {"name": "crm <b>", "kind": "http", "start_ms": 22.0, "ms": 60.0, "error": "no respondió a tiempo"},
         {"name": "escribir", "kind": "prompt", "start_ms": 82.0, "ms": 900.0, "cached": True},
         {"ms": 3.0},
     )
