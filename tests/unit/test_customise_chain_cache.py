@@ -120,6 +120,19 @@ def test_it_lasts_as_long_as_it_says_and_takes_no_more_room_than_it_may(tmp_path
     assert cache.get("huge") is None
 
 
+def test_who_lets_go_of_the_file_may_look_again(tmp_path: Path) -> None:
+    cache = StepCache(tmp_path / "c.db")
+    cache.put("k", {"a": 1}, 60)
+    cache.close()
+    cache.close()
+    assert not (tmp_path / "c.db-wal").exists()
+    assert cache.get("k") == {"a": 1}
+    cache.close()
+    cache.put("k", {"a": 2}, 60)
+    assert cache.get("k") == {"a": 2}
+    cache.close()
+
+
 def test_a_damaged_or_foreign_file_stops_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "c.db"
     path.write_bytes(b"this is no database at all" * 100)
@@ -208,3 +221,62 @@ def test_many_threads_share_it(tmp_path: Path) -> None:
     assert wrong == []
     assert time.perf_counter() - began < 20
     assert [cache.problem for cache in caches] == ["", ""]
+
+
+def test_what_holds_personal_data_or_a_secret_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEAM_SECRET", "hush-hush-1234567890")
+    replies = {"correo": "escriba a ana.perez@example.org", "clave": "es hush-hush-1234567890", "hola": "hola"}
+
+    with remote(lambda messages, body: replies.get(messages[-1]["content"], "ok")) as (gpt, peer):
+        spec = chain("c", step("prompt", "a", model="gpt", cache="forever", user="{{ input }}"))
+        made = Chain(spec, ChainEnv(models={"gpt": gpt}, cache=StepCache(tmp_path / "c.db")))
+
+        def notes(text: str) -> list[str]:
+            return [str(made.predict([text])[0].spans[0].get("note", "")) for _ in range(2)]
+
+        assert notes("correo") == ["not kept: personal data"] * 2
+        assert notes("soy Ana, 612 345 678") == ["not kept: personal data"] * 2
+        assert notes("línea\n612345678") == ["not kept: personal data"] * 2
+        assert notes("clave") == ["not kept: a secret"] * 2
+        assert len(peer.asked) == 8
+        assert notes("hola") == ["", ""]
+        assert len(peer.asked) == 9
+        assert made.predict(["hola"])[0].spans[0]["cached"]
+    assert made.env.cache is not None
+    made.env.cache.close()
+    held = b"".join(file.read_bytes() for file in tmp_path.iterdir())
+    assert b"hola" in held
+    assert not any(part in held for part in (b"ana.perez", b"612", b"hush"))
+    assert (tmp_path / "c.db").stat().st_mode & 0o777 == 0o600
+
+
+def test_todays_labels_are_part_of_the_key(tmp_path: Path) -> None:
+    labels = {"faq.md": ("jefes",)}
+    spec = chain("c", step("retrieve", "buscar"), step("prompt", "a", model="gpt", cache=60, user="{{ input }}"))
+    with remote(lambda messages, body: "ok") as (gpt, peer):
+        made = Chain(spec, ChainEnv(models={"gpt": gpt}, index=Shelf(("hola", ())), labels=labels,
+                                    cache=StepCache(tmp_path / "c.db")))
+        assert [made.predict(["hola"])[0].spans[1]["cached"] for _ in range(2)] == [False, True]
+        later = Chain(spec, ChainEnv(models={"gpt": gpt}, index=Shelf(("hola", ())), cache=made.env.cache,
+                                     labels=labels | {"otra.md": ("jefes",)}))
+        assert not later.predict(["hola"])[0].spans[1]["cached"]
+
+
+def test_what_has_expired_and_what_an_older_form_kept_are_gone_from_the_file(tmp_path: Path) -> None:
+    path, now = tmp_path / "c.db", [1000.0]
+    cache = StepCache(path, clock=lambda: now[0])
+    cache.put("a", {"text": "palabra-vieja" * 100}, 10)
+    cache.close()
+    now[0] += 11
+    StepCache(path, clock=lambda: now[0]).close()
+    assert not any(b"palabra-vieja" in file.read_bytes() for file in tmp_path.iterdir())
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA application_id=0x42756332")
+        db.execute("INSERT INTO kept VALUES ('b', 1e12, 0, 1, ?)", ("ana@example.org" * 50,))
+    db.close()
+    path.chmod(0o644)
+    again = StepCache(path)
+    assert (again.problem, again.get("b")) == ("", None)
+    again.close()
+    assert not any(b"ana@example" in file.read_bytes() for file in tmp_path.iterdir())
+    assert path.stat().st_mode & 0o777 == 0o600

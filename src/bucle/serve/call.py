@@ -26,7 +26,7 @@ MAX_STEPS = 200  # of one answer, kept in its trace
 
 
 class Call:
-    """Gathers what a Trace holds; finishes exactly once."""
+    """Gathers what a Trace holds; finishes exactly once. `stepped`: its engine may have acted or paid elsewhere."""
 
     def __init__(self, route: Route, *, release: str, user: str, text: str, at: str, trace_id: str,
                  forward: Mapping[str, str], on_finish: Callable[[Call], None]) -> None:
@@ -52,7 +52,6 @@ class Call:
 
     def steps(self, spans: Sequence[Mapping[str, Any]], started: float) -> None:
         """Record the steps of a chain that began at `started` (perf_counter), in milliseconds of the request."""
-        self.stepped = self.stepped or bool(spans)
         shift = (started - self._started) * 1000
         for span in spans[:MAX_STEPS]:
             self.spans.append({**span, "start_ms": round(float(span.get("start_ms", 0.0)) + shift, 3)})
@@ -79,7 +78,7 @@ class Call:
         known.traced, known.trace = True, self.id
         known.headers |= self.headers()
         if self.stepped and known.status >= 429:
-            known.headers["x-should-retry"] = "false"  # clients would ask again by themselves, and steps act again
+            known.headers["x-should-retry"] = "false"  # OpenAI's clients would ask again by themselves
         return known
 
     def head(self) -> dict[str, Any]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import queue
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from functools import partial
 from typing import Any, TypeVar
@@ -24,7 +25,7 @@ from bucle.core.ports import ChatReply, Guard
 from bucle.core.records import Feedback, Prediction, Usage
 from bucle.serve import replies, wire
 from bucle.serve.call import Call, Stream, now, read_body, utc
-from bucle.serve.engine import Batcher, Pump, with_headers
+from bucle.serve.engine import Answered, Batcher, Pump, with_headers
 from bucle.serve.errors import ApiError, from_exception, from_prediction
 from bucle.serve.guard import inspect
 from bucle.serve.metrics import Metrics
@@ -50,6 +51,8 @@ class Gateway:
         self._guard_pool = ThreadPoolExecutor(2, thread_name_prefix="bucle-guard")  # a slow model holds no guard up
         self._turns = {n: asyncio.Semaphore(r.at_once)
                        for n, r in routes.items() if r.predictor is None}
+        self._late: set[Call] = set()  # answered with a time-out, while their engine is still at it
+        self._settling = threading.Lock()
         self._batchers = {n: Batcher(r.predictor, n, r.at_once) for n, r in routes.items() if r.predictor is not None}
 
     def close(self) -> None:
@@ -59,6 +62,13 @@ class Gateway:
             batcher.close()
         for pool in (self._pool, self._guard_pool):
             pool.shutdown(wait=False, cancel_futures=True)
+        with self._settling:
+            late = tuple(self._late)
+        for call in late:
+            self._settle(call)
+        for route in self.routes.values():
+            if (close := getattr(route.predictor, "close", None)) is not None:
+                close()
         if not self.traces.close():
             log.error("not every trace could be written before the end")
 
@@ -90,13 +100,21 @@ class Gateway:
 
     async def _predict(self, call: Call, route: Route, asked: wire.ChatRequest) -> Response:
         started = time.perf_counter()
-        waiting = asyncio.wrap_future(self._batchers[route.name].submit(asked.text, call.forward))
-        answered = await asyncio.wait_for(waiting, self.limits.timeout_s)
+        job = self._batchers[route.name].submit(asked.text, call.forward)
+        call.stepped = route.at_once > 1  # what it did elsewhere may be done, whatever comes of it
+        try:
+            answered = await asyncio.wait_for(asyncio.wrap_future(job), self.limits.timeout_s)
+        except TimeoutError as error:
+            if job.cancelled():
+                raise
+            with self._settling:  # it cannot be stopped: its trace waits for what it does, and what that costs
+                self._late.add(call)
+            known = call.failed(error)
+            job.add_done_callback(partial(self._settle, call, started))
+            raise known from error
         found: Prediction = answered.prediction
-        failed = {"error_kind": found.error_kind} if found.error_kind else {}
-        call.span("engine", started, wait_ms=round(answered.wait_ms, 3), batch=answered.batch, **failed)
-        call.steps(found.spans, started)
-        call.usage, call.chunks = found.usage, found.chunks
+        call.stepped = bool(found.spans)
+        self._ran(call, answered, started)
         if found.error:
             raise from_prediction(found, answered.retry_after)
         call.output = replies.clean(found.output)
@@ -120,6 +138,23 @@ class Gateway:
             parts.append(replies.chunk(head, None, usage=replies.usage_of(found.usage)))
         return Response(b"".join(map(replies.event, parts)) + replies.DONE, media_type="text/event-stream",
                         headers=call.headers())
+
+    def _ran(self, call: Call, answered: Answered, started: float) -> None:
+        found = answered.prediction
+        failed = {"error_kind": found.error_kind} if found.error_kind else {}
+        call.span("engine", started, wait_ms=round(answered.wait_ms, 3), batch=answered.batch, **failed)
+        call.steps(found.spans, started)
+        call.usage, call.chunks = found.usage, found.chunks
+
+    def _settle(self, call: Call, started: float = 0.0, job: Future[Answered] | None = None) -> None:
+        """A late call is over, or the server is: its trace is written with what ran. Called from any thread."""
+        with self._settling:
+            if call not in self._late:
+                return
+            self._late.discard(call)
+        if job is not None and not job.cancelled() and job.exception() is None:
+            self._ran(call, job.result(), started)
+        self._store(call)
 
     async def _stream(self, call: Call, route: Route, asked: wire.ChatRequest) -> Response:
         assert route.chat is not None  # noqa: S101
@@ -271,6 +306,10 @@ class Gateway:
 
     def _finished(self, call: Call) -> None:
         self._active -= 1
+        if call not in self._late:
+            self._store(call)
+
+    def _store(self, call: Call) -> None:
         trace = call.trace()
         self.metrics.finished(trace)
         self.traces.put(trace)

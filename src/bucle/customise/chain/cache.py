@@ -1,4 +1,8 @@
-"""Results of steps, kept by content: in one SQLite file, bounded, never given to another set of access labels."""
+"""Results of steps, kept by content: in one SQLite file, bounded, never given to another set of access labels.
+
+What is kept stands in it as it is, under a hash, readable by its owner only; who puts sees to it that it holds neither
+personal data nor secrets (chain.keep). What has expired, or makes room, is overwritten.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +20,12 @@ __all__ = ["StepCache"]
 
 log = logging.getLogger("bucle.customise")
 
-_MARK = 0x42756332  # SQLite's application_id: says that a file is this, in this form
+_MARK = 0x42756333  # SQLite's application_id: says that a file is this, in this form
+_BEFORE = 0x42756332  # the form before, which kept personal data: it is emptied
 _SCHEMA = ("CREATE TABLE IF NOT EXISTS kept (key TEXT PRIMARY KEY, expires REAL NOT NULL, used REAL NOT NULL, "
            "size INTEGER NOT NULL, value TEXT NOT NULL) WITHOUT ROWID",
-           "CREATE INDEX IF NOT EXISTS by_use ON kept (used)")
+           "CREATE INDEX IF NOT EXISTS by_use ON kept (used)",
+           "CREATE INDEX IF NOT EXISTS by_end ON kept (expires)")
 MAX_BYTES = 64 * 2**20
 _EVERY = 64  # writes between two looks at the size
 
@@ -37,19 +43,14 @@ class StepCache:
         self._max, self._clock, self._writes = max_bytes, clock, 0
         self._lock = threading.Lock()
         self._db: sqlite3.Connection | None = None
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = self._open()
-        except sqlite3.DatabaseError as error:
-            self._recover(error)
-        except OSError as error:
-            self._told(f"{path} cannot be written ({error.strerror}): steps are not kept.")
+        self._begin()
 
     def get(self, key: str) -> dict[str, Any] | None:
         """The result kept under `key`, while it lasts."""
         with self._lock:
-            if self._db is None:
+            if not self._ready():
                 return None
+            assert self._db is not None  # noqa: S101 - it is ready
             try:
                 now = self._clock()
                 row = self._db.execute("SELECT value FROM kept WHERE key = ? AND expires > ?", (key, now)).fetchone()
@@ -72,8 +73,9 @@ class StepCache:
         if len(text) > self._max // 4:
             return
         with self._lock:
-            if self._db is None:
+            if not self._ready():
                 return
+            assert self._db is not None  # noqa: S101 - it is ready
             try:
                 size = len(text.encode("utf-8", "surrogatepass"))
                 self._db.execute("INSERT OR REPLACE INTO kept VALUES (?, ?, ?, ?, ?)", (key, expires, now, size, text))
@@ -86,15 +88,33 @@ class StepCache:
     def size(self) -> int:
         """Bytes of what is kept."""
         with self._lock:
-            if self._db is None:
+            if not self._ready():
                 return 0
+            assert self._db is not None  # noqa: S101 - it is ready
             return int(self._db.execute("SELECT coalesce(sum(size), 0) FROM kept").fetchone()[0])
 
     def close(self) -> None:
+        """The file is let go of; whoever looks again opens it again."""
         with self._lock:
             if self._db is not None:
                 self._db.close()
+                self._rests = True
             self._db = None
+
+    def _ready(self) -> bool:
+        if self._rests:
+            self._begin()
+        return self._db is not None
+
+    def _begin(self) -> None:
+        self._rests = False
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._db = self._open()
+        except sqlite3.DatabaseError as error:
+            self._recover(error)
+        except OSError as error:
+            self._told(f"{self.path} cannot be written ({error.strerror}): steps are not kept.")
 
     def _trim(self, now: float) -> None:
         assert self._db is not None  # noqa: S101 - the callers have looked
@@ -118,14 +138,22 @@ class StepCache:
         db = sqlite3.connect(self.path, timeout=30, check_same_thread=False, isolation_level=None)
         try:
             mark = db.execute("PRAGMA application_id").fetchone()[0]
-            if mark != _MARK and db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            if mark not in (_MARK, _BEFORE) and db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
                 raise sqlite3.NotSupportedError("it is another database")
+            if self.path.stat().st_mode & 0o077:
+                self.path.chmod(0o600)
+            db.execute("PRAGMA secure_delete=ON")
+            if mark == _BEFORE:
+                db.execute("DELETE FROM kept")
+                db.execute("VACUUM")
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=NORMAL")
             db.execute(f"PRAGMA application_id={_MARK}")
             for statement in _SCHEMA:
                 db.execute(statement)
             db.execute("SELECT key, expires, used, size, value FROM kept LIMIT 1").fetchone()
+            if db.execute("DELETE FROM kept WHERE expires <= ?", (self._clock(),)).rowcount:
+                db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         except BaseException:
             db.close()
             raise

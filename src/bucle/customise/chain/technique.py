@@ -102,7 +102,7 @@ class ChainTechnique:
         return Chain(spec, ChainEnv(
             models=ctx.models, index=index, weights=weights, reranker=ctx.reranker, tasks=tasks, project=ctx.project,
             trusted=ctx.trusted, sources=sources, cache=ctx.extra.get("cache"), language=language, seed=ctx.seed,
-            index_version=ctx.index.name if ctx.index is not None else ""))
+            index_version=ctx.index.name if ctx.index is not None else "", labels=ctx.extra.get("labels")))
 
 
 class ChainPredictor:
@@ -131,6 +131,14 @@ class ChainPredictor:
             raise ModelUnavailable(f"{len(lost)} of {len(inputs)} inputs got no answer from outside: {lost[-1].error}",
                                    f"bucle chain run {self.chain.spec.name} \"…\" --trace")
         return [self._label(one) for one in found] if self.kind == "classify" else found
+
+    def close(self) -> None:
+        """Lets go of connections and of the file of its cache; whoever asks again opens them again."""
+        self.chain.close()
+        env = self.chain.env
+        for one in (env.cache, *env.tasks.values()):
+            if (close := getattr(one, "close", None)) is not None:
+                close()
 
     def _label(self, found: Prediction) -> Prediction:
         if found.error or not self.labels or found.output in self.labels:
