@@ -6,10 +6,11 @@ import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
-from chain_peer import Shelf
+from chain_peer import Asked, Shelf, api
 from chat_peer import remote
 
 from bucle.core.errors import BadInput, ConfigError, ModelUnavailable
@@ -362,3 +363,89 @@ def test_an_error_of_ours_is_never_raised(tmp_path: Any) -> None:
     assert found.error == "step `f`: no quiero; pídelo mejor"
     late = chain("c", step("text", "t", text="x"), output="{{ steps.t.value.a.b }}")
     assert "output" in asked(late).error
+
+
+def test_passages_leave_a_prompt_that_the_provider_refuses_as_too_long() -> None:
+    shelf = Shelf(*((f"cuota numero {n} " + "palabra " * 40, ()) for n in range(12)))
+    spec = chain("c", step("retrieve", "buscar", k=12),
+                 step("prompt", "redactar", model="gpt", passages="buscar", user="{{ input }}", max_tokens=20))
+
+    def says(messages: Any, body: Any) -> str:
+        if (words := sum(len(m["content"].split()) for m in messages)) > 300:
+            raise BadInput(f"This model's maximum context length is 400 tokens, you requested {words} tokens")
+        return f"{words}"
+
+    with remote(says) as (gpt, peer):
+        found = asked(spec, "cuota " + "x " * 99, models={"gpt": gpt}, index=shelf)
+        assert (found.error, len(peer.asked)) == ("", 3)
+        span = found.spans[1]
+        assert len(span["chunks"]) == 3
+        assert [text.split(":")[0] for text in span["dropped"]] == [f"passage {n}" for n in range(12, 3, -1)]
+        lost = asked(spec, "cuota " + "x " * 400, models={"gpt": gpt}, index=shelf)
+    assert lost.error_kind == "ContextOverflow"
+    assert "maximum context length is 400 tokens" in lost.error
+    assert "without the 12 pieces that were left out" in lost.error
+    assert "longer context" in lost.error
+    assert len(lost.spans[1]["dropped"]) == 12
+
+
+def test_an_object_is_asked_for_within_the_context_too() -> None:
+    shelf = Shelf(*((f"cuota numero {n} " + "palabra " * 40, ()) for n in range(4)))
+    spec = chain("c", step("retrieve", "buscar", k=4),
+                 step("prompt", "objeto", model="gpt", passages="buscar", user="{{ input }}",
+                      json_schema={"type": "object", "required": ["n"]}))
+    replies = iter(["nada", '{"n": 1}'])
+
+    def says(messages: Any, body: Any) -> str:
+        if sum(len(m["content"].split()) for m in messages) > 150:
+            raise BadInput("prompt is too long: 999 tokens > 400 maximum")
+        return next(replies)
+
+    with remote(says) as (gpt, _):
+        found = asked(spec, "cuota", models={"gpt": gpt}, index=shelf)
+    assert (found.output, len(found.spans[1]["chunks"])) == ('{"n": 1}', 2), found.error
+
+
+def test_a_time_out_names_what_bounded_it() -> None:
+    def slow(messages: Any, body: Any) -> str:
+        time.sleep(0.3)
+        return "tarde"
+
+    spec = chain("c", step("prompt", "a", model="gpt", user="{{ input }}"))
+    with remote(slow) as (gpt, peer):
+        own = OpenAIChat("gpt", peer.url, "m", "", 0.05, max_retries=0)
+        found = asked(spec, models={"gpt": own})
+        assert found.error_kind == "UpstreamTimeout"
+        assert "models.gpt.timeout_s" in found.error
+        whole = asked(chain("c", step("prompt", "a", model="gpt", user="{{ input }}"), timeout_s=0.05),
+                      models={"gpt": gpt})
+        assert "`timeout_s` of the chain" in whole.error
+
+
+def test_a_time_out_under_a_429_says_so() -> None:
+    def limits(one: Asked) -> Any:
+        return 429, {"retry-after": "5"}, b"{}"
+
+    with api(limits) as peer:
+        gpt = OpenAIChat("gpt", peer.url, "m", "", 10)
+        found = asked(chain("c", step("prompt", "a", model="gpt", user="{{ input }}", timeout_s=0.2)),
+                      models={"gpt": gpt})
+        assert found.error_kind == "UpstreamTimeout"
+        assert "HTTP 429" in found.error
+        assert "requests_per_minute" in found.error
+
+
+def test_what_a_function_says_holds_no_secret_of_the_environment(tmp_path: Path,
+                                                                monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEAM_TOKEN", "hush-hush-1234567890")
+    monkeypatch.setenv("ODD_NAME", "quiet-quiet-99")
+    (tmp_path / "bucle.yaml").write_text("models: {gpt: {api_key_env: ODD_NAME}}")
+    (tmp_path / "own.py").write_text("import os\ndef f(text):\n    raise ValueError('x' * 180 + text "
+                                     "+ os.environ['TEAM_TOKEN'] + os.environ['ODD_NAME'])\n"
+                                     "def g(text):\n    return os.environ['TEAM_TOKEN']\n")
+    spec = chain("c", step("python", "a", function="own:f", on_error="go_on"), step("python", "b", function="own:g"),
+                 output="{{ steps.a.error }}", folder=tmp_path)
+    found = asked(spec, "", project=tmp_path, trusted=True)
+    told = found.model_dump_json()
+    assert "ValueError" in told
+    assert not any(part in told for part in ("hush", "quiet"))

@@ -253,7 +253,7 @@ def test_what_holds_personal_data_or_a_secret_is_not_kept(tmp_path: Path, monkey
 def test_todays_labels_are_part_of_the_key(tmp_path: Path) -> None:
     labels = {"faq.md": ("jefes",)}
     spec = chain("c", step("retrieve", "buscar"), step("prompt", "a", model="gpt", cache=60, user="{{ input }}"))
-    with remote(lambda messages, body: "ok") as (gpt, peer):
+    with remote(lambda messages, body: "ok") as (gpt, _):
         made = Chain(spec, ChainEnv(models={"gpt": gpt}, index=Shelf(("hola", ())), labels=labels,
                                     cache=StepCache(tmp_path / "c.db")))
         assert [made.predict(["hola"])[0].spans[1]["cached"] for _ in range(2)] == [False, True]

@@ -109,6 +109,9 @@ def waterfall(found: Prediction, trace: bool) -> None:
         for span in found.spans:
             click.echo(f"\n{span['name']} <- {span.get('input', '')}\n{' ' * len(span['name'])} -> "
                        f"{span.get('error') or span.get('output', '')}")
+            if span.get("dropped"):
+                click.echo(f"{' ' * len(span['name'])}    left out, since the context does not hold it: "
+                           f"{'; '.join(span['dropped'])}")
 
 
 def _bar(span: Mapping[str, Any], whole: float) -> str:
@@ -123,5 +126,7 @@ def _tokens(span: Mapping[str, Any]) -> str:
 
 def _note(span: Mapping[str, Any]) -> str:
     said = [f"attempt {span['attempt']}" if span.get("attempt", 1) > 1 else "", "kept" if span.get("cached") else "",
-            f"{len(span['chunks'])} passages" if span.get("chunks") else "", str(span.get("error_kind") or "")]
+            f"{len(span['chunks'])} passages" if span.get("chunks") else "",
+            f"{len(span['dropped'])} left out" if span.get("dropped") else "", str(span.get("note") or ""),
+            str(span.get("error_kind") or "")]
     return ", ".join(part for part in said if part)

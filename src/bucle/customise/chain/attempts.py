@@ -8,7 +8,7 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from bucle.core.ports import ChatModel
 from bucle.core.records import Usage
 from bucle.customise.chain.checks import Unmet
 from bucle.customise.chain.http import Busy
+from bucle.customise.chain.keep import unfit
 from bucle.customise.chain.result import Result
 from bucle.customise.chain.spec import AnyStep, CheckStep, HttpStep, ParseStep, PythonStep, TextStep
 from bucle.customise.chain.steps import OwnFault, Worker
@@ -65,7 +66,10 @@ class Limits:
             raise UpstreamTimeout(f"{MOST_ABANDONED} earlier calls of `{step.name}` still run, {self._hung[step.name]} "
                                   "of them out of time: no more are begun",
                                   "mend what it asks; if they never end, start again")
+        from bucle.models.endpoint import troubles
+
         done: list[Result | BaseException] = []
+        told: list[str] = []
         ended, late = False, False
         turn = next((turn for (what, name), turn in self._turns.items() if getattr(step, what, "") == name),
                     contextlib.nullcontext())
@@ -83,15 +87,17 @@ class Limits:
                     self._hung[step.name] -= late
                 slots.release()
 
-        thread = threading.Thread(target=contextvars.copy_context().run, args=(target,), daemon=True,
-                                  name=f"bucle-chain-{step.name}")
+        context = contextvars.copy_context()
+        context.run(troubles.set, told)
+        thread = threading.Thread(target=context.run, args=(target,), daemon=True, name=f"bucle-chain-{step.name}")
         thread.start()
         thread.join(max(0.0, began + seconds - time.perf_counter()))
         if not done:
             with self._lock:
                 late = not ended
                 self._hung[step.name] += late
-            raise UpstreamTimeout(f"it did not end within {seconds:.3g} s", _longer(step))
+            why = f": {told[-1]}, and was asked again" if told else ""
+            raise UpstreamTimeout(f"it did not end within {seconds:.3g} s{why}", _longer(step, seconds, told))
         if isinstance(done[0], BaseException):
             raise done[0]
         return done[0]
@@ -114,23 +120,25 @@ class Attempts:
         """A step's result, kept or made, after as many attempts as it may take before `deadline` (perf_counter).
         `values` are what its templates see, `shown` the passages that a check of citations counts; `again` how often a
         check has sent the chain back. Raises StepFailed."""
-        began = time.perf_counter()
+        began, note = time.perf_counter(), ""
         try:
             asked = self.worker.inputs(step, values, shown)
             key = "" if values["failed"] else self._key(step, asked)
+            if key and (note := unfit(asked, self.worker.hide)):
+                key = ""
         except BucleError as error:
             self._span(step, began, 1, error=error)
             raise StepFailed(step.name, error) from None
         if (kept := self._kept(key)) is not None:
             self._span(step, began, 1, asked, kept, cached=True)
             return kept
-        tries = step.retry.times if step.retry else 0
+        tries, before = step.retry.times if step.retry else 0, ""
         for attempt in range(1, tries + 2):
             began = time.perf_counter()
             left, nth = deadline - began, attempt - 1 + again
             try:
                 if left <= 0:
-                    raise UpstreamTimeout("there was no time left for it",
+                    raise UpstreamTimeout("there was no time left for it" + (before and f" after: {before}"),
                                           "raise `timeout_s` of the chain, or of the group")
                 seconds = min(step.timeout_s, left)
                 result = self.limits.within(
@@ -140,13 +148,16 @@ class Attempts:
                 fault = _typed(caught, step)
                 self._span(step, began, attempt, asked, error=fault)
                 self._spent(_usage(fault))
+                before = fault.message
                 if attempt > tries or not _may_retry(step, fault):
                     raise StepFailed(step.name, fault) from None
                 assert step.retry is not None  # noqa: S101 - there are tries
                 pause = step.retry.wait_s * step.retry.factor ** (attempt - 1)
                 time.sleep(max(0.0, min(pause, deadline - time.perf_counter())))
                 continue
-            self._span(step, began, attempt, asked, result)
+            if key and (note := unfit(result.kept(), self.worker.hide)):
+                key = ""
+            self._span(step, began, attempt, asked, result, note=note)
             self._spent(result.usage)
             if key and self.worker.env.cache is not None:
                 self.worker.env.cache.put(key, result.kept(), step.cache)
@@ -159,15 +170,15 @@ class Attempts:
                               tokens_out=self.used.tokens_out + more.tokens_out, usd=self.used.usd + more.usd)
 
     def _key(self, step: AnyStep, asked: Mapping[str, Any]) -> str:
-        """What the step's result is kept under: its content, what stands behind it, its inputs and the asker's labels.
-        Empty where nothing is kept."""
+        """What the step's result is kept under, a hash: of its content, what stands behind it, its inputs, the asker's
+        labels and those that the documents have now. Empty where nothing is kept."""
         if not step.cache or self.worker.env.cache is None:
             return ""
         if (behind := self.worker.identity(step)) is None:
             return ""
         content = {k: v for k, v in step.model_dump(mode="json").items() if k not in FLOW}
-        return sha256_hex(canonical_json([content, behind, dict(asked), sorted(self.access), self.worker.env.language,
-                                          self.worker.env.seed]))
+        return sha256_hex(canonical_json([content, behind, dict(asked), sorted(self.access), self.worker.labels(),
+                                          self.worker.env.language, self.worker.env.seed]))
 
     def _kept(self, key: str) -> Result | None:
         """What is kept under `key`, if every passage in it may still be seen by the asker."""
@@ -180,7 +191,8 @@ class Attempts:
         return result if index is not None and set(ids) <= set(index.get(ids, self.access)) else None
 
     def _span(self, step: AnyStep, began: float, attempt: int, asked: Mapping[str, Any] | None = None,
-              result: Result | None = None, *, cached: bool = False, error: BucleError | None = None) -> None:
+              result: Result | None = None, *, cached: bool = False, error: BucleError | None = None,
+              note: str = "") -> None:
         now = time.perf_counter()
         given = {k: len(v) if k in ("passages", "shown") else v for k, v in (asked or {}).items() if v not in ("", {})}
         usage = result.usage if result and not cached else _usage(error)
@@ -192,6 +204,8 @@ class Attempts:
             "input": self._short(given), "output": self._short(result.text) if result else "",
             "error": self.one_line(error.message) if error else "", "error_kind": kind_of(error) if error else "",
         }
+        dropped = result.dropped if result else getattr(error, "dropped", ())
+        span |= ({"note": f"not kept: {note}"} if note else {}) | ({"dropped": list(dropped)} if dropped else {})
         with self.lock:
             self.spans.append(span)
 
@@ -215,11 +229,22 @@ def _typed(error: BucleError, step: AnyStep) -> BucleError:
     """A time-out of a model's as the one that every step has."""
     from bucle.models.endpoint import TimedOut
 
-    return UpstreamTimeout(error.message, _longer(step)) if isinstance(error, TimedOut) else error
+    if not isinstance(error, TimedOut):
+        return error
+    room = f"; `timeout_s` of `{step.name}` is {step.timeout_s:g}, and must leave room for it"
+    return UpstreamTimeout(error.message, error.hint + room if error.hint else _longer(step, step.timeout_s))
 
 
-def _longer(step: AnyStep) -> str:
+def _longer(step: AnyStep, seconds: float, told: Sequence[str] = ()) -> str:
+    """What helps against a step that took over `seconds`, of which it `told` these troubles."""
     more = " (its thread cannot be stopped and may still run)" if isinstance(step, PythonStep) else ""
+    name = getattr(step, "model", "")
+    if told and "429" in told[-1]:
+        return (f"ask `{name}` less at once (models.{name}.max_parallel, requests_per_minute), or leave room for its "
+                f"pauses: `timeout_s` of `{step.name}` is {step.timeout_s:g}")
+    if seconds < step.timeout_s * 0.99:
+        return (f"raise `timeout_s` of the chain, or of the group: `{step.name}` itself may take {step.timeout_s:g} s"
+                f"{more}")
     return f"raise `timeout_s` of `{step.name}` (now {step.timeout_s:g}), or let `on_error` go on without it{more}"
 
 

@@ -28,7 +28,9 @@ BUSY = frozenset({408, 429, 500, 502, 503, 504})
 
 
 class Busy(ModelUnavailable):
-    """The API says that it cannot answer now; asking again may help."""
+    """The API says that it cannot answer now; asking again may help. `limited`: it is asked too much (429)."""
+
+    limited = False
 
 
 def check_http(step: HttpStep) -> tuple[str, str, str] | None:
@@ -100,12 +102,12 @@ class Caller:
 
         def value(match: re.Match[str]) -> str:
             secret = os.environ.get(match[1], "")
-            if not secret or any(ord(c) < 32 for c in secret):
+            if not secret or not secret.isascii() or not secret.isprintable():
                 raise ConfigError(f"The step `{self.step.name}` needs the environment variable {match[1]}, which is "
                                   f"{'not set' if not secret else 'no header value'}.",
                                   f"export {match[1]}=…   (or put it into .env beside bucle.yaml)")
-            if secret not in self.secrets:
-                self.secrets.append(secret)
+            if secret.strip() not in self.secrets:
+                self.secrets = sorted([*self.secrets, secret.strip()], key=len, reverse=True)
             return secret
 
         return {name: _ENV.sub(value, text) for name, text in self.step.headers.items()}
@@ -128,11 +130,16 @@ class Caller:
             raise BadInput(f"{refused}" + ("; it is refused always" if always else ""),
                            "" if always else "if it is yours: allow_private: true in the step") from None
         except httpx.TimeoutException:
-            raise UpstreamTimeout(f"{where} did not answer within {timeout_s:g} s", _hint(step)) from None
+            raise UpstreamTimeout(f"{where} did not answer within {timeout_s:g} s",
+                                  f"raise `timeout_s` of `{step.name}` (now {step.timeout_s:g})") from None
         except httpx.InvalidURL:
             raise BadInput("the URL is none", "check what stands in it") from None
+        except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError) as error:
+            raise Busy(f"{where} closed the connection without an answer ({type(error).__name__})",
+                       f"see its log: it was reached. {_again(step)}") from None
         except (httpx.HTTPError, OSError) as error:
-            raise Busy(f"{where} cannot be reached: {str(error) or type(error).__name__}", _hint(step)) from None
+            raise Busy(f"{where} cannot be reached: {self.hide(str(error)) or type(error).__name__}",
+                       f"see that it runs and that `url` is right. {_again(step)}") from None
         except BucleError:
             raise
         else:
@@ -151,10 +158,10 @@ class Caller:
                 return
 
     def hide(self, text: str) -> str:
-        """`text` without any secret of this step's headers."""
-        for secret in self.secrets:
-            text = text.replace(secret, "***") if len(secret) > 3 else text
-        return text
+        """`text` without anything that the environment gave this step's headers."""
+        from bucle.customise.own import hide_values
+
+        return hide_values(text, [secret for secret in self.secrets if len(secret) > 3])
 
     def _open(self) -> tuple[Any, Any]:
         import httpx
@@ -186,32 +193,61 @@ class Caller:
                         raise BadInput(f"{url.host} sends a {asked['method']} on elsewhere", "correct `url`")
                     url = target
                     continue
-                data = bytearray()
-                for piece in answer.iter_raw(65536):
-                    data += piece
-                    if len(data) > self.step.max_bytes:
-                        raise BadInput(f"{url.host} answered more than {self.step.max_bytes:,} bytes",
-                                       "ask for less, or raise `max_bytes`")
-                said = self.hide(bytes(data[:200]).decode("utf-8", "replace"))
+                data = self._whole(answer)
                 if status in BUSY:
-                    raise Busy(f"{url.host} answered {status}", _hint(self.step))
+                    busy = Busy(f"{url.host} answered {status}", _busy_hint(self.step, status))
+                    busy.limited = status == 429
+                    raise busy
                 if not 200 <= status < 300:
-                    raise BadInput(f"{url.host} answered {status}: {' '.join(said.split())}", "check the call")
+                    said = " ".join(self.hide(data.decode("utf-8", "replace")).split())[:200]
+                    raise BadInput(f"{url.host} answered {status}: {said}", "check the call")
                 if answer.headers.get("content-encoding", "identity").lower() not in ("identity", ""):
                     raise BadInput(f"{url.host} answered compressed, though asked not to", "")
-                return bytes(data), answer.headers.get("content-type", "")
+                return data, answer.headers.get("content-type", "")
         raise BadInput(f"{urlsplit(asked['url']).netloc} redirects more than {HOPS} times", "correct `url`")
+
+    def _whole(self, answer: httpx.Response) -> bytes:
+        """The body of an answer that has begun. Raises UpstreamTimeout where it is cut."""
+        import httpx
+
+        data, host = bytearray(), answer.url.host
+        try:
+            for piece in answer.iter_raw(65536):
+                data += piece
+                if len(data) > self.step.max_bytes:
+                    raise BadInput(f"{host} answered more than {self.step.max_bytes:,} bytes",
+                                   "ask for less, or raise `max_bytes`")
+        except httpx.TimeoutException:
+            raise UpstreamTimeout(f"{host} began its answer and did not end it in time "
+                                  f"({answer.num_bytes_downloaded:,} bytes came)",
+                                  f"raise `timeout_s` of `{self.step.name}` (now {self.step.timeout_s:g})") from None
+        except httpx.TransportError as error:
+            raise UpstreamTimeout(f"{host} broke off its answer half-way, after {answer.num_bytes_downloaded:,} bytes "
+                                  f"({type(error).__name__})", _again(self.step)) from None
+        return bytes(data)
 
     def _read(self, data: bytes, media_type: str) -> tuple[Any, str]:
         text = data.decode("utf-8", "replace")
         value: Any = text
-        if self.step.pointer or "json" in media_type.lower():
-            try:
-                value = json.loads(text, parse_constant=_refuse)
-            except (ValueError, RecursionError):
-                raise BadInput(f"{urlsplit(self.step.url).netloc} answered what is no JSON", "") from None
-            value = pointed(value, self.step.pointer)
-        return value, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        try:
+            if self.step.pointer or "json" in media_type.lower():
+                value = pointed(json.loads(text, parse_constant=_refuse), self.step.pointer)
+            value = self._masked(value) if self.secrets else value
+            return value, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        except (ValueError, RecursionError):
+            raise BadInput(f"{urlsplit(self.step.url).netloc} answered what is no JSON",
+                           "correct `url`, or take out `pointer`" if self.step.pointer else "correct `url`") from None
+
+    def _masked(self, value: Any) -> Any:
+        """A JSON value without what the call's headers hold of the environment: an API may say its request again."""
+        if isinstance(value, str):
+            return self.hide(value)
+        if isinstance(value, list):
+            return [self._masked(one) for one in value]
+        if isinstance(value, dict):
+            return {self.hide(name): self._masked(one) for name, one in value.items()}
+        shown = str(value)
+        return self.hide(shown) if isinstance(value, int | float) and self.hide(shown) != shown else value
 
 
 def _refuse(name: str) -> Any:
@@ -222,6 +258,14 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _hint(step: HttpStep) -> str:
-    return f"raise `timeout_s` (now {step.timeout_s:g}) or give `{step.name}` a `retry`" if step.method == "GET" else \
-        f"raise `timeout_s` (now {step.timeout_s:g}) of `{step.name}`"
+def _again(step: HttpStep) -> str:
+    """What helps where asking again may."""
+    if step.method != "GET" and not step.idempotent:
+        return f"see whether it was done; where twice does no harm, give `{step.name}` idempotent: true and `retry`"
+    return "ask again later" if step.retry and step.retry.times else f"ask again, or give `{step.name}` a `retry`"
+
+
+def _busy_hint(step: HttpStep, status: int) -> str:
+    if status == 429:
+        return f"it limits how often it is asked: give `{step.name}` a `retry` with a longer `wait_s`, or a `cache`"
+    return f"see its own log; {_again(step)}"

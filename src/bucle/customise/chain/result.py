@@ -24,8 +24,8 @@ class ChainEnv:
     """Everything outside that a chain may use. `models` by their names in bucle.yaml; `tasks` the candidates of other
     tasks by name; `project` the folder whose own Python runs only where `trusted`, `sources` what its files held when
     the chain was fitted (path -> bytes), `functions` some given in Python by `module:function`; `index_version` names
-    the index that is open, `weights` its fusion fitted to the team's questions (see retrieve.fusion). Without `cache`
-    nothing is kept between calls."""
+    the index that is open, `weights` its fusion fitted to the team's questions (see retrieve.fusion), `labels` what its
+    documents' paths ask for today. Without `cache` nothing is kept between calls."""
 
     models: Mapping[str, ChatModel] = field(default_factory=dict)
     index: SearchIndex | None = None
@@ -40,12 +40,14 @@ class ChainEnv:
     language: str = "es"
     seed: int = 0
     index_version: str = ""
+    labels: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
 class Result:
     """`text` and `value` (JSON) of a step; `chunks` are the passages it found or was shown, as mappings with `id`,
-    `text`, `heading`, `path`, `place`; `score` its confidence."""
+    `text`, `heading`, `path`, `place`; `score` its confidence; `dropped` names what a prompt was asked without, since
+    the model's context did not hold it."""
 
     text: str = ""
     value: Any = None
@@ -54,6 +56,7 @@ class Result:
     usage: Usage = field(default_factory=Usage)
     error: str = ""
     skipped: bool = False
+    dropped: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, value: Any, **more: Any) -> Result:
@@ -78,7 +81,8 @@ class Result:
 
     def kept(self) -> dict[str, Any]:
         """What is kept in the cache; `from_kept` reads it."""
-        return {"text": self.text, "value": self.value, "chunks": [dict(c) for c in self.chunks], "score": self.score}
+        return {"text": self.text, "value": self.value, "chunks": [dict(c) for c in self.chunks], "score": self.score,
+                "dropped": list(self.dropped)}
 
     @classmethod
     def from_kept(cls, kept: Mapping[str, Any]) -> Result | None:
@@ -88,4 +92,6 @@ class Result:
             return None
         if not all(isinstance(c, dict) and isinstance(c.get("id"), str) for c in chunks):
             return None
-        return cls(text, kept.get("value"), tuple(chunks), score)
+        dropped = kept.get("dropped")
+        return cls(text, kept.get("value"), tuple(chunks), score,
+                   dropped=tuple(map(str, dropped)) if isinstance(dropped, list) else ())

@@ -199,7 +199,7 @@ class _Run:
                 result, goes = self._after_failure(step, failed)
                 self.results[step.name] = result
                 return goes or self._next(step, result)
-            self.failed = failed.error.message
+            self.failed = self.chain.worker.hide(failed.error.message)
             self.results[step.name] = Result(value=False, error=self.failed)
             then = step.on_fail
             if then is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bucle.core.errors import (
@@ -16,7 +16,7 @@ from bucle.core.errors import (
     SchemaBroken,
     UpstreamTimeout,
 )
-from bucle.core.ids import sha256_hex
+from bucle.core.ids import canonical_json, sha256_hex
 from bucle.core.prompting import PromptSpec
 from bucle.customise.chain.checks import check, paid, parse
 from bucle.customise.chain.expressions import condition, render, render_all
@@ -33,8 +33,10 @@ from bucle.customise.chain.spec import (
     RetrieveStep,
     TextStep,
 )
+from bucle.customise.own import hide_values, secret_values
 
 if TYPE_CHECKING:
+    from bucle.customise.prompt.assembly import Answered, Dropped
     from bucle.customise.prompt.parts import Parts
 
 __all__ = ["OwnFault", "Worker"]
@@ -48,6 +50,8 @@ class Worker:
 
     def __init__(self, steps: Mapping[str, AnyStep], env: ChainEnv) -> None:
         self.env = env
+        self._values = secret_values(env.project)
+        self._labels: tuple[Any, str] = (None, "")
         self.functions: dict[str, Callable[..., Any]] = {}
         self.callers = {name: Caller(step) for name, step in steps.items() if isinstance(step, HttpStep)}
         for step in steps.values():
@@ -120,10 +124,20 @@ class Worker:
         return [model, _named(self.env.models[model])] if model else []
 
     def hide(self, text: str) -> str:
-        """`text` without the secrets of the chain's calls."""
+        """`text` without the secrets of the chain's calls, and of the environment."""
         for caller in self.callers.values():
             text = caller.hide(text)
-        return text
+        return hide_values(text, self._values)
+
+    def labels(self) -> str:
+        """A hash of the labels that the documents have now; empty where there are none to know."""
+        labels: Any = self.env.labels
+        if labels is None:
+            return ""
+        now = labels.now() if hasattr(labels, "now") else labels
+        if self._labels[0] is not now:  # the same object for as long as nothing changed
+            self._labels = (now, sha256_hex(canonical_json({path: sorted(told) for path, told in now.items()})))
+        return self._labels[1]
 
     def close(self) -> None:
         for caller in self.callers.values():
@@ -209,7 +223,8 @@ class Worker:
         except BucleError:
             raise
         except Exception as error:  # any mistake in the user's own function
-            raise OwnFault(f"{name} failed: {type(error).__name__}: {str(error)[:200]}", "mend the function") from error
+            said = self.hide(f"{type(error).__name__}: {error}")
+            raise OwnFault(f"{name} failed: {said[:220]}", "mend the function") from error
 
     def _classify(self, step: ClassifyStep, asked: Mapping[str, Any]) -> Result:
         if not asked["text"].strip():
@@ -228,29 +243,31 @@ class Worker:
         return Result(found.output, found.output, score=found.score, usage=found.usage)
 
     def _prompt(self, step: PromptStep, asked: Mapping[str, Any], seed: int) -> Result:
-        from bucle.customise.prompt.assembly import assemble
-        from bucle.customise.prompt.structured import structured_replies
-        from bucle.models.ask import Ask, ask_all
+        from bucle.customise.prompt.assembly import Asking, ask_parts
+        from bucle.customise.prompt.structured import Form
+        from bucle.models.ask import Ask
 
-        model = self.env.models[step.model]
-        parts = self._parts(step, asked)
+        model, parts = self.env.models[step.model], self._parts(step, asked)
         max_tokens = step.max_tokens or parts.max_tokens or MAX_TOKENS
-        made = assemble(parts, model, max_tokens=max_tokens, drop=parts.drop)
-        gone = sum(one.part == "passages" for one in made.dropped)
-        chunks = tuple(asked["passages"][:len(asked["passages"]) - gone])
-        ask = Ask(tuple(made.messages), max_tokens, step.temperature, seed=seed)
-        if parts.schema:
-            one = structured_replies(model, [ask], parts.schema, language=parts.language)[0]
+        form = Form(parts.schema, parts.language) if parts.schema else None
+        schema = form.schema.body if form and form.schema else None
+        made = ask_parts(model, [Asking(parts, max_tokens, step.temperature, seed=seed, schema=schema)])[0]
+        if isinstance(made.reply, BucleError):
+            raise _too_long(made, step) if isinstance(made.reply, ContextOverflow) else made.reply
+        assert made.prompt is not None  # noqa: S101 - what has a reply was asked
+        reply, usage = made.reply, made.reply.usage
+        left = len(asked["passages"]) - sum(one.part == "passages" for one in made.prompt.dropped)
+        more: dict[str, Any] = {"chunks": tuple(asked["passages"][:left]), "dropped": _left_out(made.prompt.dropped)}
+        if form:
+            ask = Ask(made.prompt.messages, max_tokens, step.temperature, seed=seed, schema=schema)
+            one = form.settle(model, [ask], [reply])[0]
             if one.value is None:
                 raise paid(one.error or SchemaBroken("the model gave no object", "loosen the schema"), one.usage)
-            return Result.of(one.value, chunks=chunks, usage=one.usage)
-        reply = ask_all(model, [ask])[0]
-        if isinstance(reply, BucleError):
-            raise reply
+            return Result.of(one.value, usage=one.usage, **more)
         if reply.finish == "length":
             raise paid(BadInput(f"the reply was cut at {max_tokens} tokens", f"raise `max_tokens` of `{step.name}`"),
-                        reply.usage)
-        return Result.of(reply.text.strip(), chunks=chunks, usage=reply.usage)
+                       usage)
+        return Result.of(reply.text.strip(), usage=usage, **more)
 
     def _parts(self, step: PromptStep, asked: Mapping[str, Any]) -> Parts:
         from bucle.customise.prompt.parts import plain_parts
@@ -268,6 +285,26 @@ class Worker:
 
 class OwnFault(BadInput):
     """The project's own function raised something."""
+
+
+def _left_out(dropped: Sequence[Dropped]) -> tuple[str, ...]:
+    """What left a prompt: passages by number and path, the rest by its part only, since it is what somebody wrote."""
+    return tuple(one.what if one.part == "passages" else one.part for one in dropped)
+
+
+def _too_long(made: Answered, step: PromptStep) -> BucleError:
+    """A prompt that does not fit even without all that may leave it, and what helps."""
+    error = made.reply
+    assert isinstance(error, ContextOverflow)  # noqa: S101 - the caller has looked
+    if made.prompt is None:  # counted here: its message has the tokens, its hint what is largest
+        return error
+    gone = len(made.prompt.dropped)
+    told = ContextOverflow(
+        f"{error.message}; the prompt takes about {made.prompt.tokens:,} tokens"
+        + (f" without the {gone} pieces that were left out of it" if gone else ", and nothing may leave it"),
+        f"shorten what `{step.name}` is given, lower its `max_tokens`, or name a model with a longer context")
+    vars(told)["dropped"] = _left_out(made.prompt.dropped)
+    return told
 
 
 def _named(model: Any) -> str:

@@ -193,8 +193,8 @@ class Answered:
 
 def ask_parts(model: ChatModel, asks: Sequence[Asking], *, window: Window | None = None) -> list[Answered]:
     """The reply to each of `asks`, in order, each fitted to the model's context. One that cannot fit is its
-    ContextOverflow, and one that the provider refuses, with less in it up to MOST_REFUSALS times, its refusal. Raises
-    ModelUnavailable where nothing answers."""
+    ContextOverflow. One that the provider refuses is asked again with less in it: as too long until nothing may leave,
+    for a reason that is not told up to MOST_REFUSALS times. Raises ModelUnavailable where nothing answers."""
     window = window or window_of(model, language=asks[0].parts.language if asks else "")
     done: list[Answered | None] = [None] * len(asks)
     now: dict[int, tuple[Assembled, Parts]] = {}
@@ -203,17 +203,17 @@ def ask_parts(model: ChatModel, asks: Sequence[Asking], *, window: Window | None
             now[i] = _assembled(one.parts, model.name, one.max_tokens, window)
         except ContextOverflow as error:
             done[i] = Answered(error, None, one.parts)
-    for left in range(0 if window.how == "tokenizer" else MOST_REFUSALS, -1, -1):
-        if not now:
-            break
+    left = 0 if window.how == "tokenizer" else MOST_REFUSALS
+    while now:
         order = list(now)
         replies = ask_all(model, [_ask(asks[i], now[i][0]) for i in order])
         again = {}
         for i, reply in zip(order, replies, strict=True):
             done[i] = Answered(reply, *now[i])
-            if left and isinstance(reply, BadInput) and (less := _less(*now[i], window)) is not None:
+            refused = isinstance(reply, ContextOverflow) or (left > 0 and isinstance(reply, BadInput))
+            if refused and (less := _less(*now[i], window)) is not None:
                 again[i] = less
-        now = again
+        now, left = again, left - 1
     return [one for one in done if one is not None]
 
 
