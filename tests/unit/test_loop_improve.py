@@ -21,10 +21,12 @@ from chat_peer import Peer, remote
 from bucle.core.errors import BadInput, BucleError, NotFound
 from bucle.core.ports import ChatReply
 from bucle.core.records import Usage
-from bucle.customise.prompt.store import listed, resolve
+from bucle.customise.prompt.store import keep, listed, resolve
 from bucle.execute import QuietDisplay
 from bucle.loop.budget import Budget, BudgetSpent, Metered
 from bucle.loop.improve import improve
+from bucle.loop.improve_looks import confirmed_before, looked_at_before
+from bucle.loop.run import run
 from bucle.loop.workspace import Workspace
 from bucle.models.ask import Ask, ask_all
 from bucle.models.remote import OpenAIChat
@@ -50,7 +52,8 @@ def says(messages: list[dict[str, str]], body: Mapping[str, Any], *, gain: int) 
     """Right for 55 of 100 rows; for `gain` more where the instruction holds the word."""
     system = messages[0]["content"]
     if messages[0]["role"] == "user":  # somebody asks for instructions
-        assert "instructions" in system
+        if "instructions" not in system:  # a question of `bucle run` that is about no row
+            return "no"
         new = [f"Clasifica el mensaje. Mira la {MAGIC} de la persona.", "Clasifica bien {% for %}", "Clasifica pronto."]
         return json.dumps({"instructions": new})
     text = messages[-1]["content"]
@@ -59,7 +62,8 @@ def says(messages: list[dict[str, str]], body: Mapping[str, Any], *, gain: int) 
 
 
 @contextmanager
-def project(folder: Path, gain: int, **more: Any) -> Iterator[tuple[Workspace, Peer]]:
+def project(folder: Path, gain: int, choose: Mapping[str, Any] | None = None,
+            **more: Any) -> Iterator[tuple[Workspace, Peer]]:
     with remote(lambda messages, body: says(messages, body, gain=gain)) as (_, peer):
         (folder / "data").mkdir(parents=True, exist_ok=True)
         lines = ["texto\tintencion", *(f"{text}\t{label}" for text, label in TRUTH.items())]
@@ -68,7 +72,7 @@ def project(folder: Path, gain: int, **more: Any) -> Iterator[tuple[Workspace, P
             "project": "p", "language": "es",
             "models": {"gpt": {"kind": "openai", "base_url": peer.url, "model": "m", "api_key_env": "",
                                "usd_per_million_in": 1.0, "usd_per_million_out": 2.0}},
-            "data": {"near_duplicates": 0.99},
+            "data": {"near_duplicates": 0.99}, "choose": dict(choose or {}),
             "tasks": {"intenciones": {"kind": "classify", "data": "data/m.tsv", "text": "texto", "label": "intencion",
                                       "split": {"test": 0.3, "validation": 0.25}, **more}},
         }
@@ -105,6 +109,16 @@ def test_what_helps_is_found_confirmed_and_saved(tmp_path: Path) -> None:
         third = improve(ws, "intenciones", QuietDisplay(), rounds=1, technique="zero-shot")
         assert third["earlier"] == 1
         assert third["confirmed"]["level"] == pytest.approx(0.975)
+        rows = _test_rows(ws)
+        assert confirmed_before(ws, rows) == confirmed_before(ws, [rows[0], "example:new"]) == 2, "one row is enough"
+        assert confirmed_before(ws, ["example:new"]) == 0
+        chosen = resolve(ws.ledger, "intenciones@1")
+        looked = looked_at_before(ws, chosen.node, [*rows[:5], "example:new"])
+        assert looked is not None
+        assert looked["rows"] == 5
+        assert looked["search"] in {found["node"], third["node"]}, "the latest that chose it"
+        other = keep(ws.ledger, chosen.spec.model_copy(update={"system": "Otra cosa."}), "x")
+        assert looked_at_before(ws, other.id, rows) is None
 
 
 def _no_held_out_row_is_shown(ws: Workspace, found: Mapping[str, Any], peer: Peer) -> None:
@@ -120,6 +134,27 @@ def _no_held_out_row_is_shown(ws: Workspace, found: Mapping[str, Any], peer: Pee
             assert not any(text in body["messages"][0]["content"] for text, where in side.items() if where != "train")
     tested = [b for b in peer.asked if side.get(b["messages"][-1]["content"]) == "test"]
     assert len(tested) == 2 * found["rows"]["confirm"], "the test rows are asked once for each of the two"
+
+
+def _test_rows(ws: Workspace) -> list[str]:
+    return sorted(row for row, side in ws.sides(ws.ledger.nodes("split")[-1].id).items() if side == "test")
+
+
+def test_a_prompt_file_is_kept_before_it_is_replaced_and_a_comparison_says_what_its_rows_confirmed(
+        tmp_path: Path) -> None:
+    file = tmp_path / "prompts" / "mio.yaml"
+    file.parent.mkdir()
+    file.write_text("# de siempre\nname: mio\nlanguage: es\nsystem: Clasifica.\n", "utf-8")
+    with project(tmp_path, gain=45, prompt="prompts/mio.yaml") as (ws, _):
+        found = improve(ws, "intenciones", QuietDisplay(), rounds=1, technique="zero-shot")
+        assert found["saved"]["title"] == "mio@2"
+        assert resolve(ws.ledger, "mio@1").text == file.read_text("utf-8")
+    choose = {"candidates": ["majority", "zero-shot"]}
+    with project(tmp_path, gain=45, choose=choose, prompt="mio@2") as (ws, _):
+        comparison = run(ws, QuietDisplay()).story["comparisons"][0]
+        looked = {one["technique"]: one["looked_at_before"] for one in comparison["candidates"]}
+        assert looked.pop("zero-shot") == {"search": found["node"], "rows": found["rows"]["confirm"]}
+        assert set(looked.values()) == {None}
 
 
 def test_where_nothing_helps_it_says_so_and_saves_nothing(tmp_path: Path) -> None:

@@ -51,6 +51,10 @@ def show(comparison: dict[str, Any], language: str) -> None:
     click.echo(f"{MEANS.get(metric, '')}p: against the best baseline, corrected for all candidates (Holm); it decides")
     if any(c.get("priced") is False for c in rows):
         click.echo("?: the price is not known; write it under `catalogue:` in bucle.yaml")
+    for c in rows:
+        if looked := c.get("looked_at_before"):
+            click.echo(f"{c['name']}: its prompt was confirmed on {looked['rows']} of these rows before (bucle prompt "
+                       "improve), so they are no fresh look at it")
     if left := _left_out(comparison, language):
         click.echo("not in the table:")
         table(["candidate", metric, "why"], left)

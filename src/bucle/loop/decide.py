@@ -70,6 +70,7 @@ def compare_step(ws: Workspace, runner: Runner, data: TaskData, bakeoff: Bakeoff
             _candidate(row.to_dict(), by_name[row.name], fits[row.name].figures, evaluations[row.name].figures)
             | {"usd_per_month": months[row.name].usd, "month": asdict(months[row.name]), "mcnemar": row.mcnemar}
             | _unpriced(evaluations[row.name].figures)
+            | {"looked_at_before": _looked(ws, fits[row.name]["candidate"], [r.id for r in rows])}
             for row in found.rows
         ]
         chosen = found.recommended or ""
@@ -120,7 +121,7 @@ def compare_step(ws: Workspace, runner: Runner, data: TaskData, bakeoff: Bakeoff
         f"compare {data.name}{data.suffix}",
         work,
         stage="choose",
-        version=4,
+        version=5,
         params={
             "margin": choose.margin,
             "constraints": choose.constraints.limits(),
@@ -139,6 +140,14 @@ def _per_row(scored: Sequence[Any], name: str, metric: str) -> Sequence[float]:
 
 def _unpriced(figures: Mapping[str, Any]) -> dict[str, Any]:
     return {"usd_per_1k": None, "usd_per_month": None, "priced": False} if figures["usd_per_1k"] is None else {}
+
+
+def _looked(ws: Workspace, candidate: str, rows: Sequence[str]) -> dict[str, Any] | None:
+    """Whether these very rows confirmed the candidate's prompt in a search (`bucle prompt improve`)."""
+    from bucle.loop.improve_looks import looked_at_before
+
+    prompt = next((e.parent for e in ws.ledger.parents(candidate) if e.role == "prompt"), "")
+    return looked_at_before(ws, prompt, rows)
 
 
 def _detectable(

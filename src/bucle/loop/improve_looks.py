@@ -23,20 +23,20 @@ def confirmed_before(ws: Workspace, rows: Iterable[str]) -> int:
 
 
 def looked_at_before(ws: Workspace, prompt: str, rows: Iterable[str]) -> dict[str, Any] | None:
-    """The search that chose a prompt (a node's id) and confirmed it on some of these test rows: its node and how many
-    of them it looked at; None where no search did. The prompt's score on those rows is then no fresh look."""
-    from bucle.core.prompting import PromptSpec
-
+    """The search that chose a prompt (a node's id) and confirmed it on some of these test rows: `{search, rows}`, its
+    node and how many of them it looked at; None where no search did. The prompt's score on those rows is then no fresh
+    look. A name and a line for people make no other prompt."""
     if not prompt or not (found := _confirmed(ws)):
         return None
+    from bucle.core.prompting import PromptSpec
     from bucle.customise.prompt.store import open_node
 
     spec, asked = open_node(ws.ledger, prompt).spec, set(rows)
     for node in reversed(found):
-        if node.attrs["helped"] and PromptSpec.model_validate(node.attrs["chosen"]["spec"]) == spec:
-            both = len(asked & set(_rows(ws, node)))
-            if both:
-                return {"search": node.id, "rows": both}
+        chosen = PromptSpec.model_validate(node.attrs["chosen"]["spec"])
+        both = len(asked & set(_rows(ws, node)))
+        if both and chosen.model_copy(update={"name": spec.name, "about": spec.about}) == spec:
+            return {"search": node.id, "rows": both}
     return None
 
 

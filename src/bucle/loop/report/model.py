@@ -136,11 +136,17 @@ class ModelCard(Part):
         return bool(self.loss_curve) or any(one is not None for one in figures)
 
 
+class Looked(Part):
+    search: str = ""
+    rows: int = 0
+
+
 class Candidate(Estimate):
     """One candidate on the held-out examples; `diff` is against the best baseline, paired, with its interval.
 
     `verdict`: beats, ties, loses or ruled_out (`reason` says by which constraint); empty for the baseline itself. `p`
     is corrected for all candidates compared (Holm). Not `priced`: what it costs is not known, which is not nothing.
+    `looked_at_before`: of how many of these `rows` a `search` for its prompt had seen the scores.
     """
 
     name: str = ""
@@ -159,6 +165,7 @@ class Candidate(Estimate):
     ms_p50: float | None = None
     ms_p95: float | None = None
     fit_seconds: float | None = None
+    looked_at_before: Looked | None = None
     metrics: dict[str, float | None] = {}
 
 
