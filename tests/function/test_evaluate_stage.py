@@ -44,6 +44,26 @@ QUESTIONS = [
     ("¿Qué altura tiene la torre Eiffel?", None, ""),
 ]
 
+OWN = '''
+from types import SimpleNamespace
+
+
+def theirs(question: str, access: frozenset[str] = frozenset()):
+    if "averías" in question:
+        return {"answer": "En cuarenta y ocho horas.", "citations": ["averias.md"]}
+    if "tienda" in question:
+        return {"answer": "A las diez.", "sources": [
+            SimpleNamespace(metadata={"path": path}) for path in ("averias.md", "tienda.md")]}
+    if "recibo" in question:
+        return {"answer": "Nunca.", "citations": ["plan.md"]}
+    return {"answer": "Ni idea."} if "código" in question or "cuesta al mes" in question else ""
+
+
+def mute(question: str, access: frozenset[str] = frozenset()):
+    return "Sí."
+'''
+"""What answers by itself and says which documents from; and what says nothing of the kind."""
+
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -61,9 +81,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
                  "quality": {"min_words": 3}},
         "tasks": {"preguntas": {"kind": "answer", "data": "rows.jsonl"}},
         "models": {"minilm": {"kind": "encoder", "path": "minilm"}},
-        "choose": {"candidates": ["quote"]},
-    }, allow_unicode=True), "utf-8")
-    done = bucle("run", folder)
+        "choose": {"candidates": ["quote", "chain"]},
+        "chains": {name: {"library": "python", "object": f"own:{name}"} for name in ("theirs", "mute")},
+    }, allow_unicode=True).replace("data: rows.jsonl", "chains: [theirs, mute]\n    data: rows.jsonl"), "utf-8")
+    (folder / "own.py").write_text(OWN, "utf-8")
+    done = bucle("run", folder, "--trust")
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
 
@@ -102,6 +124,22 @@ def test_each_planted_fault_is_named(project: Path) -> None:
     assert "http" not in page.replace("http-equiv", "").replace("http://www.w3.org/2000/svg", "")
 
 
+def test_what_searches_by_itself_is_measured_by_what_it_returns(project: Path) -> None:
+    """And a project is named as other verbs take it, by its folder."""
+    found = answer("evaluate", "--stage", "retrieval", project, "preguntas", project / "fresh.jsonl", "--trust",
+                   "--candidate", "chain/theirs")
+    by, asked = stages(found), [q for q, _, _ in QUESTIONS]
+    assert asked[0] not in by
+    assert by[asked[1]] == ("answering", "wrong"), "the right document is among what it names"
+    assert by[asked[4]][0] == "answering", "nobody knows what it was made from"
+    assert by[asked[5]] == ("chunking", "cut")
+    assert by[asked[7]] == ("retrieval", "unfound")
+    figures = found["metrics"]
+    assert (figures["mrr"]["n"], figures["mrr"]["value"]) == (8, pytest.approx((1 + 1 / 2) / 8))
+    assert figures["citation_precision"]["n"] == 5
+    assert not any(name.startswith("passage") for name in figures)
+
+
 def test_who_holds_the_label_finds_it(project: Path) -> None:
     found = Project(project).evaluate_retrieval("preguntas", project / "fresh.jsonl", candidate="quote",
                                                 access=["almacen"])
@@ -116,7 +154,7 @@ def test_a_search_that_is_not_deep_enough_and_an_answerer_that_abstains_wrongly(
     (copy / "bucle.yaml").write_text(text + "retrieval:\n  depth: 7\n", "utf-8")
     body = [DOCUMENTS[name].partition("\n\n")[2] for name in ("averias.md", "tienda.md", "plan.md", "recibo.md")]
     write(copy / "rows.jsonl", [(f"{line} {n}", None, "") for line in body for n in range(5)])
-    done = bucle("run", copy)
+    done = bucle("run", copy, "--trust")
     assert done.returncode == 0, done.stdout + done.stderr
     found = answer("evaluate", "--stage=retrieval", copy / "fresh.jsonl", "-p", copy, "--candidate", "quote")
     assert stages(found)[QUESTIONS[7][0]] == ("retrieval", "unfound")
@@ -143,12 +181,15 @@ def test_held_out_rows_are_reused_and_told(project: Path, tmp_path: Path) -> Non
         ({"task": "nothing"}, "no task `nothing`"),
         ({"data": "absent.jsonl"}, "does not exist"),
         ({"candidate": "no-answer"}, "searches no documents"),
+        ({"candidate": "chain/mute"}, "names no passage or document of this project: it gives nothing"),
         ({"candidate": "gpt"}, "has no candidate `gpt`"),
         ({"ks": [0]}, "recall is measured at"),
         ({"release": "9"}, "9"),
     ],
 )
-def test_what_cannot_be_measured_is_said(project: Path, asked: dict[str, Any], message: str) -> None:
+def test_what_cannot_be_measured_is_said(project: Path, asked: dict[str, Any], message: str,
+                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BUCLE_TRUST", "1")
     with pytest.raises(BucleError, match=message) as told:
         Project(project).evaluate_retrieval(**asked)
     assert told.value.hint

@@ -15,7 +15,7 @@ SHOWN = 90
 
 
 @click.command("stage")
-@click.argument("what", nargs=-1, metavar="[TASK] [FILE]")
+@click.argument("what", nargs=-1, metavar="[FOLDER] [TASK] [FILE]")
 @click.option("--stage", type=click.Choice(["retrieval"]), default="retrieval", show_default=True,
               help="What is measured by itself.")
 @on_project
@@ -49,6 +49,7 @@ def stage(
     outputs = Outputs(junit, summary)
     if output and not Path(output).parent.is_dir():
         raise BadInput(f"The folder {Path(output).parent} does not exist.", f"mkdir -p {Path(output).parent}")
+    what, folder = _folder(what, folder)
     project = Project(folder)
     name, path = _told(what, task, tuple(project.config.tasks))
     with outputs.around(f"evaluate --stage {stage}"):
@@ -58,6 +59,13 @@ def stage(
                               language or project.config.language)
     _write(outputs, found)
     emit(found | {"report": str(page)}, json_, lambda: _show(found, show, page))
+
+
+def _folder(what: tuple[str, ...], folder: str) -> tuple[tuple[str, ...], str]:
+    """The arguments without the project's folder, where it is the first of them, as other verbs take it."""
+    if what and folder == "." and (Path(what[0]) / "bucle.yaml").is_file():
+        return what[1:], what[0]
+    return what, folder
 
 
 def _told(what: tuple[str, ...], task: str, tasks: tuple[str, ...]) -> tuple[str, Path | None]:

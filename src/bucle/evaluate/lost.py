@@ -79,12 +79,14 @@ class Corpus:
 @dataclass(frozen=True)
 class Asked:
     """A question and what became of it. `ranking` are the passages found, best first, what the candidate itself found
-    before what a deeper search adds; `used` those that the answer was made from."""
+    before what a deeper search adds; `used` those that the answer was made from. `told`: whether it is known what was
+    found, which of another library's chain it need not be."""
 
     row: Example
     said: Prediction
     ranking: tuple[str, ...] = ()
     used: tuple[str, ...] = ()
+    told: bool = True
 
 
 @dataclass(frozen=True)
@@ -245,8 +247,8 @@ def diagnose(asked: Sequence[Asked], corpus: Corpus, found: Sequence[Home], *, k
     `parsing`: the answer stands in no document (quarantined, removed by cleaning, never read, or not in what was read
     of it). `chunking`: it stands in a document and no passage holds it whole. `access`: the asker may see none of the
     passages that do. `retrieval`: none of them was found. `ranking`: one was found, and not used. `answering`: it was
-    used, and the answer is still wrong. With `k` (a retrieve task) a question fails when none of its documents is among
-    the first `k`, and `used` is not looked at.
+    used, or nobody says what was found, and the answer is wrong. With `k` (a retrieve task) a question fails when none
+    of its documents is among the first `k`, and `used` is not looked at.
     """
     lost: list[Lost] = []
     for at, (one, home) in enumerate(zip(asked, found, strict=True)):
@@ -275,11 +277,11 @@ def _stage(one: Asked, home: Home, corpus: Corpus, rank: int | None, k: int) -> 
         if one.row.target and not k and not named(one.row) and not _lookable(one.row.target):
             return "answering", "unlookable", ""
         return ("parsing", *_unread(one.row, corpus))
-    if rank is None:
+    if rank is None and one.told:
         return "retrieval", "missed" if k else "unfound", ""
     if k:
         return "ranking", "unlisted", str(rank)
-    if not set(one.used) & set(seen):
+    if one.told and not set(one.used) & set(seen):
         return "ranking", "unused", str(rank)
     if one.said.error:
         return "answering", "error", one.said.error

@@ -22,7 +22,7 @@ DRAWS = 2_000
 
 def retrieval_figures(
     asked: Sequence[Asked], passages: Mapping[str, Passage], found: Sequence[Home], *, ks: Sequence[int] = DEPTHS,
-    forced: Sequence[Prediction] | None = None, documents: bool = False, seed: int = 0,
+    forced: Sequence[Prediction] | None = None, documents: bool = False, paths: bool = False, seed: int = 0,
 ) -> dict[str, Interval]:
     """Every figure that the rows allow, each in [0, 1] with its interval over `Example.cluster`, and `n` its rows.
 
@@ -34,7 +34,8 @@ def retrieval_figures(
     (of unanswerable ones: the recall of abstaining), `abstain_precision`, `abstain_f1`. Of all: `risk`, the share of
     answers that are wrong, at the `coverage` that the calibrated threshold gives, and `aurc`, see `risk_coverage`;
     `forced` are the predictions without a threshold, from which that curve goes on where the candidate is silent, up to
-    `curve_coverage`. `documents` (a retrieve task): the figures of documents alone.
+    `curve_coverage`. `documents` (a retrieve task): the figures of documents alone. `paths`: what was found and cited
+    are documents, so there are none of passages.
     """
     ks, told = sorted(set(ks)), dict[str, Interval]()
     gain = 10 if 10 in ks else ks[-1]
@@ -45,7 +46,7 @@ def retrieval_figures(
         return told
     by_passage = [
         (one, Sample(ranking=one.ranking, citations=one.said.citations, relevant=dict.fromkeys(home.passages, 1.0)))
-        for one, home in zip(asked, found, strict=True) if one.row.target is not None
+        for one, home in zip(asked, found, strict=True) if one.row.target is not None and not paths
     ]
     told |= _means(by_passage, {
         f"passage_hit@{k}": lambda s, k=k: float(bool(s.relevant) and recall(s, k) > 0) for k in ks})

@@ -28,6 +28,7 @@ from bucle.loop.candidates import (
     rows_of,
 )
 from bucle.loop.document_step import read_documents
+from bucle.loop.indexing import in_force
 from bucle.loop.measure import fresh_rows, release_called
 from bucle.loop.model_steps import model_folder
 from bucle.loop.overlap import alike
@@ -57,6 +58,8 @@ NEXT = {
 """What to try next where a stage loses questions, in Spanish and English."""
 SHOWN_TO_MODEL = 3
 EVEN = 0.5
+ITS_OWN = ("chain", "external")
+"""Techniques whose candidates search in their own way: what they return is measured."""
 _SHOWN = 8  # passages of a failed question's ranking that are kept with it
 
 
@@ -67,10 +70,11 @@ def retrieval_stage(
     """The retrieval figures of a task's candidate and where each failed question was lost, JSON-ready.
 
     On the rows of the file `path`, or on the held-out rows of the task. The candidate is the one called `candidate` in
-    the latest comparison, else that of `release`, else production's, else the recommended one. `access` are the labels
-    that the asker holds (none: what everybody may see). The result names every question and document, whatever their
-    labels: it is for the team. Stored as an `evaluation` node with `stage: retrieval`; the same asked again is not
-    measured again.
+    the latest comparison, else that of `release`, else production's, else the recommended one. Of a chain or another
+    library's object that searches by itself, the passages or documents that it returns are measured. `access` are the
+    labels that the asker holds (none: what everybody may see). The result names every question and document, whatever
+    their labels: it is for the team. Stored as an `evaluation` node with `stage: retrieval`; the same asked again is
+    not measured again.
 
     `{task, kind, candidate, release, rows, held_out, depth, access, ks, metrics: {name: Interval}, failed, stages:
     [{stage, count, share, next, next_es}], lost: [{id, source, input, target, document, stage, reason, why, why_es,
@@ -89,7 +93,8 @@ def retrieval_stage(
     version, node = _candidate(ws, task, release, candidate)
     made = Candidate.model_validate(ws.ledger.get(node).attrs)
     roles = {e.role: e.parent for e in ws.ledger.parents(node)}
-    if not (index := roles.get("index", "")):
+    index = roles.get("index", "") or (in_force(ws) if made.technique in ITS_OWN else "")
+    if not index:
         raise BadInput(f"`{made.name}` searches no documents.", f"--candidate NAME: {_searching(ws, task)}")
     depths = _depths(ks, getattr(settings, "k", 0))
     labels, depth = tuple(sorted(set(access))), ws.config.retrieval.depth
@@ -129,6 +134,11 @@ class _Job:
     access: frozenset[str]
     stored: str
 
+    @property
+    def searched(self) -> bool:
+        """Whether its search can be asked for more than it returns."""
+        return "index" in self.roles
+
 
 def _measured(ctx: StepContext, job: _Job, about: dict[str, Any]) -> Outcome:
     from bucle.evaluate.lost import STAGES, Asked, diagnose, homes, say
@@ -149,13 +159,20 @@ def _measured(ctx: StepContext, job: _Job, about: dict[str, Any]) -> Outcome:
     for home in homes(rows, corpus, documents=by_document):
         found.append(home)
         ctx.report(len(found), len(rows), "answers looked for")
+    paths = _are_paths(job, said, corpus)
+    if paths:
+        rankings = [[part for name in one for part in corpus.names.get(name, ())] for one in rankings]
     asked = [
-        Asked(row, one, one.chunks if by_document else tuple(ranking), _used(predictor, one))
+        Asked(row, one, _given(one) if by_document or not job.searched else tuple(ranking), _used(predictor, one))
         for row, one, ranking in zip(rows, said, rankings, strict=True)
     ]
     metrics = retrieval_figures(asked, corpus.passages, found, ks=job.ks, forced=forced, documents=by_document,
-                                seed=ws.config.seed)
-    deep = [Asked(one.row, one.said, tuple(ranking), one.used) for one, ranking in zip(asked, rankings, strict=True)]
+                                paths=paths, seed=ws.config.seed)
+    deep = [
+        Asked(one.row, _in_passages(one.said, corpus) if paths else one.said, tuple(ranking),
+              one.used if job.searched else tuple(ranking), told=job.searched or bool(ranking))
+        for one, ranking in zip(asked, rankings, strict=True)
+    ]
     lost = diagnose(deep, corpus, found, k=max(job.ks) if by_document else 0)
     listed = [
         {
@@ -220,8 +237,10 @@ def _opened(job: _Job) -> SearchIndex:
     from bucle.core.ports import LoadContext
     from bucle.customise.retrieve.quote import open_index
 
+    encoder = next((e.parent for e in job.ws.ledger.parents(job.index) if e.role == "encoder"), "")
     return open_index(LoadContext(
-        labels=(), params={}, index=model_folder(job.ws, job.index), encoder=model_folder(job.ws, job.roles["encoder"]),
+        labels=(), params={}, index=model_folder(job.ws, job.index),
+        encoder=model_folder(job.ws, encoder) if encoder else None,
         project=job.ws.root, trusted=job.ws.trusted, extra={"labels": labels_today(job.ws)},
     ))
 
@@ -229,6 +248,8 @@ def _opened(job: _Job) -> SearchIndex:
 def _deep(predictor: Predictor, inputs: Sequence[str], job: _Job) -> list[list[str]]:
     """The `depth` best passages for each input, by the candidate's own search, or, where it keeps that to itself, by
     words and meaning alike."""
+    if not job.searched:
+        return [[] for _ in inputs]
     if (finder := _part(predictor, "finder")) is not None:
         every = [found.hits for found in finder.find(inputs, k=job.depth, access=job.access)]
     else:
@@ -251,13 +272,39 @@ def _rankings(
         file.writelines(json.dumps(one) + "\n" for one in done)
         for start in range(len(done), len(inputs), BATCH):
             some = _deep(predictor, inputs[start : start + BATCH], job)
-            both = [list(dict.fromkeys([*one.chunks, *more]))
+            both = [list(dict.fromkeys([*_given(one), *more]))
                     for one, more in zip(said[start : start + BATCH], some, strict=True)]
             file.writelines(json.dumps(one) + "\n" for one in both)
             file.flush()
             done += both
             ctx.report(len(done), len(inputs), "searches")
     return done
+
+
+def _given(said: Prediction) -> tuple[str, ...]:
+    """What a candidate says that it found, best first; where it says only what it cites, that."""
+    return said.chunks or said.citations
+
+
+def _are_paths(job: _Job, said: Sequence[Prediction], corpus: Corpus) -> bool:
+    """Whether a candidate that searches by itself names documents, not passages. Raises BadInput where it names
+    neither."""
+    names = {name for one in said for name in (*one.chunks, *one.citations)}
+    if job.searched or names & corpus.passages.keys():
+        return False
+    if names & corpus.names.keys():
+        return True
+    name, failed = job.candidate.name, next((one.error for one in said if one.error), "")
+    why = (f"it gives {min(names)[:80]!r}, which is none of them" if names
+           else f"answering failed: {failed[:200]}" if failed else "it gives nothing beside its answers")
+    raise BadInput(f"`{name}` names no passage or document of this project: {why}.",
+                   "Let it return its sources with `chunk_id` or `path` in their metadata (docs/interop.md).")
+
+
+def _in_passages(said: Prediction, corpus: Corpus) -> Prediction:
+    """What names documents, with a passage of each in its place."""
+    of = corpus.names
+    return said.model_copy(update={"chunks": tuple(of[name][0] for name in said.chunks if name in of)})
 
 
 def _used(predictor: Predictor, said: Prediction) -> tuple[str, ...]:
