@@ -4,7 +4,7 @@
 
 Files are in SQuAD's format. Every paragraph is a document; a question's right one is its own. Everything that is fitted
 is fitted on questions about other articles (cross-fitting: articles are dealt into folds), so every question is held
-out once. Intervals are 95%, clustered by article; differences are paired.
+out once. Intervals are 95%, clustered by article; differences are paired. Ends with 2 where a file is not there.
 """
 
 from __future__ import annotations
@@ -171,7 +171,18 @@ def table(language: str, found: Mapping[str, Any]) -> str:
     for name in ANSWERS:
         cells = " | ".join(cell(found["means"][name][m]) for m in shown)
         lines.append(f"| {name} | {cells} | {found['ms'][name]:g} |")
-    return "\n".join(lines)
+    weights = ("; ".join(", ".join(f"{name} {weight:.2f}" for name, weight in fold["weights"].items())
+                         for fold in found["fitted"]["hybrid-search"]))
+    pairs = "; ".join(f"{pair} MRR {cell(of['mrr']['paragraph'], '+')}" for pair, of in found["differences"].items())
+    return "\n".join([*lines, "", f"Fitted weights, fold by fold: {weights}.", "",
+                      f"Clustered by paragraph instead: {pairs}.", "",
+                      f"No gain beyond doubt: {', '.join(undecided(found)) or 'none'}."])
+
+
+def undecided(found: Mapping[str, Any]) -> list[str]:
+    """The differences whose interval, clustered by article, does not lie above 0."""
+    return [f"{measure} of {pair}" for pair, of in found["differences"].items() for measure, by in of.items()
+            if by["article"]["low"] <= 0]
 
 
 def main() -> None:
@@ -183,27 +194,32 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="the first language only")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     given = parser.parse_args()
+    if odd := [pair for pair in given.data if "=" not in pair]:
+        parser.error(f"--data {odd[0]}: write LANGUAGE=FILE")
     files = dict(pair.split("=", 1) for pair in given.data) if given.data else {
         language: str(DATA / f"xquad.{language}.json") for language in ("es", "en")
     }
-    there = {language: Path(name) for language, name in files.items() if Path(name).is_file()}
-    for language in files.keys() - there.keys():
-        print(f"skipped {language}: {files[language]} is not there (give --data {language}=FILE)", file=sys.stderr)
-    if not there:
-        return
+    absent = {language: name for language, name in files.items() if not Path(name).is_file()}
+    for language, name in absent.items():
+        print(f"{name} is not there: give --data {language}=FILE, in SQuAD's format", file=sys.stderr)
+    if absent:
+        sys.exit(2)
     from bucle.models.encoder import encoder_folder
 
     folds = max(2, given.folds)
     began = time.perf_counter()
-    found = {language: measure(path, language, folds=folds, seed=given.seed, encoder=encoder_folder(given.encoder))
-             for language, path in list(there.items())[: 1 if given.quick else None]}
+    shared: dict[str, Any] = {"folds": folds, "seed": given.seed, "encoder": encoder_folder(given.encoder)}
+    found = {language: measure(Path(name), language, **shared)
+             for language, name in list(files.items())[: 1 if given.quick else None]}
     if not given.json:
         print("\n\n".join(table(language, one) for language, one in found.items()))
         return
     gains = [of["mrr"]["article"] for one in found.values() for of in one["differences"].values()]
     report("retrieval", ours=min(g["value"] for g in gains), peer=0.0, ratio=None, unit="difference of MRR, the least",
-           target="every paired interval of hybrid-search minus bm25 and minus dense above 0", packages=["lancedb"],
-           met=all(g["low"] > 0 for g in gains), seconds=round(time.perf_counter() - began, 1), languages=found)
+           target="in each language, the paired interval of MRR of hybrid-search minus bm25 and minus dense above 0",
+           packages=["lancedb"], mrr_met=all(g["low"] > 0 for g in gains),
+           undecided={language: undecided(one) for language, one in found.items()},
+           seconds=round(time.perf_counter() - began, 1), languages=found)
 
 
 if __name__ == "__main__":
