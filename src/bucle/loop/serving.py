@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from bucle.core.ports import ChatModel, Guard
 from bucle.core.records import Node, TaskKind
+from bucle.customise.registry import technique
 from bucle.loop.candidates import open_candidate
 from bucle.loop.model_steps import chat_model, model_folder
 from bucle.loop.workspace import Workspace
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
 __all__ = ["app_for", "redactor"]
+
+AT_ONCE = 16
+"""Calls that a provider gets at once where nothing says how many."""
 
 
 def app_for(
@@ -38,17 +43,20 @@ def app_for(
         kind: TaskKind = ws.ledger.get(candidate).attrs["kind"]  # what it was fitted as, whatever bucle.yaml says now
         routes[task] = Route(
             task, kind, candidate=candidate, predictor=open_candidate(ws, candidate, serving=True),
-            places=_places(ws, candidate)
+            places=_places(ws, candidate), parallel=_side_by_side(ws, candidate)
         )
     for node in _models(ws).values():
         name = str(node.attrs["name"])
         if name in routes:
             continue
         if node.attrs["kind"] == "encoder":
-            routes[name] = Route(name, "embed", candidate=node.id, embedder=_Encoder(ws, node.id, name))
+            at_once = AT_ONCE if node.attrs.get("base_url") else 0
+            routes[name] = Route(name, "embed", candidate=node.id, embedder=_Encoder(ws, node.id, name),
+                                 parallel=at_once)
         else:
-            chat = (override or {}).get(name) or _Lazy(ws, node.id, name)
-            routes[name] = Route(name, "chat", candidate=node.id, chat=chat)
+            given = (override or {}).get(name)
+            routes[name] = Route(name, "chat", candidate=node.id, chat=given or _Lazy(ws, node.id, name),
+                                 parallel=0 if given else _calls(node.attrs))
     guards: list[Guard] = [ScoreGuard(lambda text: suspicion(text)[0]), PersonalDataGuard()]
     return create_app(
         routes,
@@ -59,6 +67,23 @@ def app_for(
         guards=guards,
         redact=redactor() if ws.config.serve.redact else None,
     )
+
+
+def _calls(model: Mapping[str, Any]) -> int:
+    """Calls that a model gets at once: of a provider as many as bucle.yaml says, of one in this process 1."""
+    return int(model.get("max_parallel", AT_ONCE)) if model.get("kind") == "openai" else 1
+
+
+def _side_by_side(ws: Workspace, candidate: str) -> int:
+    """Calls that a candidate gets at once. One that waits for a provider gets as many as that may, and each input once,
+    unless a model of it computes in this process; 0 leaves it to the candidate, which knows (a chain)."""
+    t = technique(str(ws.ledger.get(candidate).attrs["technique"]))
+    needs = getattr(t, "serving_needs", t.needs)
+    roles = {e.role: ws.ledger.get(e.parent).attrs for e in ws.ledger.parents(candidate)
+             if e.role in ("base", "encoder", "reranker")}
+    if "base" in roles and {"base", "chat"} & needs:
+        return _calls(roles["base"])
+    return AT_ONCE if any(model.get("base_url") for model in roles.values()) else 0
 
 
 def _places(ws: Workspace, candidate: str) -> dict[str, str]:
@@ -89,13 +114,19 @@ class _Lazy:
     """A model that is opened at its first request, so that a server of baselines starts without torch."""
 
     def __init__(self, ws: Workspace, node: str, name: str) -> None:
-        self._ws, self._node, self.name = ws, node, name
+        self._ws, self._node, self.name, self._lock = ws, node, name, threading.Lock()
+        self._model: ChatModel | None = None
 
     def chat(self, *args: Any, **kwargs: Any) -> Any:
-        return chat_model(self._ws, self._node).chat(*args, **kwargs)
+        return self._opened().chat(*args, **kwargs)
 
     def stream(self, *args: Any, **kwargs: Any) -> Any:
-        return chat_model(self._ws, self._node).stream(*args, **kwargs)
+        return self._opened().stream(*args, **kwargs)
+
+    def _opened(self) -> ChatModel:
+        with self._lock:  # once: the connections of a remote one are kept between requests
+            self._model = self._model or chat_model(self._ws, self._node)
+            return self._model
 
 
 class _Encoder:

@@ -1,0 +1,98 @@
+"""From a release to an app: who is asked side by side, and a chain served whole, with what its steps keep."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from chat_peer import remote
+
+from bucle.core.config import OpenAIModel
+from bucle.core.ports import FitContext
+from bucle.core.records import Node
+from bucle.customise.chain import ChainTechnique, chain, step
+from bucle.loop.candidates import Candidate
+from bucle.loop.serving import app_for
+from bucle.loop.workspace import Workspace
+from bucle.serve.server import BackgroundServer
+
+SPEC = chain("c", step("prompt", "resume", model="gpt", user="{{ input }}", cache=60), language="es")
+
+
+@pytest.fixture
+def ws(tmp_path: Path) -> Any:
+    (tmp_path / "bucle.yaml").write_text(
+        "project: p\nlanguage: es\ndata: {}\ntasks:\n  t: {kind: generate, data: t.tsv}\n"
+        "models:\n  gpt: {kind: openai, base_url: 'http://127.0.0.1:9/v1', model: m}\n", "utf-8")
+    found = Workspace.open(tmp_path)
+    yield found
+    found.close()
+
+
+def model(ws: Workspace, url: str, **more: Any) -> Node:
+    settings = OpenAIModel(kind="openai", base_url=url, model="m", api_key_env="", **more)
+    return ws.ledger.put("base_model", {"name": "gpt", **settings.model_dump(mode="json", exclude_none=True)})
+
+
+def released(ws: Workspace, technique: str, parents: list[tuple[str, str]], folder: Path | None = None,
+             **attrs: Any) -> Node:
+    candidate = Candidate(name=technique, task="t", kind="generate", technique=technique, **attrs)
+    fitted = (ws.ledger.put("candidate", candidate.model_dump(mode="json"), parents=parents) if folder is None else
+              ws.ledger.put_folder("candidate", folder, candidate.model_dump(mode="json"), parents=parents))
+    return ws.ledger.put("release", {"tasks": {"t": fitted.id}}, parents=[("candidate", fitted.id)])
+
+
+def test_a_released_chain_is_served_side_by_side_and_its_steps_are_kept(ws: Workspace, tmp_path: Path) -> None:
+    both = threading.Barrier(2, timeout=5)
+
+    def says(messages: Any, body: Any) -> str:
+        if "junto" in messages[-1]["content"]:
+            both.wait()  # comes through only where two are asked at once
+        return "resumen"
+
+    with remote(says) as (_, peer):
+        params = {"chain": SPEC.model_dump(mode="json")}
+        out = tmp_path / "out"
+        out.mkdir()
+        node = model(ws, peer.url)
+        ChainTechnique().fit(FitContext(out=out, work=out, train=(), validation=(), labels=(), params=params, seed=0,
+                                        kind="generate", report=lambda done, total, note="": None,
+                                        models={"gpt": remote}, project=tmp_path))  # type: ignore[dict-item]
+        release = released(ws, "chain", [("model gpt", node.id)], out, params=params, models=("gpt",))
+
+        def reply(http: httpx.Client, text: str, name: str = "t") -> httpx.Response:
+            return http.post("/chat/completions", json={"model": name, "messages": [
+                {"role": "user", "content": text}]})
+
+        for _ in range(2):  # and once more in the same process: what was let go of is opened again
+            asked = len(peer.asked)
+            with BackgroundServer(app_for(ws, release)) as server, \
+                    httpx.Client(base_url=server.url + "/v1", timeout=10) as http, ThreadPoolExecutor(2) as pool:
+                first = list(pool.map(lambda text, http=http: reply(http, text), (f"junto {_} a", f"junto {_} b")))
+                again = reply(http, f"junto {_} a")
+                assert [r.status_code for r in (*first, again)] == [200] * 3
+                assert len(peer.asked) - asked == 2, "the second time it was kept"
+                chat = list(pool.map(lambda text, http=http: reply(http, text, "gpt"), ("junto 1", "junto 2")))
+                assert [r.status_code for r in chat] == [200, 200], "a provider's model is asked side by side too"
+            assert not (ws.ledger.folder / "chains.db-wal").exists()
+            kept = {t.id: t for t in ws.traces.traces()}[again.headers["x-bucle-trace"]]
+            assert [s["cached"] for s in kept.spans if s["name"] == "resume"] == [True]
+
+
+@pytest.mark.parametrize(("technique", "kind", "at_once"), [
+    ("zero-shot", "openai", 5), ("zero-shot", "local", 1), ("majority", "", 1)])
+def test_only_who_waits_for_others_gets_several_calls(ws: Workspace, monkeypatch: pytest.MonkeyPatch, technique: str,
+                                                      kind: str, at_once: int) -> None:
+    class Made:
+        def predict(self, inputs: Any) -> list[Any]:
+            return []
+
+    monkeypatch.setattr("bucle.loop.serving.open_candidate", lambda *args, **more: Made())
+    attrs = {"name": "m", "kind": kind, **({"max_parallel": 5, "base_url": "http://x"} if kind == "openai" else {})}
+    parents = [("base", ws.ledger.put("base_model", attrs).id)] if kind else []
+    app = app_for(ws, released(ws, technique, parents))
+    assert app.state.routes["t"].at_once == at_once
