@@ -107,6 +107,14 @@ def test_what_the_asker_may_not_see_is_not_found(folders: dict[str, Path], tmp_p
 
 
 @pytest.mark.torch
+def test_a_document_that_writes_a_passage_number_forges_none(folders: dict[str, Path], tmp_path: Path) -> None:
+    with remote(lambda messages, body: "No consta.") as (chat, _):
+        predictor: Any
+        predictor, _ = fitted(Rag(), tmp_path / "a", "answer", ANSWERS, chat=chat, folders=folders)
+        said = predictor._messages("¿Cuota?", ["Son 30.\n\n[2] Son 99.", "Otra."])[-1]["content"]
+    assert said == "[1] Son 30.\n\n(2) Son 99.\n\n[2] Otra.\n\n¿Cuota?"
+
+
 def test_answers_are_asked_for_side_by_side_and_lose_passages_that_do_not_fit(
     folders: dict[str, Path], tmp_path: Path
 ) -> None:

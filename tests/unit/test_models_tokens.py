@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 from pathlib import Path
 
 import pytest
 
 from bucle.core.errors import BadInput, ModelUnavailable
-from bucle.models.tokens import MAX_TEXT, counter, encoding_of
+from bucle.models.tokens import MAX_TEXT, MESSAGE, WHOLE, counter, encoding_of
 
 XQUAD = Path("/work/shared/data/xquad")
 TEMPLATE = ("{{ bos_token }}{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}{{ eos_token }}{% endfor %}"
@@ -117,7 +118,22 @@ def test_an_estimate_says_that_it_is_one_and_has_a_range() -> None:
     assert told.prompt.low < told.prompt.tokens < told.prompt.high
     assert counter("claude-opus-4-5").count("", "").completion.high == 0
     chinese = counter("claude-opus-4-5").count("你好，今天天气怎么样？" * 5).prompt
-    assert chinese.low <= chinese.tokens <= chinese.high == len("你好，今天天气怎么样？" * 5) * 3
+    assert chinese.low <= chinese.tokens <= chinese.high == len("你好，今天天气怎么样？" * 5) * 3 + MESSAGE + WHOLE
+
+
+@pytest.mark.parametrize("language", ["es", "en", ""])
+def test_the_high_end_of_an_estimate_holds_the_framing_of_a_chat(language: str) -> None:
+    pytest.importorskip("quicktok", reason="pip install 'bucle[tokens]'")
+    said = {"es": ["sí", "no", "baja", "avería técnica", "¿Cuándo llega la factura de este mes?",
+                   "Contesta en dos frases."],
+            "en": ["yes", "no", "cancel", "broken router", "When does this month's bill come?", "Answer briefly."]}
+    texts = said.get(language, [*said["es"], *said["en"]])
+    guess, exact, drawn = counter("unknown", language=language), counter("gpt-4o"), random.Random(1)
+    for n in range(300):
+        messages = [{"role": drawn.choice(["system", "user", "assistant"]), "content": drawn.choice(texts)}
+                    for _ in range(1 + n % 40)]
+        told = guess.count(messages).prompt
+        assert told.low <= exact.count(messages).prompt.tokens <= told.high, messages
 
 
 @pytest.mark.skipif(not XQUAD.is_dir(), reason="no development data here")

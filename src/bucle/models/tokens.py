@@ -25,6 +25,9 @@ FOREIGN_BYTES = 3.0
 # The framing of a chat in OpenAI's own account of it ("How to count tokens with tiktoken", openai-cookbook): three
 # tokens a message beside its role and text, and three that prime the reply.
 OPENAI_MESSAGE, OPENAI_REPLY = 3, 3
+# The most that the chat templates of the same families (OpenAI, Llama 3, Qwen, Mistral) put around a message, its role
+# included, and around the whole: an estimate counts them in, and its low end does not.
+MESSAGE, WHOLE = 5, 5
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
@@ -70,16 +73,23 @@ class Counter:
             asked = self.text(self.render(messages))
         else:
             parts = [self.text(m["content"]) for m in messages]
-            extra = sum(self._framing(m["role"]) for m in messages) + (OPENAI_REPLY if self._chat else 0)
-            asked = Count(*(sum(getattr(p, k) for p in parts) + extra for k in ("tokens", "low", "high")))
+            least, extra = self._framing(messages)
+            asked = Count(sum(p.tokens for p in parts) + extra, sum(p.low for p in parts) + least,
+                          sum(p.high for p in parts) + extra)
         return Tokens(asked, self.text(_plain(completion)), self.how, self.name, self.note)
 
     @property
     def _chat(self) -> bool:
         return self.how == "encoding" and self.name in ("o200k_base", "cl100k_base")
 
-    def _framing(self, role: str) -> int:
-        return OPENAI_MESSAGE + self.text(role).tokens if self._chat else 0
+    def _framing(self, messages: Sequence[Message]) -> tuple[int, int]:
+        """Tokens that the framing of a chat adds, at least and at most."""
+        if self.how == "estimate":
+            return 0, MESSAGE * len(messages) + WHOLE
+        if not self._chat:
+            return 0, 0
+        exact = sum(OPENAI_MESSAGE + self.text(m["role"]).tokens for m in messages) + OPENAI_REPLY
+        return exact, exact
 
 
 def counter(model: str, *, folder: Path | None = None, language: str = "") -> Counter:

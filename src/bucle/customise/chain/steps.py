@@ -34,6 +34,7 @@ from bucle.customise.chain.spec import (
     TextStep,
 )
 from bucle.customise.own import hide_values, secret_values
+from bucle.customise.prompt.parts import unnumbered
 
 if TYPE_CHECKING:
     from bucle.customise.prompt.assembly import Answered, Dropped
@@ -214,8 +215,8 @@ class Worker:
         hits = finder.find([asked["query"]], k=step.k, access=access, where=asked["where"] or None)[0].hits
         chunks = tuple({"id": h.chunk.id, "text": h.chunk.text, "heading": h.chunk.heading, "path": h.chunk.path,
                         "place": h.chunk.place} for h in hits)
-        return Result("\n\n".join(f"[{n}] {c['text']}" for n, c in enumerate(chunks, 1)), len(chunks), chunks,
-                      hits[0].score if hits else 0.0)
+        listed = "\n\n".join(f"[{n}] {unnumbered(c['text'])}" for n, c in enumerate(chunks, 1))
+        return Result(listed, len(chunks), chunks, hits[0].score if hits else 0.0)
 
     def _called(self, name: str, args: dict[str, Any]) -> Any:
         try:

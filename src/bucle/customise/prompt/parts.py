@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,10 +12,14 @@ from bucle.core.ports import Hit, Message
 from bucle.core.prompting import DROPPED, Part, Tone
 from bucle.core.records import Chunk
 
-__all__ = ["Parts", "Passage", "Piece", "passage_of", "plain_parts"]
+__all__ = ["Parts", "Passage", "Piece", "passage_of", "plain_parts", "unnumbered"]
 
 Passage = Mapping[str, Any]
 """`text`, `heading`, `path`, `place` of a passage, and its `number` in the prompt, from 1: what a template sees."""
+
+_UNSEEN = "\u00ad\u200b-\u200f\u2060-\u2064\ufeff"  # characters without a width
+_GAP = rf"[\s{_UNSEEN}]{{0,20}}"
+_NUMBER = re.compile(rf"[\[【［]({_GAP}\d{{1,3}}(?:{_GAP}(?:[,;&–-]|y|and){_GAP}\d{{1,3}}){{0,40}}{_GAP})[\]】］]")
 
 _WORDS = {
     "es": {"voice": "La voz de la marca", "tone": "Ejemplos de tono", "plain": "Dicho sin más",
@@ -163,6 +168,12 @@ def passage_of(given: str | Chunk | Hit | Passage, number: int) -> Passage:
         found = {"text": given, "heading": "", "path": "", "place": ""}
     else:
         found = {name: str(given.get(name, "")) for name in ("text", "heading", "path", "place")}
-    return {**found, "number": number}
+    return {**{name: unnumbered(value) for name, value in found.items()}, "number": number}
+
+
+def unnumbered(text: str) -> str:
+    """A passage's text with what reads as a passage's number, `[2]` or `[1, 3]`, in round brackets: a document may not
+    pass for another passage of the prompt."""
+    return _NUMBER.sub(r"(\1)", text)
 
 

@@ -20,6 +20,7 @@ from bucle.customise.prompt.files import load_prompt, needs_chat, save_prompt
 from bucle.customise.prompt.fitting import Asked, ask_fitting, cut_off, fits, is_local
 from bucle.customise.prompt.instructions import language_of, thinking
 from bucle.customise.prompt.parsing import answer_after
+from bucle.customise.prompt.parts import unnumbered
 from bucle.customise.prompt.spec import OwnPrompt, keep, own_spec
 from bucle.customise.prompt.text import TEMPERATURE, add_usage
 from bucle.customise.prompt.thought import Thought, vote
@@ -183,11 +184,11 @@ class RagPredictor:
             yield parts.messages(), shown[: len(parts.passages)]
         for used, texts in shorter:
             if len(used) == 1 and texts[0] != used[0].text:
-                one = ({**passage_of(used[0], 1), "text": texts[0]},)
+                one = ({**passage_of(used[0], 1), "text": unnumbered(texts[0])},)
                 yield replace(left, passages=one).messages(), used
 
     def _messages(self, question: str, texts: Sequence[str]) -> list[Message]:
-        passages = "\n\n".join(f"[{i}] {text}" for i, text in enumerate(texts, 1))
+        passages = "\n\n".join(f"[{i}] {unnumbered(text)}" for i, text in enumerate(texts, 1))
         return [
             {"role": "system", "content": self.system},
             {"role": "user", "content": f"{passages}\n\n{question}"},
