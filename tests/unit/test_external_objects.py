@@ -173,6 +173,11 @@ def test_a_runnable_answers_with_its_passages_tokens_and_one_trace(project: Path
     assert all(span["parent"] < place for place, span in enumerate(said[0].spans) if place)
     wire = next(span for span in said[0].spans if span["name"] == "Wire")
     assert wire["kind"] == "model"
+    assert (said[0].spans[0]["input"], said[0].spans[0]["output"]) == ("¿Cuánto cuesta la luz?", said[0].output)
+    found = next(span for span in said[0].spans if span["name"] == "Words")
+    assert (found["input"], found["output"]) == ("¿Cuánto cuesta la luz?", "La luz cuesta 19 euros.")
+    assert "Responde." in wire["input"]
+    assert wire["output"] == said[0].output
     assert wire["tokens_in"] == said[0].usage.tokens_in
     json.dumps([p.model_dump() for p in said])
 
@@ -198,9 +203,32 @@ def test_what_fails_is_that_rows_typed_error_and_nobody_elses(project: Path) -> 
     assert kinds[5:] == [""] * 10
     assert [p.output for p in said[5:]] == ["", "Ñ", *"ABCDEFGH"]
     assert "0.6 s" in said[0].error
+    assert "Raise `timeout_s`" in said[0].error
     assert "RuntimeError" in said[1].error
     assert "sk-proj" not in json.dumps([p.model_dump() for p in said])
     assert all("Traceback" not in p.error and len(p.error) < 500 for p in said)
+
+
+def test_no_secret_of_the_environment_is_told(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ODD_NAME", "quiet-quiet-99")
+    monkeypatch.setenv("TEAM_PASSWORD", "hush hush 1234567890")
+    (project / "bucle.yaml").write_text("models: {gpt: {api_key_env: ODD_NAME}}")
+    (project / "leaky.py").write_text('''
+import os
+from langchain_core.runnables import RunnableLambda
+
+def _leaks(question):
+    if question == "raise":
+        raise RuntimeError("x" * 290 + os.environ["TEAM_PASSWORD"] + os.environ["ODD_NAME"])
+    return {"answer": "ok", "key": os.environ["ODD_NAME"]}
+
+leaks = RunnableLambda(_leaks)
+''')
+    said = run(project, "leaky:leaks", ["raise", "tell"])
+    assert [one.error_kind for one in said] == ["BadInput", ""]
+    assert "key: ***" in said[1].spans[0]["output"]
+    told = json.dumps([one.model_dump() for one in said])
+    assert not any(part in told for part in ("hush", "quiet"))
 
 
 def test_labels_are_given_or_nobody_is_answered(project: Path) -> None:
@@ -258,12 +286,15 @@ many = Many()
     one = run(project, "own:slow", ["abc"], library="python", labels={"x": ("y",)}, access=frozenset({"y"}))[0]
     assert (one.output, one.score, one.citations) == ("cba", 0.5, ("a.md",))
     assert run(project, "own:many", ["abc"], library="python", kind="extract")[0].output == '{"total": 3}'
-    assert run(project, "own:many", ["abc"], library="python")[0].output == "3"
+    other = run(project, "own:many", ["abc"], library="python")[0]
+    assert (other.output, other.error_kind) == ("", "BadInput")
+    assert "a mapping with total, none of which is read as the answer" in other.error
+    assert "answer, output, result" in other.error
 
 
 @pytest.mark.parametrize(("value", "output"), [
     ("  hola ", "hola"), (None, ""), (3, "3"), (iter(["a", "b"]), "ab"), ({"result": "r"}, "r"),
-    ({"x": "only"}, "only"),
+    ({"label": "x", "why": "y"}, "x"),
     ({"answer": "a", "abstained": True}, ""), ({"answer": None}, ""),
 ])
 def test_any_plain_value_is_an_answer(value: Any, output: str) -> None:
@@ -373,6 +404,8 @@ def test_a_query_engine_answers_with_its_sources_tokens_and_one_trace(engines: P
     names = [span["name"] for span in said[0].spans]
     assert names[0] == "RetrieverQueryEngine.query"
     assert {"Wire.complete", "BaseRetriever.retrieve"} & set(names), names
+    assert (said[0].spans[0]["input"], said[0].spans[0]["output"]) == ("¿Cuánto cuesta la luz?", said[0].output)
+    assert all(span["input"] for span in said[0].spans)
     assert all(span["parent"] < place for place, span in enumerate(said[0].spans) if place)
     only = run(engines, "engines:only_async", ["q"], library="llamaindex", labels={"a": ("b",)},
                access=frozenset({"b"}))[0]

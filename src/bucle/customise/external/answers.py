@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
@@ -11,13 +12,16 @@ from typing import Any
 from bucle.core.errors import BadInput
 from bucle.core.records import Prediction, TaskKind, Usage
 
-__all__ = ["chunk_ids", "read_answer", "usage_of"]
+__all__ = ["brief", "chunk_ids", "read_answer", "usage_of"]
 
-ANSWERS = ("answer", "output", "result", "response", "text", "content")
+ANSWERS = ("answer", "output", "result", "response", "text", "content", "label")
 SOURCES = ("source_documents", "context", "documents", "sources", "source_nodes")
 PLACES = ("chunk_id", "chunk", "path", "file_path", "source", "file_name")
 """Where a document's metadata says what it is, the first that is there: a passage's id here, else its path."""
 EMPTY = "Empty Response"  # what LlamaIndex says where nothing was retrieved
+SAID = ("page_content", "content", "query_str", "text", "response", "generations", "message")
+"""Where the objects of either library have what they say."""
+MOST_SHOWN, MOST_READ = 12, 20_000
 MAX_CHARACTERS = 200_000
 MAX_PIECES = 100_000
 MAX_SOURCES = 1000
@@ -72,6 +76,29 @@ def usage_of(value: Any) -> Usage:
     return Usage(tokens_in=_count(told.get("input_tokens")), tokens_out=_count(told.get("output_tokens")))
 
 
+def brief(value: Any, depth: int = 5) -> str:
+    """The beginning of what one of a library's steps was given or gave, as text: of messages, documents, prompts and
+    responses what they say, of anything unknown its type. Nothing is consumed."""
+    if isinstance(value, str):
+        return str(value[:MOST_READ])
+    if value is None or isinstance(value, bool | int | float):
+        return "" if value is None else str(value)
+    if depth == 0 or isinstance(value, type | Iterator):
+        return f"<{getattr(value, '__name__', type(value).__name__)}>"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {brief(one, depth - 1)}" for key, one in islice(value.items(), MOST_SHOWN))
+    if isinstance(value, list | tuple | set | frozenset):
+        return "; ".join(brief(one, depth - 1) for one in islice(value, MOST_SHOWN))
+    with contextlib.suppress(Exception):  # somebody else's property
+        if callable(to_string := getattr(value, "to_string", None)):  # a LangChain prompt
+            return str(to_string())[:MOST_READ]
+        for name in SAID:
+            if (said := getattr(_node(value), name, None)) is not None and (
+                    isinstance(said, str) or not callable(said)):
+                return brief(said, depth - 1)
+    return f"<{type(value).__name__}>"
+
+
 def _answer_of(value: Mapping[Any, Any], kind: TaskKind, has_sources: bool) -> Any:
     name = next((name for name in ANSWERS if name in value), None)
     if name is not None:
@@ -80,10 +107,8 @@ def _answer_of(value: Mapping[Any, Any], kind: TaskKind, has_sources: bool) -> A
         return dict(value)
     if kind == "retrieve" and has_sources:
         return None
-    rest = [one for key, one in value.items() if key not in SOURCES]
-    if len(rest) == 1:
-        return rest[0]
-    raise BadInput(f"The object returned {', '.join(map(str, value))}"[:200] + ", none of which is an answer.",
+    raise BadInput(f"The object returned a mapping with {', '.join(map(str, value)) or 'nothing'}"[:200]
+                   + ", none of which is read as the answer.",
                    f"Return a text, or a mapping with one of: {', '.join(ANSWERS)}.")
 
 

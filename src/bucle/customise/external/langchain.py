@@ -85,38 +85,40 @@ def _handler(steps: Steps) -> Any:
 
         def on_chain_start(self, serialized: Any, inputs: Any, *, run_id: Any, parent_run_id: Any = None,
                            **told: Any) -> None:
-            steps.start(run_id, name_of(serialized, told, "chain"), parent_run_id, kind="chain")
+            steps.start(run_id, name_of(serialized, told, "chain"), parent_run_id, kind="chain", input=inputs)
 
         def on_llm_start(self, serialized: Any, prompts: Any, *, run_id: Any, parent_run_id: Any = None,
                          **told: Any) -> None:
-            steps.start(run_id, name_of(serialized, told, "model"), parent_run_id, kind="model")
+            steps.start(run_id, name_of(serialized, told, "model"), parent_run_id, kind="model", input=prompts)
 
         def on_chat_model_start(self, serialized: Any, messages: Any, *, run_id: Any, parent_run_id: Any = None,
                                 **told: Any) -> None:
-            steps.start(run_id, name_of(serialized, told, "model"), parent_run_id, kind="model")
+            steps.start(run_id, name_of(serialized, told, "model"), parent_run_id, kind="model", input=messages)
 
         def on_retriever_start(self, serialized: Any, query: Any, *, run_id: Any, parent_run_id: Any = None,
                                **told: Any) -> None:
-            steps.start(run_id, name_of(serialized, told, "retriever"), parent_run_id, kind="retrieve")
+            steps.start(run_id, name_of(serialized, told, "retriever"), parent_run_id, kind="retrieve",
+                        input=query)
 
         def on_tool_start(self, serialized: Any, text: Any, *, run_id: Any, parent_run_id: Any = None,
                           **told: Any) -> None:
-            steps.start(run_id, name_of(serialized, told, "tool"), parent_run_id, kind="tool")
+            steps.start(run_id, name_of(serialized, told, "tool"), parent_run_id, kind="tool", input=text)
 
         def on_chain_end(self, outputs: Any, *, run_id: Any, **told: Any) -> None:
-            steps.end(run_id)
+            steps.end(run_id, output=outputs)
 
         def on_tool_end(self, output: Any, *, run_id: Any, **told: Any) -> None:
-            steps.end(run_id)
+            steps.end(run_id, output=output)
 
         def on_retriever_end(self, documents: Any, *, run_id: Any, **told: Any) -> None:
             steps.documents.extend(documents)
-            steps.end(run_id, found=len(documents))
+            steps.end(run_id, found=len(documents), output=documents)
 
         def on_llm_end(self, response: Any, *, run_id: Any, **told: Any) -> None:
             tokens_in, tokens_out = _tokens(response)
             steps.used("langchain", tokens_in, tokens_out)
-            steps.end(run_id, tokens_in=tokens_in, tokens_out=tokens_out)
+            steps.end(run_id, tokens_in=tokens_in, tokens_out=tokens_out, output=[some[:1] for some in
+                                                                                  response.generations])
 
         def on_chain_error(self, error: BaseException, *, run_id: Any, **told: Any) -> None:
             steps.end(run_id, error=type(error).__name__)

@@ -64,13 +64,15 @@ def _listen() -> None:
                      tags: Any = None, **kwargs: Any) -> BaseSpan | None:
             if (steps := _STEPS.get()) is not None:
                 name = id_.rsplit("-", 5)[0]  # Class.method-uuid
-                steps.start(id_, name, parent_span_id, kind=KINDS.get(name.rpartition(".")[2].strip("_"), "step"))
+                given = [one for key, one in bound_args.arguments.items() if key != "self"] if bound_args else []
+                steps.start(id_, name, parent_span_id, kind=KINDS.get(name.rpartition(".")[2].strip("_"), "step"),
+                            input=given)
             return None  # nothing is kept in the handler: it lives as long as the process
 
         def prepare_to_exit_span(self, id_: str, bound_args: Any, instance: Any = None, result: Any = None,
                                  **kwargs: Any) -> BaseSpan | None:
             if (steps := _STEPS.get()) is not None:
-                steps.end(id_)
+                steps.end(id_, output=result)
             return None
 
         def prepare_to_drop_span(self, id_: str, bound_args: Any, instance: Any = None,

@@ -10,7 +10,7 @@ import contextvars
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,17 +22,21 @@ __all__ = ["PARALLEL", "Steps", "answer_each", "failed", "masked"]
 PARALLEL = 8
 MAX_SPANS = 200
 LONGEST = 300  # characters of a foreign error that are told
+SHOWN = 200  # characters of an input or output that a span shows
+MAX_READ = 20_000  # characters of either that are looked at
 
 
 @dataclass
 class Steps:
     """What one question's call did: the spans of its one trace (milliseconds from its start), the documents that it
-    retrieved and the tokens that it used. Filled by a library's own callbacks, from any thread."""
+    retrieved and the tokens that it used. Filled by a library's own callbacks, from any thread. What a span tells as
+    `input` and `output` may be anything: its beginning is shown, without `secrets`."""
 
     began: float = field(default_factory=time.perf_counter)
     spans: list[dict[str, Any]] = field(default_factory=list)
     documents: list[Any] = field(default_factory=list)
     tokens: dict[str, list[int]] = field(default_factory=dict)
+    secrets: Sequence[str] = ()
     _places: dict[Any, int] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -41,6 +45,8 @@ class Steps:
         with self._lock:
             if len(self.spans) >= MAX_SPANS or key in self._places:
                 return
+        told = self._shown(told)
+        with self._lock:
             above = self._places.get(parent)
             self._places[key] = len(self.spans)
             self.spans.append({"name": name[:120], "start_ms": self._now(), "ms": 0.0, **told,
@@ -48,6 +54,7 @@ class Steps:
 
     def end(self, key: Any, **told: Any) -> None:
         """It ended."""
+        told = self._shown(told) if key in self._places else told
         with self._lock:
             if (place := self._places.get(key)) is not None:
                 span = self.spans[place]
@@ -65,15 +72,22 @@ class Steps:
         most = max(self.tokens.values(), key=sum, default=[0, 0])
         return Usage(tokens_in=most[0], tokens_out=most[1])
 
+    def _shown(self, told: Mapping[str, Any]) -> dict[str, Any]:
+        from bucle.customise.external.answers import brief
+
+        return {name: shown(brief(one), self.secrets) if name in ("input", "output") else one
+                for name, one in told.items()}
+
     def _now(self) -> float:
         return round((time.perf_counter() - self.began) * 1000, 3)
 
 
 def answer_each(
-    questions: Sequence[str], call: Callable[[str, Steps], Prediction], *, timeout_s: float, parallel: int = PARALLEL
+    questions: Sequence[str], call: Callable[[str, Steps], Prediction], *, timeout_s: float, parallel: int = PARALLEL,
+    secrets: Sequence[str] = (),
 ) -> list[Prediction]:
     """`call(question, steps)` of each question, in order, `parallel` at once. What it raises, and that it took longer
-    than `timeout_s`, stands in that row's Prediction."""
+    than `timeout_s`, stands in that row's Prediction, without any of `secrets`."""
     found: list[Prediction | None] = [None] * len(questions)
     running: dict[int, Steps] = {}
     waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
@@ -87,7 +101,7 @@ def answer_each(
                 i = waiting.get_nowait()
             except queue.Empty:
                 return
-            steps = Steps()
+            steps = Steps(secrets=secrets)
             with lock:
                 running[i] = steps
             made = _one(questions[i], call, steps)
@@ -117,13 +131,13 @@ def answer_each(
     return [one for one in found if one is not None]
 
 
-def failed(error: BaseException) -> BucleError:
+def failed(error: BaseException, secrets: Sequence[str] = ()) -> BucleError:
     """A foreign error as one of ours: the upstream did not answer in time, cannot be reached, or the object failed.
-    Secrets that its message holds are masked."""
+    Secrets that its message holds, also any of `secrets`, are masked."""
     if isinstance(error, BucleError):
         return error
     names = [kind.__name__ for kind in type(error).__mro__]
-    told = f"{type(error).__name__}: {masked(str(error))}".rstrip(": ")
+    told = f"{type(error).__name__}: {masked(str(error), secrets)}".rstrip(": ")
     if isinstance(error, TimeoutError) or any("Timeout" in name for name in names):
         return UpstreamTimeout(f"What the object asks did not answer in time ({told}).",
                                "Raise its own timeout, or ask it less at once.")
@@ -140,8 +154,9 @@ def _one(question: str, call: Callable[[str, Steps], Prediction], steps: Steps) 
     try:
         made = call(question, steps)
     except Exception as error:  # any mistake of foreign code is that row's error
-        told = failed(error)
-        made = Prediction(output="", error=told.message, error_kind=type(told).__name__)
+        told = failed(error, steps.secrets)
+        said = masked(f"{told.message} {told.hint}".strip(), steps.secrets, 2 * LONGEST)
+        made = Prediction(output="", error=said, error_kind=type(told).__name__)
     with steps._lock:
         spans = tuple(dict(span) for span in steps.spans)
     usage = steps.usage if steps.usage != Usage() else made.usage
@@ -151,8 +166,9 @@ def _one(question: str, call: Callable[[str, Steps], Prediction], steps: Steps) 
 def _late(steps: Steps, timeout_s: float) -> Prediction:
     with steps._lock:
         spans = tuple(dict(span) for span in steps.spans)
-    return Prediction(output="", error=f"The object did not answer within {timeout_s:g} s.", usage=steps.usage,
-                      error_kind=UpstreamTimeout.__name__, ms=timeout_s * 1000, spans=spans)
+    return Prediction(output="", usage=steps.usage, error=f"The object did not answer within {timeout_s:g} s. "
+                      "Raise `timeout_s` of its chain in bucle.yaml, or ask less of it; --trace shows which step takes "
+                      "the time.", error_kind=UpstreamTimeout.__name__, ms=timeout_s * 1000, spans=spans)
 
 
 def _patience(running: dict[int, Steps], lock: threading.Lock, timeout_s: float) -> float:
@@ -161,10 +177,24 @@ def _patience(running: dict[int, Steps], lock: threading.Lock, timeout_s: float)
     return max(0.001, min(timeout_s, oldest + timeout_s - time.perf_counter() + 0.001))
 
 
-def masked(text: str) -> str:
-    """A foreign message on one line, without secrets and personal data, at most LONGEST characters."""
+def masked(text: str, secrets: Sequence[str] = (), most: int = LONGEST) -> str:
+    """A foreign message on one line, without secrets and personal data, of `most` characters at most."""
     from bucle.data.personal import KINDS, Action, apply
 
     policy: dict[str, Action] = dict.fromkeys(KINDS, "mask")
-    first = " ".join(text.split())[: LONGEST * 2]
-    return apply(first, policy)[0][:LONGEST]
+    return apply(_first(text, secrets, 2 * most), policy)[0][:most]
+
+
+def shown(text: str, secrets: Sequence[str] = ()) -> str:
+    """The beginning of what a step was given or gave, on one line, without secrets."""
+    from bucle.data.personal import KINDS, Action, apply
+
+    policy: dict[str, Action] = dict.fromkeys(KINDS, "keep")
+    told = apply(_first(text, secrets, 2 * SHOWN), policy)[0]  # a secret is dropped, whatever the policy
+    return told if len(told) <= SHOWN else told[:SHOWN - 1] + "…"
+
+
+def _first(text: str, secrets: Sequence[str], most: int) -> str:
+    from bucle.customise.own import hide_values
+
+    return " ".join(hide_values(text[:MAX_READ], secrets).split())[:most]

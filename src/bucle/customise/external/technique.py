@@ -24,8 +24,8 @@ from bucle.core.ids import sha256_hex
 from bucle.core.ports import FitContext, LoadContext
 from bucle.core.records import Prediction
 from bucle.customise.external import langchain, llamaindex, python
-from bucle.customise.external.rows import PARALLEL, Steps, answer_each, failed
-from bucle.customise.own import own_file, own_object
+from bucle.customise.external.rows import PARALLEL, Steps, answer_each, failed, masked
+from bucle.customise.own import own_file, own_object, secret_values
 
 __all__ = ["ExternalPredictor", "ExternalTechnique", "external_params"]
 
@@ -95,8 +95,8 @@ class ExternalPredictor:
         self._makes = _is_factory(settings, thing)
         self._made: OrderedDict[frozenset[str], Any] = OrderedDict()
         self._lock = threading.Lock()
-        labels = ctx.extra.get("labels")  # path -> labels today; None where nobody has said
-        self._labelled = None if labels is None else any(labels.values())
+        self._secrets = secret_values(folder)
+        self._labels = ctx.extra.get("labels")  # path -> labels today; None where nobody has said
         made = self._object(frozenset())  # now, so that a mistake shows before a question is asked
         by_factory = self._makes and python.accepts(thing, "access")
         self.takes_access = bool(by_factory or self._library.takes_access(made))
@@ -104,14 +104,16 @@ class ExternalPredictor:
 
     def predict(self, inputs: Sequence[str], *, access: frozenset[str] = frozenset()) -> list[Prediction]:
         """One Prediction an input, in order; nothing is raised for an input that fails."""
-        if not self.takes_access and (bool(access) if self._labelled is None else self._labelled):
+        if not self.takes_access and (bool(access) if self._labels is None else any(self._labels.values())):
             return [_refused(self.settings) for _ in inputs]
         try:
             call = self._library.calling(self._object(access), self.kind, access, self.folder)
         except Exception as error:  # a factory's own mistake with these labels
-            told = failed(error)
-            return [Prediction(output="", error=told.message, error_kind=type(told).__name__) for _ in inputs]
-        return answer_each(inputs, _bounded(call), timeout_s=self.settings.timeout_s)
+            told = failed(error, self._secrets)
+            said = masked(f"{told.message} {told.hint}".strip(), self._secrets, 600)
+            return [Prediction(output="", error=said, error_kind=type(told).__name__) for _ in inputs]
+        return answer_each(inputs, _bounded(call), timeout_s=self.settings.timeout_s,
+                           secrets=self._secrets)
 
     def _object(self, access: frozenset[str]) -> Any:
         """The object for holders of `access`: the one there is, or what the factory makes, remembered."""
