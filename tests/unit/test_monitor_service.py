@@ -157,6 +157,12 @@ def test_errors_and_cost() -> None:
     assert found.value == 0.2
     assert errors(served(20, 80), served(20, 80)) is None  # it was always so
     assert errors([trace(n, status=403, error="refused") for n in range(50)], []) is None
+    told = [trace(n, status=429, error="wait", spans=({"name": "engine", "error_kind": "RateLimited"},))
+            for n in range(50)]
+    assert errors(told, [trace(n) for n in range(50)]) is not None
+    long = [trace(n, status=400, error="long", spans=({"name": "engine", "error_kind": "ContextOverflow"},))
+            for n in range(50)]
+    assert errors(long, [trace(n) for n in range(50)]) is None
     dear = [trace(n, usage=Usage(usd=0.1 * n)) for n in range(5)]
     assert cost(dear, budget_usd=1.0) is None
     spent = cost(dear, budget_usd=0.9)

@@ -37,9 +37,13 @@ def midnight(at: datetime) -> datetime:
 
 
 def is_error(trace: Trace) -> bool:
-    """Whether the service failed: status 500 or more, or an error without a status. A refused caller is
-    none."""
-    return trace.status >= 500 or (bool(trace.error) and trace.status < 400)
+    """Whether the service failed: status 500 or more, an error without a status, or a candidate that failed on its
+    input whatever the caller was told (a provider's 429, an answer in no usable form). A refused caller is none, nor an
+    input that is too long."""
+    if trace.status >= 500 or (bool(trace.error) and trace.status < 400):
+        return True
+    return any(span.get("name") == "engine" and span.get("error_kind", "") not in ("", "ContextOverflow")
+               for span in trace.spans)
 
 
 def windows(traces: Iterable[Trace], *, length: timedelta, start: datetime | None = None) -> list[Window]:
