@@ -93,14 +93,19 @@ def test_what_went_wrong_is_told_as_what_it_was() -> None:
             path = self.rfile.readline().split()[1].decode()
             while self.rfile.readline().strip():
                 pass
-            self.wfile.write(replies[path])
+            self.wfile.write(replies[path.removesuffix("?drips")])
+            if path.endswith("?drips"):
+                time.sleep(0.3)
 
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Raw) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         url = f"http://127.0.0.1:{server.server_address[1]}"
         told = {path: asked(call(url + path, timeout_s=2)) for path in replies}
+        slow = asked(call(url + "/half?drips", timeout_s=0.15))
         again = asked(call(url + "/500", method="POST", body={})).error
         server.shutdown()
+    assert slow.error_kind == "UpstreamTimeout"
+    assert "began its answer and did not end it" in slow.error
     assert told["/half"].error_kind == "UpstreamTimeout"
     assert "broke off its answer half-way, after 1 bytes" in told["/half"].error
     assert "closed the connection without an answer" in told["/none"].error

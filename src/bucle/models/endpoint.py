@@ -117,6 +117,7 @@ class Endpoint:
         with self.open(path, body) as reply:
             deadline = time.monotonic() + self._timeout
             data = bytearray()
+            _note(f"{self.name} began its reply and did not end it")
             with self._explained():
                 for piece in reply.response.iter_bytes():
                     data += piece

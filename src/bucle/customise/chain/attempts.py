@@ -96,7 +96,7 @@ class Limits:
             with self._lock:
                 late = not ended
                 self._hung[step.name] += late
-            why = f": {told[-1]}, and was asked again" if told else ""
+            why = f": {told[-1]}" if told else ""
             raise UpstreamTimeout(f"it did not end within {seconds:.3g} s{why}", _longer(step, seconds, told))
         if isinstance(done[0], BaseException):
             raise done[0]

@@ -210,7 +210,11 @@ class Caller:
         """The body of an answer that has begun. Raises UpstreamTimeout where it is cut."""
         import httpx
 
+        from bucle.models.endpoint import troubles
+
         data, host = bytearray(), answer.url.host
+        if (told := troubles.get()) is not None:
+            told.append(f"{host} began its answer and did not end it")
         try:
             for piece in answer.iter_raw(65536):
                 data += piece

@@ -299,10 +299,12 @@ def _too_long(made: Answered, step: PromptStep) -> BucleError:
     assert isinstance(error, ContextOverflow)  # noqa: S101 - the caller has looked
     if made.prompt is None:  # counted here: its message has the tokens, its hint what is largest
         return error
-    gone = len(made.prompt.dropped)
+    gone, message = len(made.prompt.dropped), error.message.rstrip(".")
+    counted = any(c.isdigit() for c in message.partition("): ")[2])  # by the provider, whose count is the better one
+    size = "" if counted else f" of about {made.prompt.tokens:,} tokens"
+    left = f"was asked without the {gone} pieces that may leave it" if gone else "has nothing that may leave it"
     told = ContextOverflow(
-        f"{error.message}; the prompt takes about {made.prompt.tokens:,} tokens"
-        + (f" without the {gone} pieces that were left out of it" if gone else ", and nothing may leave it"),
+        f"{message}; the prompt{size} {left}",
         f"shorten what `{step.name}` is given, lower its `max_tokens`, or name a model with a longer context")
     vars(told)["dropped"] = _left_out(made.prompt.dropped)
     return told
