@@ -46,9 +46,14 @@ def _where(values: tuple[str, ...]) -> dict[str, str]:
 @click.option(
     "--weight",
     type=click.FloatRange(0, 1),
-    default=0.5,
-    show_default=True,
-    help="Share of meaning (1) against words (0).",
+    default=None,
+    help="By hand: only the share of meaning (1) against words (0).",
+)
+@click.option(
+    "--all",
+    "everything",
+    is_flag=True,
+    help="For the team's own eyes: no access labels, and past versions whole.",
 )
 @on_project
 @as_json
@@ -58,35 +63,51 @@ def search(
     where: tuple[str, ...],
     access: tuple[str, ...],
     version: str,
-    weight: float,
+    weight: float | None,
+    everything: bool,
     folder: str,
     json_: bool,
 ) -> None:
-    """The passages that answer QUESTION best, with what each search gave them."""
+    """The passages that answer QUESTION best, with what each search gave them.
+
+    They are fused as a released candidate on this index was fitted, else evenly. Access labels hold as the documents
+    have them today, in past versions too, and a document that is gone is in none: --all shows what was there.
+    """
+    from bucle.core.errors import BadInput
+    from bucle.loop.indexing import fusion_told
     from bucle.loop.indexing import search as found
     from bucle.loop.workspace import Workspace
 
+    if _is_project(question):
+        raise BadInput(f"`{question}` is a project's folder, and a question is missing.",
+                       f'bucle index search "QUESTION" -p {question}')
+    ws = Workspace.open(folder)
     hits = found(
-        Workspace.open(folder),
+        ws,
         question,
         k=k,
         access=frozenset(access),
         where=_where(where),
         version=version,
         weight=weight,
+        everything=everything,
     )
+    fusion = fusion_told(ws, version, weight)
     told = [
         {
             "rank": rank,
             "score": round(h.score, 4),
             "words": h.words,
             "meaning": h.meaning,
+            "rerank": h.rerank,
             **h.chunk.model_dump(mode="json"),
         }
         for rank, h in enumerate(hits, 1)
     ]
 
     def human() -> None:
+        if everything:
+            click.echo("access labels are not applied, and what was deleted since is shown: not for other eyes")
         for one in told:
             place = " · ".join(part for part in (one["path"], one["place"], one["heading"]) if part)
             click.echo(
@@ -95,9 +116,24 @@ def search(
             )
             text = " ".join(one["text"].split())
             click.echo(f"    {text if len(text) <= SHOWN else text[: SHOWN - 1] + '…'}")
-        click.echo(f"next: bucle data show {told[0]['id'].partition(':')[2][:12]}" if told else "nothing found")
+        if told:
+            click.echo(f"fusion: {fusion}")
+            click.echo(f"next: bucle data show {told[0]['id'].partition(':')[2][:12]}")
+        elif not any(c.isalnum() for c in question):
+            click.echo("nothing found: the question holds no letter and no digit")
+        else:
+            click.echo("nothing found")
 
-    emit({"question": question, "hits": told}, json_, human)
+    emit({"question": question, "fusion": fusion, "labels_applied": not everything, "hits": told}, json_, human)
+
+
+def _is_project(text: str) -> bool:
+    from pathlib import Path
+
+    try:
+        return text.strip() != "" and (Path(text) / "bucle.yaml").is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _number(value: float | None) -> str:

@@ -140,10 +140,12 @@ class Project:
         return predict_as(open_candidate(self.workspace, tasks[task], serving=True), inputs, frozenset(access))
 
     def search(self, question: str, *, k: int = 10, access: Sequence[str] = (), where: Mapping[str, str] | None = None,
-               version: str = "") -> list[Hit]:
+               version: str = "", weight: float | None = None, everything: bool = False) -> list[Hit]:
         """The passages of the index in force (or of a past `version`) that best fit a question, best first, for a
-        holder of the labels `access`; see `bucle.loop.indexing.search`."""
-        return indexing.search(self.workspace, question, k=k, access=frozenset(access), where=where, version=version)
+        holder of the labels `access`, as labels and documents are today; `everything` is for the team's own eyes: no
+        label counts, and a past version is seen whole. See `bucle.loop.indexing.search`."""
+        return indexing.search(self.workspace, question, k=k, access=frozenset(access), where=where, version=version,
+                               weight=weight, everything=everything)
 
     def evaluate(
         self, task: str, data: str | Path, *, release: str = "production", gates: Sequence[str] | None = None,

@@ -13,6 +13,7 @@ from bucle.core.errors import BadInput
 from bucle.core.ids import content_id, sha256_hex
 from bucle.core.records import Document
 from bucle.execute import Outcome, Runner, StepContext, StepRecord
+from bucle.loop.versions import documents_read
 from bucle.loop.workspace import Workspace
 
 __all__ = ["documents_step", "name_finder", "read_documents"]
@@ -111,7 +112,7 @@ def documents_step(ws: Workspace, runner: Runner) -> StepRecord:
             f"{len(cleaned.documents)} documents, {len(quarantined)} in quarantine",
         )
 
-    return runner.step(
+    record = runner.step(
         "documents",
         work,
         stage="data",
@@ -126,6 +127,8 @@ def documents_step(ws: Workspace, runner: Runner) -> StepRecord:
             "policy": data.model_dump(mode="json", exclude={"documents", "rows"}),
         },
     )
+    documents_read(ws, record["corpus"])
+    return record
 
 
 def name_finder(ws: Workspace) -> Any:

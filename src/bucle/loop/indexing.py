@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bucle.core.config import RerankerModel
 from bucle.core.errors import BadInput, NotFound
-from bucle.core.ports import Hit
+from bucle.core.ports import Hit, Reranker
 from bucle.core.records import Node
 from bucle.loop.versions import LabelsToday
 from bucle.loop.workspace import Workspace
@@ -19,8 +21,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ALIAS",
+    "Fusion",
     "IndexVersion",
     "describe",
+    "fusion_for",
+    "fusion_told",
     "in_force",
     "index_versions",
     "open_version",
@@ -31,8 +36,6 @@ __all__ = [
 
 ALIAS = "index"
 """The alias that names the index version in force."""
-WEIGHT = 0.5
-"""The share of meaning where nobody has fitted one."""
 
 
 @dataclass(frozen=True)
@@ -123,21 +126,96 @@ def search(
     access: frozenset[str] = frozenset(),
     where: Mapping[str, str] | None = None,
     version: str = "",
-    weight: float = WEIGHT,
+    weight: float | None = None,
+    everything: bool = False,
 ) -> list[Hit]:
     """The `k` best passages of the index in force (or of `version`: a number as `index_versions` gives it, or the
-    beginning of a node's id), of those that `access` may see. Raises NotFound without one, BadInput for a bad `where`.
+    beginning of a node's id), of those that `access` may see today: labels hold as the documents have them now, and
+    what is no document any more is in no version. `everything` is for the team's own eyes: no label counts, and a past
+    version is seen whole. Fused as `fusion_for` says and reranked where the project names a reranker; with `weight` a
+    mean of meaning (1) and words (0) alone. A question without a letter or digit finds nothing.
+
+    Raises NotFound without an index, BadInput for an empty question and a bad `where`.
     """
-    return open_version(ws, version).search(question, k=k, weight=weight, access=access, where=where)
+    if not question.strip():
+        raise BadInput("There is no question.", 'bucle index search "QUESTION"')
+    node = _named(ws, version)
+    index = _opened(ws, node.id, everything)
+    if not any(c.isalnum() for c in question):
+        index.search("", k=1, weight=0.0, where=where)  # says what is wrong with `where`
+        return []
+    if everything:
+        access |= getattr(index, "inner", index).every_label
+    if weight is not None:
+        return index.search(question, k=k, weight=weight, access=access, where=where)
+    from bucle.customise.retrieve.passages import Finder
+
+    reranker = _reranker(ws)
+    settings = {"weights": fusion_for(ws, node.id).weights, "depth": ws.config.retrieval.depth,
+                "rerank": reranker is not None, "language": ws.config.language}
+    found = Finder(index, settings, reranker=reranker, seed=ws.config.seed).find([question], k=k, access=access,
+                                                                              where=where)
+    return list(found[0].hits)
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """The weights by signal with which an index is searched; `task` is the one whose questions they were fitted to,
+    empty where they are even."""
+
+    weights: Mapping[str, float]
+    task: str = ""
+
+    def __str__(self) -> str:
+        return f"fitted by {self.task}" if self.task else "even"
+
+
+def fusion_for(ws: Workspace, index: str) -> Fusion:
+    """The weights of the candidate in production that searches the index node `index` with fitted ones, one that finds
+    documents before one that answers; even ones without any."""
+    from bucle.customise.retrieve.fusion import EVEN
+    from bucle.release import production
+
+    try:
+        released = production(ws.ledger).attrs["tasks"]
+    except NotFound:
+        released = {}
+    fitted: dict[str, list[Fusion]] = {name: [] for name in _SETTINGS}
+    for task, candidate in sorted(released.items()):
+        node = ws.ledger.get(candidate)
+        if any(e.parent == index for e in ws.ledger.parents(candidate) if e.role == "index"):
+            for name, found in fitted.items():
+                told = json.loads(ws.ledger.read(node, name)) if name in node.blobs else {}
+                if "queries" in told:  # of fused searches only: the others' weights are what they are
+                    found.append(Fusion(told["weights"], task))
+    return next((found[0] for found in fitted.values() if found), Fusion(EVEN))
+
+
+_SETTINGS = ("search.json", "quote.json")
+"""Where a candidate that finds documents keeps the weights of its search, and one that answers."""
+
+
+def fusion_told(ws: Workspace, version: str = "", weight: float | None = None) -> str:
+    """How `search` fuses with these arguments: `even`, `fitted by TASK`, or the weight given by hand."""
+    return f"weight {weight:g}" if weight is not None else str(fusion_for(ws, _named(ws, version).id))
+
+
+def _reranker(ws: Workspace) -> Reranker | None:
+    settings = ws.config.models.get(ws.config.retrieval.reranker)
+    if not isinstance(settings, RerankerModel):
+        return None
+    from bucle.models.rerank import open_reranker
+
+    return open_reranker(settings)
 
 
 def open_version(ws: Workspace, version: str = "") -> Index:
     """An index opened for reading, under today's access labels; kept open while it is the one asked for."""
-    return _opened(ws, _named(ws, version).id)
+    return _opened(ws, _named(ws, version).id, False)
 
 
 @lru_cache(maxsize=4)
-def _opened(ws: Workspace, node_id: str) -> Index:
+def _opened(ws: Workspace, node_id: str, everything: bool) -> Index:
     from bucle.core.ports import LoadContext
     from bucle.customise.retrieve.quote import open_index
     from bucle.loop.model_steps import model_folder
@@ -152,7 +230,7 @@ def _opened(ws: Workspace, node_id: str) -> Index:
             encoder=model_folder(ws, encoder) if encoder else None,
             project=ws.root,
             trusted=ws.trusted,
-            extra={"labels": LabelsToday(ws)},
+            extra={} if everything else {"labels": LabelsToday(ws)},
         )
     )
     return opened

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from bucle.core.ports import ChatModel, Guard
@@ -86,14 +86,37 @@ def _side_by_side(ws: Workspace, candidate: str) -> int:
     return AT_ONCE if any(model.get("base_url") for model in roles.values()) else 0
 
 
-def _places(ws: Workspace, candidate: str) -> dict[str, str]:
+def _places(ws: Workspace, candidate: str) -> Mapping[str, str]:
     """Chunk id -> path and place in the project's language, of the index behind a candidate; empty without one."""
-    from bucle.loop.report.formats import place
-
     index = next((e.parent for e in ws.ledger.parents(candidate) if e.role == "index"), "")
-    lines = ws.ledger.read(ws.ledger.get(index), "chunks.jsonl").splitlines() if index else []
-    found = {c["id"]: place(f"{c['path']} {c.get('place', '')}".strip()) for c in map(json.loads, lines)}
-    return {chunk: told.es if ws.config.language == "es" else told.en for chunk, told in found.items()}
+    return _Places(ws, index) if index else {}
+
+
+class _Places(Mapping[str, str]):
+    """Where passages stand, looked up in their index when one is cited: of most nobody ever asks. Only ids that an
+    answer holds are asked for, so what may not be seen was left out before."""
+
+    def __init__(self, ws: Workspace, index: str) -> None:
+        self._ws, self._node = ws, index
+
+    @cached_property
+    def _index(self) -> Any:
+        from bucle.customise.retrieve.index import Index
+
+        return Index(model_folder(self._ws, self._node), None)
+
+    def __getitem__(self, chunk: str) -> str:
+        from bucle.loop.report.formats import place
+
+        found = self._index.chunks[chunk]
+        told = place(f"{found.path} {found.place}".strip())
+        return str(told.es if self._ws.config.language == "es" else told.en)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._index.chunks)
+
+    def __len__(self) -> int:
+        return len(self._index.chunks)
 
 
 def redactor() -> Any:

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from bucle.core.errors import BadInput, NotFound
 from bucle.core.ids import short
 from bucle.core.records import Document, Example, Node
+from bucle.ledger.blobs import BlobStore
 from bucle.loop.workspace import Workspace
 
 __all__ = [
     "DOCUMENTS",
     "LabelsToday",
+    "Today",
     "Version",
     "documents_of",
+    "documents_read",
     "labels_today",
     "number_of",
     "rows",
@@ -155,27 +160,63 @@ def trained_on(ws: Workspace) -> dict[str, list[tuple[Node, Node]]]:
     return made
 
 
-def labels_today(ws: Workspace) -> dict[str, tuple[str, ...]]:
-    """Path -> access labels of every labelled document of the latest run's corpus. An index may be older than these.
-    What a run that goes on has read already counts too: a path then needs the labels of both."""
-    found: dict[str, tuple[str, ...]] = {}
+def documents_read(ws: Workspace, corpus: str) -> None:
+    """Write down that `corpus` is what the documents are today, also where it was read before: its labels hold from
+    now on, and what is not in it is gone."""
+    ws.ledger.move_alias(DOCUMENTS, corpus, by="bucle run", reason="documents read")
+
+
+class Today(dict[str, tuple[str, ...]]):
+    """Path -> access labels of every labelled document of today; `paths` are all documents' (None: none were read)."""
+
+    paths: frozenset[str] | None = None
+
+
+def labels_today(ws: Workspace) -> Today:
+    """The labels and paths of the documents as they were read last, whatever became of that run. An index may be older
+    than these. (A ledger that does not say what was read last: of the latest run, and of what was read since.)"""
+    if corpus := ws.ledger.alias(DOCUMENTS):
+        return _read(ws.ledger.blobs, ws.ledger.get(corpus).blobs["documents.jsonl"])
+    found, paths = Today(), set[str]()
     for corpus in sorted({*(n for n in _current(ws) if n.startswith("corpus:")), *_since(ws)}):
-        path = ws.ledger.blobs.verify(ws.ledger.get(corpus).blobs["documents.jsonl"])
-        with path.open("rb") as file:
-            for d in (json.loads(line) for line in file if b'"access":["' in line):
-                found[d["path"]] = tuple(dict.fromkeys((*found.get(d["path"], ()), *d["access"])))
-    return {path: labels for path, labels in found.items() if labels}
+        part = _read(ws.ledger.blobs, ws.ledger.get(corpus).blobs["documents.jsonl"])
+        paths.update(part.paths or ())
+        found.paths = frozenset(paths)
+        for path, labels in part.items():
+            found[path] = tuple(dict.fromkeys((*found.get(path, ()), *labels)))
+    return found
+
+
+_PATH = re.compile(rb'\{"id":"[^"\\]*","path":("(?:[^"\\]|\\.)*")')
+
+
+@lru_cache(maxsize=2)
+def _read(blobs: BlobStore, digest: str) -> Today:
+    """Labels and paths of one corpus; of most documents nothing but the path is looked at."""
+    found, paths = Today(), set[str]()
+    with blobs.verify(digest).open("rb") as lines:
+        for line in lines:
+            said = _PATH.match(line)
+            if said and b'"access":["' not in line:
+                paths.add(json.loads(said[1]))
+                continue
+            document = json.loads(line)
+            paths.add(document["path"])
+            if document["access"]:
+                found[document["path"]] = tuple(document["access"])
+    found.paths = frozenset(paths)
+    return found
 
 
 class LabelsToday(Mapping[str, tuple[str, ...]]):
-    """`labels_today`, read again whenever documents were: for whoever stays open longer than the labels stay the same.
+    """`labels_today`, read again whenever documents were: for whoever stays open longer than they stay the same.
     `now()` costs one look at the ledger, and gives the same object for as long as nothing changed."""
 
     def __init__(self, ws: Workspace) -> None:
         self._ws = ws
-        self._told: tuple[tuple[Any, ...], dict[str, tuple[str, ...]]] | None = None
+        self._told: tuple[tuple[Any, ...], Today] | None = None
 
-    def now(self) -> dict[str, tuple[str, ...]]:
+    def now(self) -> Today:
         """Path -> labels, of this moment. Raises what reading the ledger does: without labels nothing is shown."""
         key = self._ws.ledger.rows(_READ)[0]
         if (told := self._told) is None or told[0] != key:
@@ -193,7 +234,8 @@ class LabelsToday(Mapping[str, tuple[str, ...]]):
 
 
 _READ = (
-    "SELECT (SELECT max(seq) FROM runs WHERE finished_at IS NOT NULL), "
+    f"SELECT (SELECT max(seq) FROM aliases WHERE name = '{DOCUMENTS}'), "
+    "(SELECT max(seq) FROM runs WHERE finished_at IS NOT NULL), "
     "(SELECT max(created_at) FROM nodes WHERE kind = 'corpus'), "
     "(SELECT count(*) FROM steps WHERE name = 'documents')"  # a step is written down after its node
 )

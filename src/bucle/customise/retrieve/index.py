@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,18 @@ _KEPT = 2000  # sentences' vectors kept in memory
 _PROBED = 0.34  # share of the vector index's partitions that are looked into
 MAX_QUESTION = 10_000
 """Characters of a question that are searched by words."""
+MOST_PATHS = 50_000
+"""Paths that one condition names: of the documents that are gone, or of those that are left."""
+
+
+@dataclass(frozen=True)
+class _Today:
+    """What holds of the passages' documents at this moment: the labels of a path, the paths that are no document any
+    more, and SQL that leaves those out."""
+
+    labels: Mapping[str, frozenset[str]]
+    gone: frozenset[str] = frozenset()
+    here: str = ""
 
 
 class Index:
@@ -38,7 +51,8 @@ class Index:
     A passage is found only by an asker who holds all of its access labels: inside the searches, so that hidden passages
     cost no hit, and again of every row that comes back. One whose labels cannot be read is nobody's. `labels` are those
     that paths have today: an index may be older than the labels of its documents, and then needs both. Where they have
-    `now()`, it is asked at every question.
+    `now()`, it is asked at every question. Where what they are has `paths` (not None), those are all the documents of
+    today, and a passage of any other is nobody's: who deletes or moves a document closes it in every version.
 
     `meta` is what build_index returned; `chunks` a mapping of passages by id, read from the disk; what is set in it
     stands in their place in this process only. Raises NotFound where `folder` holds no index.
@@ -60,7 +74,7 @@ class Index:
         self.chunks = _Chunks(self)
         self._audiences = [frozenset(one) for one in json.loads((folder / "audiences.json").read_text("utf-8"))]
         self._labels: Any = {} if labels is None else labels
-        self._told: tuple[Any, dict[str, frozenset[str]]] = (None, {})
+        self._told: tuple[Any, _Today] = (None, _Today({}))
         self._lexicon = Lexicon.load(folder, self.meta["chunks"])
         self._table: Any = table_in(folder / "lance")
         self._passages: OrderedDict[str, dict[str, Any]] = OrderedDict()
@@ -179,35 +193,57 @@ class Index:
             known.update(zip(missing, self.embed(missing), strict=True))
         return support + weight * (np.stack([known[span] for span in spans]).astype(np.float32) @ vector)
 
-    def _later(self) -> dict[str, frozenset[str]]:
-        """Path -> the labels it has today."""
+    @property
+    def every_label(self) -> frozenset[str]:
+        """All labels that passages of this version have: who holds them sees it whole, where no others came since."""
+        return frozenset().union(*self._audiences)
+
+    def _later(self) -> _Today:
+        """What holds today; made anew when the labels or the documents are others."""
         now = self._labels.now() if hasattr(self._labels, "now") else self._labels
         told = self._told
         if told[0] is not now:
-            self._told = told = (now, {path: frozenset(labels) for path, labels in now.items() if labels})
+            labels = {path: frozenset(own) for path, own in now.items() if own}
+            self._told = told = (now, _Today(labels, *self._gone(getattr(now, "paths", None))))
         return told[1]
 
-    def _condition(self, access: frozenset[str], later: Mapping[str, frozenset[str]]) -> str:
+    def _gone(self, present: Collection[str] | None) -> tuple[frozenset[str], str]:
+        """The paths of this index that are none of `present`, and SQL that leaves them out."""
+        if present is None:
+            return frozenset(), ""
+        import pyarrow.compute as pc
+
+        every = frozenset(pc.unique(self._table.search().select(["path"]).to_arrow()["path"]).to_pylist())
+        gone = every.difference(present)
+        if not gone:
+            return gone, ""
+        left = every - gone
+        if min(len(gone), len(left)) > MOST_PATHS:
+            raise BadInput(
+                f"Of the {len(every):,} documents of this index {len(gone):,} are gone: too many to leave out.",
+                "bucle run makes the index of today's documents; releases on this one can only be replaced.",
+            )
+        return gone, layout.among("path", gone, out=True) if len(gone) <= len(left) else layout.among("path", left)
+
+    def _condition(self, access: frozenset[str], later: _Today) -> str:
         """SQL that leaves only what `access` may see. Labels never stand in it: only numbers, and paths of documents
-        that got a label since. Empty where all may be seen."""
+        that got a label since or are gone. Empty where all may be seen."""
         seen = [number for number, labels in enumerate(self._audiences) if labels <= access]
         parts = [] if len(seen) == len(self._audiences) else [f"audience IN ({', '.join(map(str, [-1, *seen]))})"]
-        if hidden := [path for path, labels in later.items() if not labels <= access]:
-            paths = ", ".join("'" + path.replace("'", "''") + "'" for path in hidden)
-            parts.append(f"path NOT IN ({paths})")
-        return layout.where_sql(*parts)
+        if hidden := [path for path, labels in later.labels.items() if not labels <= access]:
+            parts.append(layout.among("path", hidden, out=True))
+        return layout.where_sql(*parts, later.here)
 
-    def _shown(
-        self, row: Mapping[str, Any], access: frozenset[str], later: Mapping[str, frozenset[str]]
-    ) -> Chunk | None:
-        """The passage in a row, if `access` may see it: by its own labels, by its audience, and by today's."""
+    def _shown(self, row: Mapping[str, Any], access: frozenset[str], later: _Today) -> Chunk | None:
+        """The passage in a row, if `access` may see it: by its own labels, by its audience, by today's, and while its
+        document is there."""
         try:
             chunk = layout.chunk_of(row)
             audience = self._audiences[row["audience"]] if row["audience"] >= 0 else None
         except (ValueError, TypeError, IndexError, KeyError):
             return None
-        needed = {*chunk.access} | later.get(chunk.path, frozenset())
-        if audience is None or not (audience | needed) <= access:
+        needed = {*chunk.access} | later.labels.get(chunk.path, frozenset())
+        if audience is None or chunk.path in later.gone or not (audience | needed) <= access:
             return None
         return self.chunks.planted.get(chunk.id, chunk)
 
@@ -238,9 +274,7 @@ class Index:
         numbers, distances = rows["_rowid"].to_pylist(), rows["_distance"].to_pylist()
         return {row: 1.0 - distance for row, distance in zip(numbers, distances, strict=True)}
 
-    def _rows(
-        self, numbers: Sequence[int], access: frozenset[str], later: Mapping[str, frozenset[str]]
-    ) -> dict[int, Chunk]:
+    def _rows(self, numbers: Sequence[int], access: frozenset[str], later: _Today) -> dict[int, Chunk]:
         """Passages by row number, of those that `access` may see."""
         if not numbers:
             return {}

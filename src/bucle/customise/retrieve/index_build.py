@@ -94,7 +94,8 @@ def write_index(
     """As build_index, with the encoder already open."""
     chunks = list({chunk.id: chunk for chunk in chunks}.values())
     identity = {"name": encoder.name, "identity": identity_of(encoder)}
-    columns = layout.columns_for([c.language for c in chunks], language)
+    spaceless = any(layout.unspaced(c.text) or layout.unspaced(c.heading) for c in chunks)
+    columns = layout.columns_for([c.language for c in chunks], language, spaceless=spaceless)
     old = _Old.open(previous, identity)
     digests = {c.id: layout.digest_of(c) for c in chunks}
     before = old.digests if old else {}

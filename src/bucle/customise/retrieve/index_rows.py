@@ -6,7 +6,7 @@ import hashlib
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bucle.core.errors import BadInput
@@ -15,6 +15,7 @@ from bucle.core.records import Chunk
 __all__ = [
     "FIELDS",
     "WHERE",
+    "among",
     "chunk_of",
     "columns_for",
     "condition",
@@ -24,6 +25,7 @@ __all__ = [
     "full_text",
     "searchable",
     "texts",
+    "unspaced",
     "where_sql",
 ]
 
@@ -37,6 +39,10 @@ RARE = 0.01
 """A language of less than this share of the passages is searched as the project's: detection errs on short texts."""
 OTHER = "other"
 """The column of languages that have no stemmer."""
+_UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+    "\uff66-\uff9d\U00020000-\U0003134f]"
+)  # Thai, Lao, Burmese, Khmer, Japanese, Chinese
 
 # Languages that the full-text index stems and whose stop words it knows, by ISO code.
 _STEMMERS = {
@@ -63,12 +69,23 @@ def folded(text: str) -> str:
     return text
 
 
-def columns_for(languages: Sequence[str], main: str) -> list[str]:
+def unspaced(text: str) -> bool:
+    """Whether any of a text is in a script that is written without spaces between words."""
+    try:
+        text.encode("latin-1")  # most are, and that is quick
+    except UnicodeEncodeError:
+        return _UNSPACED.search(text) is not None
+    return False
+
+
+def columns_for(languages: Sequence[str], main: str, *, spaceless: bool = False) -> list[str]:
     """The languages that get a full-text column of their own, the project's (`main`) first: those with a stemmer that
-    at least RARE of the passages are in."""
+    at least RARE of the passages are in. With `spaceless` texts, however few, there is one that cuts these into
+    words."""
     counts = Counter(languages)
     wanted = [c for c, n in sorted(counts.items()) if c in _STEMMERS and c != main and n >= RARE * len(languages)]
-    return [main if main in _STEMMERS else OTHER, *wanted]
+    other = [OTHER] if main in _STEMMERS and spaceless else []
+    return [main if main in _STEMMERS else OTHER, *wanted, *other]
 
 
 def full_text(language: str) -> Any:
@@ -83,10 +100,12 @@ def full_text(language: str) -> Any:
 
 
 def texts(chunk: Chunk, columns: Sequence[str]) -> list[str | None]:
-    """What stands in each full-text column: the passage in its own language's, nothing in the others."""
+    """What stands in each full-text column: the passage in its own language's, nothing in the others; where it is
+    written without spaces in OTHER's too."""
     own = chunk.language if chunk.language in columns else columns[0]
     text = folded(searchable(chunk.heading, chunk.text))
-    return [text if column == own else None for column in columns]
+    also = OTHER if OTHER in columns and own != OTHER and unspaced(text) else own
+    return [text if column in (own, also) else None for column in columns]
 
 
 def digest_of(chunk: Chunk) -> bytes:
@@ -130,6 +149,14 @@ def condition(where: Mapping[str, str] | None) -> str:
         else:
             parts.append(f"{key} = {_quoted(value)}")
     return " AND ".join(parts)
+
+
+def among(column: str, values: Iterable[str], *, out: bool = False) -> str:
+    """SQL for a text that is one of `values`, or with `out` none of them."""
+    listed = ", ".join(map(_quoted, values))
+    if not listed:
+        return "true" if out else "false"
+    return f"{column} {'NOT IN' if out else 'IN'} ({listed})"
 
 
 def where_sql(*parts: str) -> str:
