@@ -111,19 +111,27 @@ def test_try_shows_what_a_local_model_reads_and_what_its_small_context_leaves_ou
 def test_send_asks_the_model_and_holds_its_object_to_the_schema(copy: Callable[[], Path]) -> None:
     folder = copy()
     schema = "output: {type: object, required: [tema], properties: {tema: {type: string}}}\n"
-    (folder / "p.yaml").write_text("name: p\n" + schema, "utf-8")
+    (folder / "p.yaml").write_text("name: p\nsamples: 3\n" + schema, "utf-8")
     for reply, valid, asks in (('{"tema": "luz"}', True, 1), ('{"otro": 1}', False, 2)):
         with _provider(reply) as (url, asked):
             _change(folder, gpt={"kind": "openai", "base_url": url, "model": "gpt-4o-mini", "api_key_env": "",
                                  "usd_per_million_in": 1, "usd_per_million_out": 2})
-            found = answer("prompt", "try", "p.yaml", "-m", "gpt", "--input", "no hay luz", "--send", cwd=folder)
-        assert len(asked) == asks  # an object that does not fit is asked for once more
+            code = 0 if valid else 2
+            found = answer("prompt", "try", "p.yaml", "-m", "gpt", "--input", "no hay luz", "--send", cwd=folder,
+                           code=code)
+            human = bucle("prompt", "try", "p.yaml", "-m", "gpt", "--input", "no hay luz", "--send", cwd=folder)
+            assert human.returncode == code
+            assert ("does not fit the schema, after one repair" in human.stdout) is not valid
+            assert ("tema" in human.stderr) is not valid
+            assert "one sample at temperature 0; as a candidate, 3 samples vote" in human.stdout
+        assert len(asked) == 2 * asks  # an object that does not fit is asked for once more
         assert asked[0]["messages"] == found["messages"]
         said = found["answer"]
         assert said["valid"] is valid
         assert said["usd"] == pytest.approx(asks * 50e-6)
         assert said["ms"] > 0
     assert "tema" in said["error"]
+    assert said["error_kind"] == "SchemaBroken"
 
 
 def test_what_a_user_gets_wrong_is_two_lines_and_no_traceback(copy: Callable[[], Path]) -> None:
@@ -144,6 +152,8 @@ def test_what_a_user_gets_wrong_is_two_lines_and_no_traceback(copy: Callable[[],
         (("try", "p.yaml", "--input", "x", "--var", "empresa"), "has no value"),
         (("try", "p.yaml", "--input", "x", "-m", "gpt-4o-mini", "--send"), "none of the models"),
         (("try", "p.yaml", "--input", "x", "-m", "minilm"), "writes nothing"),
+        (("try", "p.yaml", "--input", "x", "-m", "nanno"), "`nanno` is no model of this project, and none of a"),
+        (("try", "p.yaml", "--input", "x", "-m", "nanno"), "Did you mean `nano`?"),
     ):
         done = bucle("prompt", *args, cwd=folder)
         assert done.returncode == 2, (args, done.stdout, done.stderr)

@@ -83,6 +83,10 @@ def test_a_providers_model_that_is_not_configured_is_counted(ws: Workspace) -> N
     told = try_prompt(ws, "faq.yaml", model="gpt-4o", text="hola")
     assert (told["model"], told["how"], told["context"]) == ("gpt-4o", "encoding", 128_000)
     assert sum(told["parts"].values()) == told["tokens"]
+    assert told["of_project"] is False
+    with pytest.raises(BadInput, match="no model of this project") as caught:
+        try_prompt(ws, "faq.yaml", model="gtp", text="hola")
+    assert "`gpt`" in caught.value.hint
 
 
 def test_what_cannot_be_tried_says_why(ws: Workspace) -> None:

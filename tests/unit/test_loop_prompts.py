@@ -12,6 +12,7 @@ import yaml
 from bucle.core.errors import BadInput, ConfigError, NotFound, TemplateError
 from bucle.customise.prompt.diff import difference
 from bucle.customise.prompt.store import history, listed, move, resolve, save, versions
+from bucle.loop.check import check_project
 from bucle.loop.prompts import check_prompt, find_prompt, save_file, task_prompt
 from bucle.loop.workspace import Workspace
 
@@ -154,6 +155,17 @@ def test_a_task_whose_prompt_cannot_be_used_names_the_line(ws: Workspace) -> Non
     _write(ws, FILE.replace("{{ tono }}", "{{ tonoo }}"))
     with pytest.raises(TemplateError, match=r"faq[.]yaml:4"):
         task_prompt(Workspace.open(ws.root), "t")
+
+
+def test_a_task_whose_prompt_nobody_knows_is_told_before_the_first_step(ws: Workspace) -> None:
+    for ref, said in (("nada@production", "No prompt is called `nada`"), ("prompts/no.yaml", "does not exist")):
+        _configure(ws.root, ref)
+        with pytest.raises(ConfigError, match=said) as caught:
+            check_project(Workspace.open(ws.root))
+        assert "bucle.yaml:" in caught.value.message
+    _configure(ws.root, "prompts/faq.yaml")
+    check_project(Workspace.open(ws.root))
+    assert ws.ledger.nodes("prompt") == [], "checking keeps nothing"
 
 
 def test_checking_tells_what_is_declared_and_never_used(ws: Workspace) -> None:

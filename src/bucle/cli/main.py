@@ -103,3 +103,7 @@ def _fail(message: str, hint: str, code: int, kind: str) -> None:
         print(json.dumps({"error": {"kind": kind, "message": message, "hint": hint}}, ensure_ascii=False))
     print(f"bucle: {message}" + (f"\n  -> {hint}" if hint else ""), file=sys.stderr)
     sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -19,9 +19,11 @@ __all__ = ["commands"]
 @click.option("--model", default="", help="The model that answers; needed where several can.")
 @click.option("--technique", default="few-shot", show_default=True,
               help="zero-shot, few-shot, chain-of-thought, rag, …; zero-shot searches instructions only.")
-@click.option("--budget-usd", type=float, default=None, help="Stops before it would pass so many US dollars.")
+@click.option("--budget-usd", type=float, default=None,
+              help="Asks nothing that may pass so many US dollars, by what calls have taken before.")
 @click.option("--budget-tokens", type=int, default=None,
-              help="Stops before it would pass so many tokens.  [default: 500000, where no dollars are given]")
+              help="Asks nothing that may pass so many tokens, by what calls have taken before.  [default: 500000, "
+                   "where no dollars are given]")
 @click.option("--rounds", type=int, default=3, show_default=True, help="Rounds of trials, at most.")
 @click.option("--proposer", default="", metavar="MODEL",
               help="The model that proposes instructions from training rows and failures; `none` for none. "

@@ -31,6 +31,7 @@ def command(prompt: str, stdin: str, task: str, model: str, text: str | None, ro
             access: tuple[str, ...], send: bool, folder: str, json_: bool) -> None:
     """The exact text that a model reads of PROMPT for one input, its tokens by part, the context, and what was left out
     and why. PROMPT is a file, NAME, NAME@3, NAME@production or prompt:sha…. No model is asked without --send."""
+    from bucle.core import errors
     from bucle.core.errors import BadInput
     from bucle.loop.prompt_try import try_prompt
     from bucle.loop.prompts import find_prompt
@@ -45,6 +46,12 @@ def command(prompt: str, stdin: str, task: str, model: str, text: str | None, ro
     told = try_prompt(ws, prompt, task=task, model=model, text=_read() if "-" in (stdin, text) else text, row=row,
                       values=values, access=frozenset(access), send=send)
     emit(told, json_, lambda: _show(told))
+    answer = told.get("answer") or {}
+    if answer.get("error"):
+        kind = getattr(errors, answer["error_kind"], BadInput)
+        if json_:  # the one object of the output says it
+            raise click.exceptions.Exit(kind.exit_code)
+        raise kind(answer["error"], answer["hint"])
 
 
 commands = {"try": command}
@@ -88,7 +95,8 @@ def _show(told: dict[str, Any]) -> None:
     how = {"tokenizer": "counted by its own tokenizer", "encoding": "counted by its published vocabulary",
            "estimate": "the high end of an estimate"}[told["how"]]
     context = f"{told['context']:,}" if told["context"] else "not known"
-    click.echo(f"{told['model']}: {how}; context {context}, {told['room']:,} of it for the answer"
+    stranger = "" if told["of_project"] else " (no model of this project)"
+    click.echo(f"{told['model']}{stranger}: {how}; context {context}, {told['room']:,} of it for the answer"
                + (f"; {told['note']}" if told["note"] else ""))
     for gone in told["dropped"]:
         click.echo(f"left out: {gone['what']} ({gone['tokens']:,} tokens): {gone['why']}")
@@ -96,6 +104,9 @@ def _show(told: dict[str, Any]) -> None:
         click.echo(f"row {row['id'][:20]} ({row['side'] or 'no side'}), wanted: {row['target']}")
     if answer := told.get("answer"):
         _show_answer(answer)
+        if told["samples"] > 1:
+            click.echo(f"one sample at temperature 0; as a candidate, {told['samples']} samples vote, at as many times "
+                       "the cost")
 
 
 def _show_answer(answer: dict[str, Any]) -> None:
@@ -105,10 +116,8 @@ def _show_answer(answer: dict[str, Any]) -> None:
     value = answer.get("value")
     click.echo(json.dumps(value, ensure_ascii=False, indent=2) if value is not None else visible(answer["text"]))
     if "valid" in answer:
-        fits = "fits the schema" + (", after one repair" if answer.get("repaired") else "")
-        click.echo(fits if answer["valid"] else f"does not fit: {answer['error']}")
-    elif answer.get("error"):
-        click.echo(answer["error"])
+        fits = "fits the schema" if answer["valid"] else "does not fit the schema"
+        click.echo(fits + (", after one repair" if answer.get("repaired") else ""))
     if answer.get("finish") == "length":
         click.echo("cut off: raise `max_tokens`")
     click.echo(f"{answer['tokens_in']:,} tokens in, {answer['tokens_out']:,} out, ${answer['usd']:.6f}, "

@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from bucle.core.errors import ConfigError
 from bucle.core.yamlfile import at_line
 from bucle.customise.registry import technique
+from bucle.loop.prompts import check_task_prompt
 from bucle.loop.replay import read_log
 from bucle.loop.rungs import rungs_of
 from bucle.loop.workspace import Workspace
@@ -24,6 +25,7 @@ def check_project(ws: Workspace) -> None:
     file, judges = ws.root / "bucle.yaml", tuple(ws.config.judges)
     for name, task in ws.config.tasks.items():
         ws.rows_file(name)
+        check_task_prompt(ws, name)
         with at_line(file, "choose", "candidates"):
             rungs_of(ws, name)
         with at_line(file, "tasks", name, "metrics"):

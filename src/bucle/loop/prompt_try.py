@@ -61,7 +61,8 @@ def try_prompt(
     With `task`, as its candidates would ask it: its labels, its schema, its training rows as examples, its passages
     (those that `access` may see). `row` is one of its rows, by id, place or text. `model` is one of bucle.yaml or a
     provider's name of one (default: the first of bucle.yaml that writes). The model is not opened unless `send`, which
-    asks it and gives `answer`. Raises ContextOverflow, TemplateError, BadInput, NotFound, ModelUnavailable.
+    asks it once, whatever `samples` says, and gives `answer`. Raises ContextOverflow, TemplateError, BadInput,
+    NotFound, ModelUnavailable.
     """
     if task and task not in ws.config.tasks:
         raise BadInput(f"There is no task `{task}`.", f"Tasks: {', '.join(ws.config.tasks)}.")
@@ -74,10 +75,10 @@ def try_prompt(
     made = assemble(parts, name, max_tokens=most, window=window)
     told: dict[str, Any] = {
         "prompt": {"name": found.spec.name, "version": found.version, "node": found.node},
-        "task": task, "model": name,
+        "task": task, "model": name, "of_project": name in ws.config.models,
         "text": _final(made.messages, window), "messages": [dict(m) for m in made.messages],
         "tokens": made.tokens, "how": made.how, "note": made.note, "context": made.context, "room": made.room,
-        "max_tokens": most, "parts": tokens_by_part(_kept(parts, made), window),
+        "max_tokens": most, "samples": found.spec.samples, "parts": tokens_by_part(_kept(parts, made), window),
         "dropped": [asdict(d) for d in made.dropped],
         "row": {"id": tried.row.id, "target": tried.row.target, "side": tried.side} if tried.row else None,
         "passages": [{"id": hit.chunk.id, "path": hit.chunk.path, "place": hit.chunk.place} for hit in tried.passages],
@@ -89,6 +90,7 @@ def _window(ws: Workspace, model: str) -> tuple[str, Window]:
     from bucle.core.config import EncoderModel, LocalModel, RerankerModel
     from bucle.models.catalogue import context_window, facts
     from bucle.models.catalogue.facts import folder_here
+    from bucle.models.tokens import encoding_of
 
     writes = {n: m for n, m in ws.config.models.items() if not isinstance(m, EncoderModel | RerankerModel)}
     name = model or next(iter(writes), "")
@@ -97,8 +99,10 @@ def _window(ws: Workspace, model: str) -> tuple[str, Window]:
     configured = ws.config.models.get(name)
     if configured is None:
         folder = folder_here(name)
-        return name, window_named(name, folder=folder, context=_context(folder) if folder else context_window(name),
-                                  language=ws.config.language)
+        context = _context(folder) if folder else context_window(name)
+        if context is None and not encoding_of(name):
+            raise _unknown(name, list(writes))
+        return name, window_named(name, folder=folder, context=context, language=ws.config.language)
     if name not in writes:
         raise BadInput(f"`{name}` is a {configured.kind} and writes nothing.", f"--model one of: {', '.join(writes)}")
     if configured.kind == "openai":
@@ -108,6 +112,17 @@ def _window(ws: Workspace, model: str) -> tuple[str, Window]:
     if folder is None:
         raise BadInput(f"The model `{name}` is not on this machine.", f"Correct models.{name}.path, or: bucle doctor")
     return name, window_named(name, folder=folder, context=_context(folder), language=ws.config.language)
+
+
+def _unknown(name: str, writes: Sequence[str]) -> BadInput:
+    from difflib import get_close_matches
+
+    from bucle.models.catalogue.prices import listed
+
+    near = get_close_matches(name, [*writes, *(model for _, model, *_ in listed())], n=1)
+    return BadInput(f"`{name[:100]}` is no model of this project, and none of a provider that Bucle knows.",
+                    (f"Did you mean `{near[0]}`? " if near else "")
+                    + (f"Under `models:` here: {', '.join(writes)}." if writes else "Add one under `models:`."))
 
 
 def _trained(ws: Workspace, name: str) -> Path:
@@ -219,8 +234,8 @@ def _final(messages: Sequence[Message], window: Window) -> str:
 
 
 def _answer(ws: Workspace, name: str, parts: Parts, most: int, window: Window) -> dict[str, Any]:
-    """What the model says now (`answer`), asked afresh at temperature 0, its object held against the schema; `dropped`
-    again, where the provider refused a longer prompt."""
+    """What the model says now (`answer`), asked afresh at temperature 0, its object held against the schema (`error`
+    and `error_kind` say what is wrong with it); `dropped` again, where the provider refused a longer prompt."""
     from bucle.customise.prompt.parsing import answer_after
     from bucle.customise.prompt.structured import Form
     from bucle.loop.interop import model_node
@@ -242,14 +257,17 @@ def _answer(ws: Workspace, name: str, parts: Parts, most: int, window: Window) -
     if form is not None and schema is not None:
         one = form.settle(model, [Ask(asked.prompt.messages, most, seed=ws.config.seed, schema=schema)], [reply])[0]
         told |= {"text": one.reply, "value": one.value, "valid": one.value is not None, "repaired": one.repaired,
-                 "error": one.error.message if one.error else "", "ms": one.ms, **one.usage.model_dump()}
+                 "error": one.error.message if one.error else "", "error_kind": type(one.error).__name__
+                 if one.error else "", "hint": one.error.hint if one.error else "", "ms": one.ms,
+                 **one.usage.model_dump()}
         return used | {"answer": told}
     if parts.thinking:
         try:
             told["reasoning"], told["text"] = answer_after(reply.text, last=True)
         except BadInput as error:
-            told["error"] = error.message
+            told |= {"error": error.message, "error_kind": type(error).__name__, "hint": error.hint}
     if form is not None and "error" not in told:
         value, fault = form.read(str(told["text"]))
-        told |= {"value": value, "valid": value is not None and not fault, "error": fault}
+        told |= {"value": value, "valid": value is not None and not fault, "error": fault,
+                 "error_kind": "SchemaBroken" if fault else "", "hint": "Loosen the schema, or raise max_tokens."}
     return used | {"answer": told}

@@ -13,7 +13,7 @@ from bucle.customise.prompt.store import Stored, keep, resolve, save
 from bucle.customise.prompt.template import load_prompt_file, messages_of, names_used
 from bucle.loop.workspace import Workspace
 
-__all__ = ["TaskPrompt", "check_prompt", "find_prompt", "is_path", "save_file", "task_prompt"]
+__all__ = ["TaskPrompt", "check_prompt", "check_task_prompt", "find_prompt", "is_path", "save_file", "task_prompt"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,17 @@ def save_file(ws: Workspace, ref: str, *, by: str, reason: str = "") -> Stored:
 
 def task_prompt(ws: Workspace, task: str) -> TaskPrompt | None:
     """The prompt that `tasks.TASK.prompt` names, kept as a node of the ledger; None where the task names none. Raises
-    ConfigError with the line of bucle.yaml, or the prompt file's own errors, where it cannot be used."""
+    as check_task_prompt."""
+    found, ref = check_task_prompt(ws, task), ws.config.tasks[task].prompt
+    if found is None:
+        return None
+    node = found.node or keep(ws.ledger, found.spec, found.text).id
+    return TaskPrompt(found.spec.model_dump(mode="json"), node, found.title if found.node else ref)
+
+
+def check_task_prompt(ws: Workspace, task: str) -> Stored | None:
+    """The prompt that `tasks.TASK.prompt` names, with nothing kept. Raises ConfigError with the line of bucle.yaml, or
+    the prompt file's own errors, where it cannot be used."""
     ref = ws.config.tasks[task].prompt
     if not ref:
         return None
@@ -63,8 +73,7 @@ def task_prompt(ws: Workspace, task: str) -> TaskPrompt | None:
         if "input" not in names_used(found.spec):
             raise ConfigError(f"the prompt `{found.spec.name}` never uses `input`: every row would be asked the same.",
                               "Put {{ input }} into its `user:`.")
-    node = found.node or keep(ws.ledger, found.spec, found.text).id
-    return TaskPrompt(found.spec.model_dump(mode="json"), node, found.title if found.node else ref)
+    return found
 
 
 def is_path(ref: str) -> bool:
