@@ -85,7 +85,7 @@ def test_what_means_the_same_in_other_words_is_supported_where_the_index_embeds(
         def embed(self, texts: list[str]) -> list[np.ndarray]:
             return [np.array([1.0, 0.0]) if "operario" in one else np.array([0.0, 1.0]) for one in texts]
 
-        def support(self, question: str, spans: list[str], *, weight: float, vector: Any = None) -> Any:
+        def support(self, question: str, spans: list[str], *, weight: float, vector: Any, access: Any) -> Any:
             one_way = np.array([1.0, 0.0]) if vector is None else vector
             return np.array([float(one_way @ ([1.0, 0.0] if "técnico" in one else [0.6, 0.8])) for one in spans])
 

@@ -127,8 +127,9 @@ def test_an_update_leaves_nothing_stale_embeds_nothing_again_and_never_touches_t
     assert len(index.chunks) == 37
     assert index.sentences("chunk:baja2") == ["La baja se pide con 15 días.", "Luego nada más."]
     fresh, _ = build([shorter, renamed, *BASE[2:], *more], tmp_path / "fresh")
-    weights = np.load(tmp_path / "fresh" / "lexicon.npy")
-    assert (np.load(tmp_path / "2" / "lexicon.npy") == weights).all(), "rarities are as of an index made afresh"
+    for name in ("buckets", "counts", "ends", "passages"):
+        assert (np.load(tmp_path / "2" / f"lexicon-{name}.npy") == np.load(tmp_path / "fresh" / f"lexicon-{name}.npy")
+                ).all(), "rarities are as of an index made afresh"
     assert fresh["chunks"] == second["chunks"]
     assert names(held, "facturas cobro")[:1] == ["factura"], "who holds the old one open goes on reading it"
     assert hashes(tmp_path / "1") == at_first, "nothing that two versions share was written into"
@@ -402,7 +403,7 @@ def test_an_index_from_before_this_format_still_opens(tmp_path: Path) -> None:
         assert names(index, BASE[1].text, 1.0, k=1) == ["baja"]
         assert "secreto" not in names(index, "factura secreta")
     assert hashes(old) == before
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["index-abc", "index-abc-format2"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["index-abc", "index-abc-format3"]
 
 
 READER = """

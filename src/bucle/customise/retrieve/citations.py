@@ -129,7 +129,7 @@ def supported(question: str, statement: str, passage: Chunk, index: SearchIndex,
     abroad = bool(little) and sum(word in own for word in little) < len(little) / 2
     if _held(" ".join(sought), spans) >= (ABROAD if abroad else BORNE_OUT):
         return True
-    return max(_likeness(index, statement, spans), default=0.0) >= LIKE
+    return max(_likeness(index, statement, spans, access), default=0.0) >= LIKE
 
 
 def supporting(question: str, answer: str, passage: Chunk, index: SearchIndex, access: frozenset[str]) -> str:
@@ -138,10 +138,10 @@ def supporting(question: str, answer: str, passage: Chunk, index: SearchIndex, a
     spans = parts_of(index, Hit(passage, 1.0), access)
     if not spans:
         return ""
-    support: Any = support_of(index, question, spans, 0.0, None)
+    support: Any = support_of(index, question, spans, 0.0, None, access)
     asked = grams(answer)
     held = [_share(asked, joined(span)) for span in spans]
-    if max(held) < BORNE_OUT and (alike := _likeness(index, answer, spans)):
+    if max(held) < BORNE_OUT and (alike := _likeness(index, answer, spans, access)):
         held = alike
     return spans[max(range(len(spans)), key=lambda i: (held[i] + float(support[i]), -i))]
 
@@ -177,13 +177,13 @@ def _function_words() -> frozenset[str]:
     return frozenset(word for one in STOP_WORDS for word in _words(one))
 
 
-def _likeness(index: SearchIndex, statement: str, spans: Sequence[str]) -> list[float]:
+def _likeness(index: SearchIndex, statement: str, spans: Sequence[str], access: frozenset[str]) -> list[float]:
     """The cosine of a statement with each sentence; empty where the index does not embed."""
     embed = getattr(index, "embed", None)
     if embed is None or not statement.strip():
         return []
     try:
-        return [float(one) for one in support_of(index, statement, spans, 1.0, embed([statement])[0])]
+        return [float(one) for one in support_of(index, statement, spans, 1.0, embed([statement])[0], access)]
     except BucleError:  # an index opened without its encoder: words decide
         return []
 

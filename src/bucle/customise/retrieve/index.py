@@ -21,12 +21,14 @@ from bucle.core.records import Chunk
 from bucle.customise.retrieve import index_rows as layout
 from bucle.customise.retrieve.index_build import FORMAT, build_index, identity_of, table_in
 from bucle.customise.retrieve.index_lexicon import Lexicon
+from bucle.customise.retrieve.index_words import Words
 from bucle.data.sentences import sentences
 
 __all__ = ["Hit", "Index", "build_index", "sentences"]
 
 DEPTH = 50
 """Passages that each of the two searches gives to be fused."""
+_MASKS = 16  # conditions whose passages are kept in memory
 _KEPT = 2000  # sentences' vectors kept in memory
 _PROBED = 0.34  # share of the vector index's partitions that are looked into
 MAX_QUESTION = 10_000
@@ -75,7 +77,9 @@ class Index:
         self._audiences = [frozenset(one) for one in json.loads((folder / "audiences.json").read_text("utf-8"))]
         self._labels: Any = {} if labels is None else labels
         self._told: tuple[Any, _Today] = (None, _Today({}))
-        self._lexicon = Lexicon.load(folder, self.meta["chunks"])
+        self._lexicon, self._own_words = Lexicon.load(folder), Words.load(folder)
+        self._masks: OrderedDict[str, Any] = OrderedDict()
+        self._withheld: OrderedDict[str, Lexicon] = OrderedDict()
         self._table: Any = table_in(folder / "lance")
         self._passages: OrderedDict[str, dict[str, Any]] = OrderedDict()
         self._meanings: OrderedDict[str, Any] = OrderedDict()
@@ -124,15 +128,16 @@ class Index:
         """
         depth = max(depth, k)
         later = self._later()
-        seen = layout.where_sql(self._condition(access, later), layout.condition(where))
+        allowed, narrowed = self._condition(access, later), layout.condition(where)
+        seen = layout.where_sql(allowed, narrowed)
         if weight > 0 and vector is None:
             vector = self.embed([question])[0]
         if 0 < weight < 1:
-            beside = _pool().submit(self._words, question, depth, seen)
+            beside = _pool().submit(self._words, question, depth, allowed, narrowed)
             near = self._near(vector, depth, seen)
             words = beside.result()
         else:
-            words = self._words(question, depth, seen) if weight < 1 else {}
+            words = self._words(question, depth, allowed, narrowed) if weight < 1 else {}
             near = self._near(vector, depth, seen) if weight > 0 else {}
         fused: dict[int, float] = {}
         for scores, share in ((words, 1 - weight), (near, weight)):
@@ -178,12 +183,23 @@ class Index:
             if node in found and self._shown(found[node], access, later) is not None
         }
 
-    def support(self, question: str, spans: Sequence[str], *, weight: float, vector: Any = None) -> Any:
+    def support(
+        self,
+        question: str,
+        spans: Sequence[str],
+        *,
+        weight: float,
+        vector: Any = None,
+        access: frozenset[str] = frozenset(),
+    ) -> Any:
         """How well each sentence of the index supports the question, `[len(spans)]` in [0, 1]: its TF-IDF cosine mixed
-        with its embedding's, by `weight`."""
+        with its embedding's, by `weight`. How rare a word is, is reckoned from what `access` may see."""
         import numpy as np
 
-        support = self._lexicon.support(question, spans) * (1 - weight) if weight < 1 else np.zeros(len(spans))
+        support = np.zeros(len(spans))
+        if weight < 1:
+            audiences, less = self._reckoned(access)
+            support = self._lexicon.support(question, spans, audiences, less) * (1 - weight)
         if weight == 0 or not len(spans):
             return support
         with self._lock:
@@ -247,20 +263,63 @@ class Index:
             return None
         return self.chunks.planted.get(chunk.id, chunk)
 
-    def _words(self, question: str, depth: int, condition: str) -> dict[int, float]:
-        """Row number -> BM25 score, the best of the languages'."""
+    def _words(self, question: str, depth: int, allowed: str, narrowed: str) -> dict[int, float]:
+        """Row number -> BM25 score, the best of the languages'. LanceDB's where all may be seen; else reckoned from
+        what is `allowed` alone, so that no score tells of what is hidden."""
         from lancedb.query import MatchQuery
 
         asked = layout.folded(question[:MAX_QUESTION])
         best: dict[int, float] = {}
         if not any(c.isalnum() for c in asked):
             return best
+        if allowed:
+            seen = self._mask(allowed)
+            wanted = seen & self._mask(narrowed) if narrowed else seen
+            return self._own_words.search(asked, self.meta["columns"], depth, seen, wanted)
         for column in self.meta["columns"]:
             query = self._table.search(MatchQuery(asked, f"words_{column}"), query_type="fts")
-            rows = _narrowed(query, condition).select(["_score"]).with_row_id(True).limit(depth).to_arrow()
+            rows = _narrowed(query, narrowed).select(["_score"]).with_row_id(True).limit(depth).to_arrow()
             for row, score in zip(rows["_rowid"].to_pylist(), rows["_score"].to_pylist(), strict=True):
                 best[row] = max(score, best.get(row, score))
         return best
+
+    def _mask(self, condition: str) -> Any:
+        """Which passages a condition leaves; the latest are kept, because a version never changes."""
+        with self._lock:
+            if condition in self._masks:
+                self._masks.move_to_end(condition)
+                return self._masks[condition]
+        rows = self._table.search().where(condition).select(["audience"]).with_row_id(True).to_arrow()
+        mask = self._own_words.mask(rows["_rowid"].to_numpy())
+        with self._lock:
+            self._masks[condition] = mask
+            while len(self._masks) > _MASKS:
+                self._masks.popitem(last=False)
+        return mask
+
+    def _reckoned(self, access: frozenset[str]) -> tuple[list[int], Lexicon | None]:
+        """The audiences that `access` may see, and what is to be taken off their counts: passages that are hidden for
+        another reason, their documents' labels of today."""
+        later = self._later()
+        audiences = [number for number, labels in enumerate(self._audiences) if labels <= access]
+        allowed = self._condition(access, later)
+        if allowed == self._condition(access, _Today({})):
+            return audiences, None
+        with self._lock:
+            less = self._withheld.get(allowed)
+        if less is None:
+            seen = f"audience IN ({', '.join(map(str, audiences))})" if audiences else "false"
+            rows = self._own_words.numbers[self._mask(seen) & ~self._mask(allowed)]
+            texts = []
+            if len(rows):
+                found = self._table.take_row_ids(rows.tolist()).select(["heading", "text"]).to_arrow()
+                texts = [layout.searchable(row["heading"], row["text"]) for row in found.to_pylist()]
+            less = Lexicon.empty().changed({0: texts})
+            with self._lock:
+                self._withheld[allowed] = less
+                while len(self._withheld) > _MASKS:
+                    self._withheld.popitem(last=False)
+        return audiences, less
 
     def _near(self, vector: Any, depth: int, condition: str) -> dict[int, float]:
         """Row number -> cosine."""

@@ -22,11 +22,12 @@ from bucle.core.ports import Report
 from bucle.core.records import Chunk
 from bucle.customise.retrieve import index_rows as layout
 from bucle.customise.retrieve.index_lexicon import Lexicon
+from bucle.customise.retrieve.index_words import Words
 from bucle.data.sentences import sentences
 
 __all__ = ["FORMAT", "TABLE", "VECTOR_INDEX_FROM", "build_index", "identity_of", "table_in", "write_index"]
 
-FORMAT = 2
+FORMAT = 3
 TABLE = "chunks"
 VECTOR_INDEX_FROM = 20_000
 """Passages from which vectors are indexed; fewer are compared one by one, which is exact and fast enough."""
@@ -112,8 +113,7 @@ def write_index(
         audiences = _numbered(chunks, old.audiences)
         linked = _linked(old.folder / "lance", out / "lance")
         table = table_in(linked)
-        lexicon = old.lexicon()
-        lexicon.add(old.texts(gone), -1)
+        lexicon, words, less = old.lexicon(), old.words(), old.texts(gone)
         again = old.again(len(fresh), set(gone))
         for some in _parts([*gone, *again]):
             table.delete(f"id IN ({_listed(some)})")
@@ -123,12 +123,16 @@ def write_index(
     else:
         audiences = _numbered(chunks, [])
         table = table_in(out / "lance", _batches(chunks, made, columns, audiences))
-        lexicon = Lexicon.empty(len(chunks))
+        lexicon, words, less = Lexicon.empty(), None, {}
         pieces, whole, files = 0, len(chunks), len(list((out / "lance" / f"{TABLE}.lance" / "data").iterdir()))
     report(2, 3, "indexing")
-    lexicon.add([layout.searchable(c.heading, c.text) for c in (fresh if update else chunks)])
-    lexicon.save(out)
+    number = {tuple(labels): i for i, labels in enumerate(audiences)}
+    more: dict[int, list[str]] = {}
+    for c in fresh if update else chunks:
+        more.setdefault(number[_labels(c)], []).append(layout.searchable(c.heading, c.text))
+    lexicon.changed(more, less).save(out)
     indexed = _indexed(table, columns, len(chunks))
+    Words.of(chunks, list(digests.values()), columns, _rows_of(table, chunks), words).save(out)
     with (out / "chunks.jsonl").open("w", encoding="utf-8", newline="\n") as file:
         file.writelines(c.model_dump_json() + "\n" for c in chunks)
     (out / "audiences.json").write_text(json.dumps(audiences, ensure_ascii=False), encoding="utf-8")
@@ -208,7 +212,6 @@ class _Old:
             set(columns) <= set(self.meta["columns"])
             and columns[0] == self.meta["columns"][0]
             and self.meta["pieces"] < _MAX_PIECES
-            and self.lexicon().fits(passages)
             and (self.meta["vectors"] == "ivf") == (passages >= VECTOR_INDEX_FROM)
             and max(whole - first, written) <= _MAX_LATER * whole
         )
@@ -227,14 +230,18 @@ class _Old:
             yield from self.table.search().where(f"id IN ({_listed(some)})").to_arrow().to_batches()
 
     def lexicon(self) -> Lexicon:
-        return Lexicon.load(self.folder, self.meta["chunks"], whole=True)
+        return Lexicon.load(self.folder)
 
-    def texts(self, ids: Sequence[str]) -> list[str]:
-        """What is searched of these passages."""
-        found = []
+    def words(self) -> Words:
+        return Words.load(self.folder)
+
+    def texts(self, ids: Sequence[str]) -> dict[int, list[str]]:
+        """What is searched of these passages, by audience."""
+        found: dict[int, list[str]] = {}
         for some in _parts(ids):
-            rows = self.table.search().where(f"id IN ({_listed(some)})").select(["heading", "text"]).to_arrow()
-            found += [layout.searchable(row["heading"], row["text"]) for row in rows.to_pylist()]
+            query = self.table.search().where(f"id IN ({_listed(some)})")
+            for row in query.select(["heading", "text", "audience"]).to_arrow().to_pylist():
+                found.setdefault(row["audience"], []).append(layout.searchable(row["heading"], row["text"]))
         return found
 
     def rows(self, numbers: Sequence[int]) -> Iterator[tuple[bytes, Any, bytes]]:
@@ -356,6 +363,13 @@ def _indexed(table: Any, columns: Sequence[str], passages: int) -> bool:
         config = IvfSq(distance_type="cosine", target_partition_size=size, max_iterations=10, sample_rate=64)
         table.create_index("vector", config=config)
     return vectors
+
+
+def _rows_of(table: Any, chunks: Sequence[Chunk]) -> list[int]:
+    """Each passage's row number."""
+    rows = table.search().select(["id"]).with_row_id(True).to_arrow()
+    number = dict(zip(rows["id"].to_pylist(), rows["_rowid"].to_pylist(), strict=True))
+    return [number[c.id] for c in chunks]
 
 
 def _chained(rows: Any, more: Iterator[Any]) -> Any:

@@ -25,6 +25,7 @@ __all__ = [
     "full_text",
     "searchable",
     "texts",
+    "tokenizing",
     "unspaced",
     "where_sql",
 ]
@@ -93,10 +94,15 @@ def full_text(language: str) -> Any:
     has it, so that those written without spaces are found too."""
     from lancedb.index import FTS
 
+    return FTS(**tokenizing(language))
+
+
+def tokenizing(language: str) -> dict[str, Any]:
+    """How a column's text is cut into words, as LanceDB's arguments."""
     stemmer = _STEMMERS.get(language)
     if stemmer is None:
-        return FTS(base_tokenizer="icu", stem=False, remove_stop_words=False, ascii_folding=True)
-    return FTS(language=stemmer, stem=True, remove_stop_words=True, ascii_folding=True)
+        return {"base_tokenizer": "icu", "stem": False, "remove_stop_words": False, "ascii_folding": True}
+    return {"language": stemmer, "stem": True, "remove_stop_words": True, "ascii_folding": True}
 
 
 def texts(chunk: Chunk, columns: Sequence[str]) -> list[str | None]:

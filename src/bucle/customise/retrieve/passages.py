@@ -165,7 +165,7 @@ def shorter_and_shorter(
     best = chunks[0]
     spans = parts_of(index, Hit(best, 1.0), access)
     vector: Any = embedded(index, [question])[0] if weight > 0 and len(spans) > 1 else None
-    support = support_of(index, question, spans, weight, vector) if len(spans) > 1 else []
+    support = support_of(index, question, spans, weight, vector, access) if len(spans) > 1 else []
     order = sorted(range(len(support)), key=lambda i: (-support[i], i))
     for count in range(len(spans) - 1, 0, -1):
         kept = sorted(order[:count])

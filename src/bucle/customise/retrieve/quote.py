@@ -223,8 +223,8 @@ def _groups(
         groups.append(_Group(
             found,
             tuple(spans),
-            support_of(finder.index, question, texts, 0.0, found.vector),
-            support_of(finder.index, question, texts, 1.0, found.vector) if meaning else np.zeros(len(spans)),
+            support_of(finder.index, question, texts, 0.0, found.vector, access),
+            support_of(finder.index, question, texts, 1.0, found.vector, access) if meaning else np.zeros(len(spans)),
             np.array([hit.score for hit, _ in spans]),
         ))
     return groups

@@ -58,7 +58,7 @@ def look(
         return Pool((), signals)
     parts = _sentences_of(index, hits, access)
     flat = [span for own in parts for span in own]
-    meaning = support_of(index, question, flat, 1.0, vector)
+    meaning = support_of(index, question, flat, 1.0, vector, access)
     at = 0
     for row, (hit, own) in enumerate(zip(hits, parts, strict=True)):
         best = float(meaning[at : at + len(own)].max()) if own else 0.0
@@ -89,8 +89,11 @@ def parts_of(index: SearchIndex, hit: Hit, access: frozenset[str]) -> list[str]:
     return list(own(hit.chunk.id, access)) if own is not None else list(_cut(hit.chunk.text))
 
 
-def support_of(index: SearchIndex, question: str, spans: Sequence[str], weight: float, vector: Any) -> Any:
-    """How well each sentence supports the question, `[len(spans)]` in [0, 1]: by words, and by meaning with `weight`.
+def support_of(
+    index: SearchIndex, question: str, spans: Sequence[str], weight: float, vector: Any, access: frozenset[str]
+) -> Any:
+    """How well each sentence supports the question, `[len(spans)]` in [0, 1]: by words, as rare as they are in what
+    `access` may see, and by meaning with `weight`.
     An index that scores no sentences gives the share of the question's 4-grams in each."""
     import numpy as np
 
@@ -98,7 +101,7 @@ def support_of(index: SearchIndex, question: str, spans: Sequence[str], weight: 
         return np.zeros(0, np.float32)
     own = getattr(index, "support", None)
     if own is not None:
-        return np.asarray(own(question, spans, weight=weight, vector=vector), np.float32)
+        return np.asarray(own(question, spans, weight=weight, vector=vector, access=access), np.float32)
     asked = grams(question)
     return np.array([sum(gram in joined(span) for gram in asked) / max(1, len(asked)) for span in spans], np.float32)
 

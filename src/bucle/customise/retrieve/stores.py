@@ -133,8 +133,16 @@ class StoreIndex:
     def sentences_of(self, ids: Sequence[str], access: frozenset[str] = frozenset()) -> dict[str, list[str]]:
         return dict(self.inner.sentences_of(ids, access))
 
-    def support(self, question: str, spans: Sequence[str], *, weight: float, vector: Any = None) -> Any:
-        return self.inner.support(question, spans, weight=weight, vector=vector)
+    def support(
+        self,
+        question: str,
+        spans: Sequence[str],
+        *,
+        weight: float,
+        vector: Any = None,
+        access: frozenset[str] = frozenset(),
+    ) -> Any:
+        return self.inner.support(question, spans, weight=weight, vector=vector, access=access)
 
     def _nearest(
         self, vector: Any, depth: int, access: frozenset[str], where: Mapping[str, str] | None
