@@ -350,6 +350,18 @@ def test_whoever_serves_is_told_to_wait_and_does_not(peer: Peer) -> None:
     assert waiting < len(peer.asked)
 
 
+def test_whoever_serves_waits_for_no_pause_of_anybodys(peer: Peer) -> None:
+    peer.answer = lambda text, n: (429, b"", {"retry-after": "9"}) if text == "a" else ok(text)
+    pauses: list[float] = []
+    chat = peer.chat(sleep=pauses.append)
+    with without_waiting() as told:
+        assert isinstance(ask_all(chat, [ask("a")])[0], RateLimited)
+        assert isinstance(ask_all(chat, [ask("b")])[0], RateLimited), "the pause holds for all"
+    assert 8 < (told.retry_after or 0) <= 9
+    assert pauses == []
+    assert peer.asked == ["a"]
+
+
 def test_whoever_serves_gets_each_its_own_error_and_asks_nothing_twice(peer: Peer) -> None:
     peer.answer = lambda text, n: ok(text) if text == "t0" else (401 if text == "t1" else 400, b"", {})
     for parallel in (1, 4):

@@ -18,7 +18,7 @@ from typing import Any
 
 from bucle.core.errors import BucleError, ModelUnavailable
 from bucle.core.ports import ChatModel, ChatReply, Message, Report
-from bucle.models.endpoint import RateLimited, Refused
+from bucle.models.endpoint import RateLimited, Refused, hurried
 from bucle.models.replies import Replies, known, memory, remembered, reply_key
 
 __all__ = ["Ask", "Told", "ask_all", "remembered", "somebody_waits", "without_waiting"]
@@ -49,11 +49,12 @@ def without_waiting() -> Generator[Told, None, None]:
     """Inside it somebody waits for the answer: nothing is asked twice, a provider that says `wait` is not waited for,
     and each ask that fails is its own error, however many do (the rules for measuring do not hold)."""
     told = Told()
-    token = _told.set(told)
+    token, other = _told.set(told), hurried.set(True)
     try:
         yield told
     finally:
         _told.reset(token)
+        hurried.reset(other)
 
 
 def somebody_waits() -> bool:

@@ -26,7 +26,7 @@ from bucle.models.limits import Reserved, limits_of
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["Endpoint", "RateLimited", "Refused", "Reply", "TimedOut", "forward_headers", "troubles"]
+__all__ = ["Endpoint", "RateLimited", "Refused", "Reply", "TimedOut", "forward_headers", "hurried", "troubles"]
 
 RESPONSE_LIMIT = 8 * 1024 * 1024
 """Bytes of one reply, after decompression; more is refused."""
@@ -36,6 +36,13 @@ MAX_WAIT_S = 30.0
 """A provider that asks for a longer pause than this is reported instead of waited for."""
 LONGEST_PAUSE_S = 120.0
 """The longest that one refusal holds back the other callers of the same endpoint; then one may look again."""
+
+HURRIED_WAIT_S = 1.0
+"""The longest pause that is waited for where somebody waits for the answer (`hurried`)."""
+
+hurried: contextvars.ContextVar[bool] = contextvars.ContextVar("bucle_hurried", default=False)
+"""Whether somebody waits for the answer, who would rather know now that a provider says `wait`. Set by
+models.ask.without_waiting, and nowhere else."""
 
 forward_headers: contextvars.ContextVar[Mapping[str, str] | None] = contextvars.ContextVar(
     "bucle_forward_headers", default=None)
@@ -164,10 +171,10 @@ class Endpoint:
         import httpx
 
         headers = {**(forward_headers.get() or {}), **self._authorisation()}
-        waited = False
+        waited, longest = False, HURRIED_WAIT_S if hurried.get() else MAX_WAIT_S
         for attempt in range(self._retries + 1):
             last = attempt == self._retries
-            if not waited and self._limits.paused() > MAX_WAIT_S:
+            if not waited and self._limits.paused() > longest:
                 left = self._limits.asked_for()
                 raise RateLimited(f"{self.name} asked for a pause: {_span(left)} of it are left", _come_back(left),
                                   left)
@@ -207,7 +214,7 @@ class Endpoint:
                 if response.status_code in RETRY_STATUS:
                     _note(f"{self.name} answered HTTP {response.status_code}"
                           + (" (it limits requests)" if response.status_code == 429 else ""))
-                if last or response.status_code not in RETRY_STATUS or (wait or 0) > MAX_WAIT_S:
+                if last or response.status_code not in RETRY_STATUS or (wait or 0) > longest:
                     raise self._refused(response, wait)
             finally:
                 response.close()

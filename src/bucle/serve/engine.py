@@ -17,7 +17,7 @@ from bucle.core.records import Prediction
 from bucle.models.ask import without_waiting
 from bucle.models.remote import forward_headers
 
-__all__ = ["Answered", "Batcher", "Pump", "with_headers"]
+__all__ = ["Answered", "Batcher", "Pump", "for_somebody"]
 
 T = TypeVar("T")
 
@@ -102,7 +102,7 @@ class Batcher:
         started = time.perf_counter()
         try:
             with without_waiting() as told:
-                found = with_headers(headers, lambda: self._predictor.predict([j.text for j in jobs]))
+                found = _with_headers(headers, lambda: self._predictor.predict([j.text for j in jobs]))
             if len(found) != len(jobs):
                 raise RuntimeError(f"the predictor gave {len(found)} answers to {len(jobs)} inputs")
         except Exception as error:
@@ -131,7 +131,7 @@ class Pump:
 
     def next(self) -> str | ChatReply | None:
         with self._lock:
-            return with_headers(self._forward, self._take)
+            return for_somebody(self._forward, self._take)
 
     def _take(self) -> str | ChatReply | None:
         if self._pieces is None:
@@ -146,8 +146,13 @@ class Pump:
                 close()
 
 
-def with_headers(headers: Mapping[str, str], work: Callable[[], T]) -> T:
-    """`work()`, with `headers` on the calls it makes to remote models."""
+def for_somebody(headers: Mapping[str, str], work: Callable[[], T]) -> T:
+    """`work()` for somebody who waits for it, with `headers` on the calls it makes to remote models."""
+    with without_waiting():
+        return _with_headers(headers, work)
+
+
+def _with_headers(headers: Mapping[str, str], work: Callable[[], T]) -> T:
     if not headers:
         return work()
     token = forward_headers.set(headers)

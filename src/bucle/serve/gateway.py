@@ -25,7 +25,7 @@ from bucle.core.ports import ChatReply, Guard
 from bucle.core.records import Feedback, Prediction, Usage
 from bucle.serve import replies, wire
 from bucle.serve.call import Call, Stream, now, read_body, utc
-from bucle.serve.engine import Answered, Batcher, Pump, with_headers
+from bucle.serve.engine import Answered, Batcher, Pump, for_somebody
 from bucle.serve.errors import ApiError, from_exception, from_prediction
 from bucle.serve.guard import inspect
 from bucle.serve.metrics import Metrics
@@ -87,7 +87,7 @@ class Gateway:
             started = time.perf_counter()
             work = partial(route.chat.chat, asked.messages, max_tokens=asked.max_tokens,
                            temperature=asked.temperature, stop=asked.stop, seed=asked.seed)
-            reply = await self._in_pool(partial(with_headers, call.forward, work), turns)
+            reply = await self._in_pool(partial(for_somebody, call.forward, work), turns)
             call.span("engine", started)
             call.output, call.usage = replies.clean(reply.text), reply.usage
             call.first()
@@ -214,7 +214,7 @@ class Gateway:
             started = time.perf_counter()
             metered = getattr(route.embedder, "embed_metered", None)
             work = partial(metered or route.embedder.embed, asked.texts)
-            found = await self._in_pool(partial(with_headers, call.forward, work), turns)
+            found = await self._in_pool(partial(for_somebody, call.forward, work), turns)
             vectors, call.usage = found if metered else (found, Usage())
             call.span("engine", started, texts=len(asked.texts))
             call.first()
