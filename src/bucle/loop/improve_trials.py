@@ -43,7 +43,7 @@ NEW = 4
 TRIALS = 6
 """Pairs that are tried in a round, beside the best so far."""
 HALVED_OUT = "halved"
-HALVED = 0.5  # of the scores that a round without halving would take: the least that a round is planned with
+HALVED = 0.5  # of the scores that a round without halving would take: the least that one is planned with
 SHARE_SPENT = "search share spent"
 EIGHTH = 8
 MARGIN = 1.15  # held back for the confirmation, over what its rows took before
@@ -252,16 +252,16 @@ class Search:
     def _contest(self, number: int, pairs: Sequence[tuple[int, int]], *, rounds: int) -> None:
         from bucle.choose.contest import Contest
 
-        new = []
-        for pair in pairs:
+        new, (many, scores) = list[Trial](), self._planned(len(pairs), rounds)
+        for pair in pairs[:many]:
             one, demos = self.instructions[pair[0]], self.demos[pair[1]]
             spec = with_parts(self.base, one, demos)
             new.append(Trial(f"t{len(self.trials)}", spec, one.origin, demos.origin, number, pair))
             self.trials.append(new[-1])
         field_ = {t.name: t for t in (self.best, *new)}
         rows = len(self.sides.choose)
-        contest = Contest(list(field_), rows, budget=self._scores_for(len(field_), rows, rounds),
-                          batch=max(5, rows // 8), seed=self.seed + number)
+        contest = Contest(list(field_), rows, budget=scores, batch=max(5, rows // 8),
+                          seed=self.seed + number)
         while (ask := contest.ask()) is not None:
             told = {}
             for name in ask.candidates:
@@ -286,26 +286,31 @@ class Search:
         for fresh in new:
             fresh.spent_when_done = fresh.spent_when_done or float(self.budget.tokens)
 
-    def _scores_for(self, many: int, rows: int, rounds: int) -> int:
-        """Scores that a round may take: what is left of the budget after the confirmation, shared among the `rounds`
-        that are left; at most every one, and not below HALVED of them, where the budget itself ends the round."""
-        first, left = self.trials[0], list[float]()
+    def _planned(self, many: int, rounds: int) -> tuple[int, int]:
+        """How many of `many` new trials a round takes, and the scores it may take for them and the best: what is left
+        of the budget after the confirmation, shared among the `rounds` that are left, where a share pays for a round
+        that halves once; else all of it, for as many trials as it pays for. Raises BudgetSpent for not even one."""
+        file = self.ctx.work / f"rounds-left-{rounds}.json"
+        if file.exists():  # a search that was broken off goes on with what it was planned with
+            kept: list[int] = json.loads(file.read_text("utf-8"))
+            return kept[0], kept[1]
+        rows, first, left = len(self.sides.choose), self.trials[0], list[float]()
         if self.budget.limit_tokens is not None:
             tokens = self.budget.limit_tokens - self.budget.floor_tokens - self.budget.tokens
             left.append(tokens / max(1.0, self._dearest()))
         if self.budget.limit_usd is not None and first.usd:
             usd = self.budget.limit_usd - self.budget.floor_usd - self.budget.usd
             left.append(usd / max(1e-12, self._dearest() * first.usd / max(1, first.tokens)))
-        able = int(min(left) / rounds) if left else many * rows
-        found = max(many, min(many * rows, max(int(HALVED * many * rows), able)))
-        # a search that was broken off goes on with what it was planned with
-        file = self.ctx.work / f"rounds-left-{rounds}.json"
-        if file.exists():
-            return int(json.loads(file.read_text("utf-8")))
+        able = min(left) / MARGIN if left else float(many * rows * rounds)
+        able = max(able / rounds, min(able, (HALVED * (many + 1) - 1) * rows))
+        scores = min((many + 1) * rows, int(able) + rows)  # those of the best are there already
+        trials = min(many, int(scores / (HALVED * rows)) - 1)
+        if trials < 1:
+            raise BudgetSpent("The budget does not pay for one more trial.")
         part = file.with_suffix(".part")
-        part.write_text(json.dumps(found), "utf-8")
+        part.write_text(json.dumps([trials, scores]), "utf-8")
         os.replace(part, file)
-        return found
+        return trials, scores
 
     # --- asking and scoring
 
