@@ -12,13 +12,16 @@ from pathlib import Path
 import httpx
 import pytest
 from command import answer, told
+from command import bucle as command
 from small_project import build_tiny
 
 import bucle
-from bucle.core.errors import BucleError
+from bucle.core.errors import BadInput, BucleError
+from bucle.loop.candidates import open_candidate
+from bucle.loop.indexing import index_versions
 from bucle.loop.serving import app_for
 from bucle.loop.workspace import Workspace
-from bucle.release import production
+from bucle.release import make_release, production
 from bucle.serve.server import BackgroundServer
 
 TOPICS = ("horario", "factura", "mudanza", "fibra", "avería", "contrato", "domiciliación", "cobertura", "roaming",
@@ -132,4 +135,33 @@ def test_a_label_and_a_deletion_hold_at_once_wherever_somebody_asks(project: Pat
     assert said["hits"][0]["path"] == "salario.md"
     assert said["labels_applied"] is False
     assert "not applied" in told("index", "search", question, "--all", "-p", project)
-    assert answer("index", "search", question, "--version", "1", "-p", project)["labels_applied"] is True
+    said = answer("index", "search", question, "--version", "1", "-p", project)
+    assert said["labels_applied"] is True
+    assert all(h["path"] != "salario.md" for h in said["hits"])
+
+
+def test_a_question_is_asked_with_the_weights_of_what_is_released_on_that_index(project: Path) -> None:
+    ws, question = Workspace.open(project), "¿Cómo se pide la mudanza?"
+    first = index_versions(ws)[0].node
+    on_first = next(n for n in ws.ledger.nodes("candidate") if n.attrs["technique"] == "hybrid-search"
+                    and first in {e.parent for e in ws.ledger.parents(n.id)})
+    release = make_release(ws.ledger, "p", {"busca": on_first.id}, {}, str)
+    ws.ledger.move_alias("production", release.id, by="t", reason="t")
+    assert answer("index", "search", question, "-p", project)["fusion"] == "even", "it is about another index"
+    assert "fusion: fitted by busca" in told("index", "search", question, "--version", "1", "-p", project)
+    held, predictor = bucle.Project(project), open_candidate(ws, on_first.id)
+    found = [h.chunk.path for h in held.search(question, version="1", k=9)]
+    assert found == predictor.predict([question])[0].output.split("\n")[:9]
+    by_hand = answer("index", "search", question, "--weight", "0", "-p", project)
+    assert by_hand["fusion"] == "weight 0"
+    assert by_hand["hits"][0]["meaning"] is None
+
+    assert held.search("¿¡...!?") == []
+    assert "no letter and no digit" in told("index", "search", "???", "-p", project)
+    with pytest.raises(BadInput, match="no question"):
+        held.search(" \n")
+    with pytest.raises(BadInput, match="narrowed"):
+        held.search("??", where={"colour": "red"})
+    done = command("index", "search", str(project))
+    assert done.returncode == 2
+    assert f"-p {project}" in done.stderr.replace("\n", "")
