@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import zip_longest
 from typing import Any
 
@@ -32,54 +32,22 @@ from bucle.execute import StepContext
 from bucle.loop.budget import Budget, BudgetSpent, Metered
 from bucle.loop.candidates import TaskData, open_roles
 from bucle.loop.improve_rows import Sides
+from bucle.loop.improve_standing import HALVED_OUT, SHARE_SPENT, Trial, leading, unfinished, verdict
 from bucle.loop.model_steps import chat_model
 from bucle.loop.scoring import scoring_of
 from bucle.loop.workspace import Workspace
 
-__all__ = ["Search", "Trial"]
+__all__ = ["Search"]
 
 NEW = 4
 """Instructions that join in a round."""
 TRIALS = 6
 """Pairs that are tried in a round, beside the best so far."""
-HALVED_OUT = "halved"
 HALVED = 0.5  # of the scores that a round without halving would take: the least that one is planned with
-SHARE_SPENT = "search share spent"
 EIGHTH = 8
 MARGIN = 1.15  # held back for the confirmation, over what its rows took before
 FLOOR_CALLS = 6  # single calls' worth held back beside it: a call is reserved at its most
 SETTINGS = ("instruction", "shots", "examples", "max_tokens", "samples")
-
-
-@dataclass
-class Trial:
-    """A prompt that was tried: `spec` None is the prompt in force. `scores` by place in the choosing rows."""
-
-    name: str
-    spec: PromptSpec | None
-    instruction: str
-    demos: str
-    round: int
-    pair: tuple[int, int]
-    scores: dict[int, float] = field(default_factory=dict)
-    tokens: int = 0
-    usd: float = 0.0
-    asked: int = 0
-    out: str = ""
-    spent_when_done: float = 0.0
-
-    @property
-    def mean(self) -> float:
-        return sum(self.scores.values()) / max(1, len(self.scores))
-
-    @property
-    def row_tokens(self) -> float:
-        return self.tokens / max(1, self.asked)
-
-    def ahead_of(self, other: Trial) -> float:
-        """How much better its mean is than the other's, on the rows that both have seen; 0 where there are none."""
-        both = self.scores.keys() & other.scores.keys()
-        return sum(self.scores[row] - other.scores[row] for row in both) / max(1, len(both))
 
 
 class Search:
@@ -117,7 +85,7 @@ class Search:
     def baseline(self) -> None:
         """The prompt in force on the choosing rows, and a look at its failures on training rows. Raises
         BudgetSpent."""
-        first = Trial("t0", None, "in force", "in force", 0, (0, 0))
+        first = Trial("t0", None, "in force", "in force", 0, (0, 0), len(self.sides.choose))
         self.trials.append(first)
         self.best = first
         self._score(first, range(len(self.sides.choose)))
@@ -143,7 +111,7 @@ class Search:
             except BudgetSpent:
                 self.stopped = "the budget's part for searching is spent"
                 for trial in self.trials:
-                    if not trial.out and not self._finished(trial):
+                    if not trial.out and not trial.finished:
                         trial.out = f"{SHARE_SPENT} after {len(trial.scores)} rows"
                 return
             self.done_rounds = number
@@ -154,7 +122,7 @@ class Search:
         from bucle.evaluate.statistics import interval, paired_difference
 
         metric, level = self.scoring.primary, 1 - 0.05 / (earlier + 1)
-        finished = self._told_finished()
+        finished = verdict(self.trials, self.best)
         if self.best is self.trials[0]:
             why = f"{finished}; the test rows were not looked at"
             return {"confirmed": None, "helped": False, "why": why, **self._spent()}
@@ -175,7 +143,7 @@ class Search:
             why = f"it made it worse: {said}; nothing is saved"
         else:
             why = f"not shown to help: {said}; nothing is saved"
-        why += f"; {finished}" if self._unfinished() else ""
+        why += f"; {finished}" if unfinished(self.trials) else ""
         return {
             "confirmed": {"difference": gap.model_dump(), "before": before.model_dump(), "after": after.model_dump(),
                           "level": level},
@@ -187,8 +155,8 @@ class Search:
         chosen = with_parts(self.base, self.instructions[self.best.pair[0]], self.demos[self.best.pair[1]])
         return {
             "metric": self.scoring.primary,
-            "finished": len(self.trials) - 1 - len(self._unfinished()),
-            "leading": self._leading(),
+            "finished": len(self.trials) - 1 - len(unfinished(self.trials)),
+            "leading": leading(self.trials, self.best),
             "rounds_done": self.done_rounds,
             "stopped": self.stopped,
             "refused_proposals": self.refused,
@@ -197,7 +165,7 @@ class Search:
             "trials": [
                 {"trial": t.name, "round": t.round, "instruction": t.instruction, "demos": t.demos,
                  "rows": len(t.scores), "mean": t.mean if t.scores else None, "tokens": t.tokens, "usd": t.usd,
-                 "out": t.out, "finished": self._finished(t), "spent": t.spent_when_done,
+                 "out": t.out, "finished": t.finished, "spent": t.spent_when_done,
                  "text": (t.spec or self.base).system}
                 for t in self.trials
             ],
@@ -253,13 +221,13 @@ class Search:
         from bucle.choose.contest import Contest
 
         new, (many, scores) = list[Trial](), self._planned(len(pairs), rounds)
+        rows = len(self.sides.choose)
         for pair in pairs[:many]:
             one, demos = self.instructions[pair[0]], self.demos[pair[1]]
             spec = with_parts(self.base, one, demos)
-            new.append(Trial(f"t{len(self.trials)}", spec, one.origin, demos.origin, number, pair))
+            new.append(Trial(f"t{len(self.trials)}", spec, one.origin, demos.origin, number, pair, rows))
             self.trials.append(new[-1])
         field_ = {t.name: t for t in (self.best, *new)}
-        rows = len(self.sides.choose)
         contest = Contest(list(field_), rows, budget=scores, batch=max(5, rows // 8),
                           seed=self.seed + number)
         while (ask := contest.ask()) is not None:
@@ -429,41 +397,6 @@ class Search:
     def _spent(self) -> dict[str, Any]:
         spent = {"tokens": self.budget.tokens, "usd": self.budget.usd, "calls": self.budget.calls}
         return {"spent": spent, "passed_by": self.budget.passed_by}
-
-    # --- what was seen of the trials
-
-    def _finished(self, trial: Trial) -> bool:
-        return len(trial.scores) == len(self.sides.choose)
-
-    def _unfinished(self) -> list[Trial]:
-        """Trials that were dropped for lying behind, or ended with the budget: nothing is proven of them."""
-        return [t for t in self.trials if t.out.startswith((HALVED_OUT, SHARE_SPENT)) and not self._finished(t)]
-
-    def _leading(self) -> dict[str, Any] | None:
-        """The unfinished trial that lies the furthest before the best, on the rows that it saw; None where none
-        does."""
-        ahead = {t.name: t for t in self._unfinished() if t.scores and t.ahead_of(self.best) > 1e-9}
-        if not ahead:
-            return None
-        first = max(ahead.values(), key=lambda t: t.ahead_of(self.best))
-        return {"trial": first.name, "rows": len(first.scores), "by": first.ahead_of(self.best)}
-
-    def _told_finished(self) -> str:
-        """How many trials were measured on every row, or proven worse, and who led without being finished."""
-        new = self.trials[1:]
-        left = self._unfinished()
-        settled = f"{len(new) - len(left)} of {len(new)} trials were finished"
-        if self.best is not self.trials[0]:
-            said = settled
-        elif left or not new:
-            said = f"no finished trial was better than the prompt in force on the choosing rows: {settled}"
-        else:
-            said = (f"no trial was better than the prompt in force on the choosing rows: all {len(new)} were finished, "
-                    "or proven worse before that")
-        if lead := self._leading():
-            said += (f", and {lead['trial']} led by {100 * lead['by']:.1f} points on the {lead['rows']} rows that it "
-                     "had seen (a larger budget would finish it)")
-        return said
 
     def _in_force(self, params: Mapping[str, Any]) -> PromptSpec:
         """The task's own prompt, or what the technique says today as one."""
