@@ -146,7 +146,7 @@ def _cut(chunks: Sequence[Chunk], columns: Sequence[str]) -> tuple[Any, ...]:
     terms: dict[str, int] = {}
     ids: list[int] = []
     ends, places, owners = [0], [], []
-    pieces: dict[tuple[int, str], tuple[int, ...]] = {}
+    pieces: list[dict[str, tuple[int, ...]]] = [{} for _ in columns]
     for begin in range(0, len(chunks), 2000):
         some = [
             (owner, place, text.split())
@@ -155,13 +155,11 @@ def _cut(chunks: Sequence[Chunk], columns: Sequence[str]) -> tuple[Any, ...]:
             if text is not None
         ]
         for place, column in enumerate(columns):
-            new = list(dict.fromkeys(p for _, own, said in some if own == place for p in said))
-            new = [piece for piece in new if (place, piece) not in pieces]
+            new = list(set[str]().union(*(said for _, own, said in some if own == place)).difference(pieces[place]))
             for piece, words in zip(new, _apart(new, column), strict=True):
-                pieces[place, piece] = tuple(terms.setdefault(f"{column} {word}", len(terms)) for word in words)
+                pieces[place][piece] = tuple(terms.setdefault(f"{column} {word}", len(terms)) for word in words)
         for owner, place, said in some:
-            for piece in said:
-                ids += pieces[place, piece]
+            ids.extend(itertools.chain.from_iterable(map(pieces[place].__getitem__, said)))
             ends.append(len(ids))
             places.append(place)
             owners.append(owner)
