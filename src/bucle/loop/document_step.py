@@ -13,7 +13,7 @@ from bucle.core.errors import BadInput
 from bucle.core.ids import content_id, sha256_hex
 from bucle.core.records import Document
 from bucle.execute import Outcome, Runner, StepContext, StepRecord
-from bucle.loop.versions import documents_read
+from bucle.loop.versions import DOCUMENTS, documents_read
 from bucle.loop.workspace import Workspace
 
 __all__ = ["documents_step", "name_finder", "read_documents"]
@@ -151,9 +151,12 @@ def _placed(document: Document, prefix: str) -> Document:
 
 
 def _files_before(ws: Workspace) -> list[dict[str, str]] | None:
-    """Path and sha256 of the files behind the corpus that was finished last; None for the first."""
-    done = ws.ledger.rows("SELECT outputs FROM steps WHERE name = 'documents' ORDER BY finished_at DESC LIMIT 1")
-    node = ws.ledger.get(json.loads(done[0][0])["corpus"]) if done else None
+    """Path and sha256 of the files behind the corpus that was read last; None for the first."""
+    corpus = ws.ledger.alias(DOCUMENTS)
+    if not corpus:  # a ledger that does not say it
+        done = ws.ledger.rows("SELECT outputs FROM steps WHERE name = 'documents' ORDER BY finished_at DESC LIMIT 1")
+        corpus = json.loads(done[0][0])["corpus"] if done else None
+    node = ws.ledger.get(corpus) if corpus else None
     if node is None or "files.json" not in node.blobs:
         return None
     found: list[dict[str, str]] = json.loads(ws.ledger.read(node, "files.json"))
