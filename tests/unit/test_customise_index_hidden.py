@@ -36,6 +36,12 @@ QUESTIONS = [*(" ".join(RNG.choices([*OPEN, *CLOSED], k=RNG.randint(1, 6))) for 
              *(f"tienda {word}" for word in CLOSED), "shop invoices 98765", "la de los"]
 
 
+class Documents(dict[str, Sequence[str]]):
+    """The labels of today's documents, and which there are."""
+
+    paths: set[str]
+
+
 class Embedding(Index):
     """Its questions embedded as its passages are."""
 
@@ -100,6 +106,9 @@ def test_a_document_that_gets_a_label_is_as_if_it_were_not_there(folders: dict[s
     relabelled = Embedding(folders["with"], None, labels=later)
     build([c for c in _chunks(folders["without"]) if c.path not in later], tmp_path / "less")
     assert told(relabelled) == told(Embedding(tmp_path / "less", None))
+    there = Documents()
+    there.paths = {c.path for c in [*VISIBLE, *HIDDEN, *OTHERS]} - set(later)
+    assert told(Embedding(folders["with"], None, labels=there)) == told(relabelled), "and one that is gone likewise"
     only_open = Embedding(folders["alone"], None, labels=later)
     assert told(only_open) == told(relabelled), "also where nothing was hidden when it was built"
 
