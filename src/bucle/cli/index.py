@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from bucle.cli.shared import as_json, emit, on_project, table
+from bucle.cli.shared import as_json, emit, on_project, table, trust_option, visible
 
 SHOWN = 160
 """Characters of a passage in the list."""
@@ -55,6 +55,7 @@ def _where(values: tuple[str, ...]) -> dict[str, str]:
     is_flag=True,
     help="For the team's own eyes: no access labels, and past versions whole.",
 )
+@trust_option
 @on_project
 @as_json
 def search(
@@ -112,9 +113,9 @@ def search(
             place = " · ".join(part for part in (one["path"], one["place"], one["heading"]) if part)
             click.echo(
                 f"{one['rank']:>2}. {one['score']:.3f}  words {_number(one['words'])}  "
-                f"meaning {_number(one['meaning'])}  {place}"
+                f"meaning {_number(one['meaning'])}  {visible(place)}"
             )
-            text = " ".join(one["text"].split())
+            text = visible(" ".join(one["text"].split()))
             click.echo(f"    {text if len(text) <= SHOWN else text[: SHOWN - 1] + '…'}")
         if told:
             click.echo(f"fusion: {fusion}")
