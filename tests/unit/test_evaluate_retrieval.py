@@ -10,7 +10,7 @@ import pytest
 from bucle.core.records import Example, Prediction
 from bucle.evaluate.lost import Asked, Corpus, Gone, Home, Passage, diagnose, homes, right, say
 from bucle.evaluate.retrieval import retrieval_figures, risk_coverage
-from bucle.loop.retrieval_stage import _used
+from bucle.loop.retrieval_found import used
 
 LONG = "La cuota del plan familiar es de treinta euros al mes y se cobra el día cinco."
 
@@ -218,6 +218,6 @@ def test_the_passages_that_a_model_was_shown_are_those_its_trace_says() -> None:
     rag = SimpleNamespace(quote=object(), passages=2)
     found = Prediction(output="x", chunks=("a", "b", "c"), citations=("c",))
     said = found.model_copy(update={"spans": ({"name": "passages", "shown": ["c"]},)})
-    assert _used(rag, found) == ("c", "a", "b")  # type: ignore[arg-type]
-    assert _used(rag, said) == ("c",)  # type: ignore[arg-type]
-    assert _used(SimpleNamespace(), found) == ("a", "b", "c")  # type: ignore[arg-type]
+    assert used(rag, found) == ("c", "a", "b")  # type: ignore[arg-type]
+    assert used(rag, said) == ("c",)  # type: ignore[arg-type]
+    assert used(SimpleNamespace(), found) == ("a", "b", "c")  # type: ignore[arg-type]
