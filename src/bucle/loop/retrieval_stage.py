@@ -105,7 +105,8 @@ def retrieval_stage(
         work,
         stage="evaluate",
         params={"ks": depths, "depth": depth, "access": labels, "rows": sha256_hex(lines.decode()),
-                "labels": sorted(labels_today(ws).items()), "seed": ws.config.seed},
+                "labels": sorted(labels_today(ws).items()), "documents": ws.ledger.alias("documents") or "",
+                "seed": ws.config.seed},
         inputs={"candidate": node, "index": index, "split": "" if path else split},
     )
     found: dict[str, Any] = json.loads(ws.ledger.read(ws.ledger.get(record["evaluation"]), "retrieval.json"))
