@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ import pytest
 from chat_peer import fitted, remote
 
 from bucle.core.errors import BadInput
+from bucle.core.ports import FitContext
 from bucle.core.records import Chunk, Example
-from bucle.customise.retrieve import Bm25, Dense, HybridSearch, Rag, RagThought, build_index
+from bucle.customise.retrieve import Bm25, Dense, HybridSearch, Rag, RagThought, Retrieve, build_index
 from bucle.customise.retrieve.fusion import EVEN
 from bucle.customise.retrieve.rag import ClosedBook
 from bucle.customise.retrieve.signals import SIGNALS
@@ -107,6 +109,27 @@ def test_what_the_asker_may_not_see_is_not_found(folders: dict[str, Path], tmp_p
 
 
 @pytest.mark.torch
+def test_prompts_tried_side_by_side_share_one_calibration_of_the_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fits: list[int] = []
+
+    def fit(self: Retrieve, ctx: FitContext) -> dict[str, Any]:
+        fits.append(len(ctx.train))
+        (ctx.out / "quote.json").write_text(json.dumps({"rows": len(ctx.train)}))
+        return {"rows": len(ctx.train)}
+
+    monkeypatch.setattr(Retrieve, "fit", fit)
+    for name, instruction, rows in (("a", "Di", ANSWERS), ("b", "Otro", ANSWERS), ("c", "Di", ANSWERS[:1])):
+        (tmp_path / name).mkdir()
+        figures = Rag().fit(FitContext(out=tmp_path / name, work=tmp_path, train=rows, validation=(), labels=(), seed=7,
+                                       params={"instruction": instruction}, report=lambda *_: None, kind="answer"))
+        assert figures["rows"] == len(rows)
+        assert json.loads((tmp_path / name / "quote.json").read_text()) == {"rows": len(rows)}
+        assert instruction in "".join(p.read_text("utf-8") for p in (tmp_path / name).iterdir())
+    assert fits == [2, 1], "other rows are another calibration"
+
+
 def test_a_document_that_writes_a_passage_number_forges_none(folders: dict[str, Path], tmp_path: Path) -> None:
     with remote(lambda messages, body: "No consta.") as (chat, _):
         predictor: Any

@@ -7,12 +7,15 @@ tone, passages and at last sentences, the least relevant first, until the model'
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bucle.core.errors import BadInput, BucleError, ConfigError
+from bucle.core.ids import canonical_json, sha256_hex
 from bucle.core.ports import ChatModel, ChatReply, FitContext, LoadContext, Message, Predictor
 from bucle.core.prompting import PromptSpec
 from bucle.core.records import Chunk, Prediction
@@ -65,7 +68,7 @@ class Rag:
         """Calibrates the search as `retrieve` does, and keeps the prompt. Of a local model the figures say how many of
         the training questions' `prompts` its context is too small for (`shortened`)."""
         passages = whole(ctx.params, "passages", PASSAGES, most=100)
-        figures = dict(Retrieve().fit(replace(ctx, params={k: v for k, v in ctx.params.items() if k != "passages"})))
+        figures = _calibrated(ctx)
         spec = own_spec(ctx.params)
         own = spec.max_tokens if spec else 0
         save_prompt(
@@ -236,6 +239,25 @@ class RagPredictor:
             problem = cut_off(reply, self.max_tokens) or error.message
             return Thought("", reply.text.strip(), problem, reply.usage, reply.ms)
         return _answer(reply, answer, reasoning, self.max_tokens)
+
+
+def _calibrated(ctx: FitContext) -> dict[str, Any]:
+    """The figures of `retrieve`, fitted into `ctx.out`. Prompts that are fitted side by side (one `ctx.work`) with the
+    same rows and search settings share one fit: what a prompt says does not change what is found."""
+    params = {k: v for k, v in ctx.params.items() if k != "passages"}
+    search = {k: v for k, v in params.items() if k not in ("prompt", "instruction", "max_tokens", "markers", "samples")}
+    rows = [[e.id for e in ctx.train], [e.id for e in ctx.validation]]
+    kept = ctx.work / f"search-{sha256_hex(canonical_json([rows, search, ctx.seed]))[:24]}.json"
+    fitted = ctx.out / "quote.json"
+    if kept.exists():
+        figures, body = json.loads(kept.read_text("utf-8"))
+        fitted.write_text(body, "utf-8")
+        return dict(figures)
+    figures = dict(Retrieve().fit(replace(ctx, params=params)))
+    part = kept.with_suffix(".part")
+    part.write_text(json.dumps([figures, fitted.read_text("utf-8")]), "utf-8")
+    os.replace(part, kept)
+    return figures
 
 
 MOST_WITHHELD = 500
