@@ -68,7 +68,7 @@ READERS = {
     "RerankerModel": "model|settings|m", "Retrieval": "retrieval|settings", "External": "external|settings|spec",
 }
 MODULES = (config, sources, tasks, choosing)
-BY_NAME = {"ClassifyTask", "AnswerTask", "TextTask", "RetrieveTask", "Constraints"}
+BY_NAME = {"ClassifyTask", "AnswerTask", "TextTask", "RetrieveTask", "Constraints", "EncoderModel"}
 """Sections of which some fields are read by getattr over a list of names: those stand in the code as constants."""
 SHOWN = {"ModelFacts.active", "ModelFacts.checked"}
 """What `bucle choose models --json` shows of a model, whole, and nothing decides by."""
