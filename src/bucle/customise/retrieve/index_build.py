@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -130,8 +131,10 @@ def write_index(
     more: dict[int, list[str]] = {}
     for c in fresh if update else chunks:
         more.setdefault(number[_labels(c)], []).append(layout.searchable(c.heading, c.text))
-    lexicon.changed(more, less).save(out)
-    indexed = _indexed(table, columns, len(chunks))
+    with ThreadPoolExecutor(1) as beside:  # LanceDB leaves the interpreter to others while it indexes
+        counted = beside.submit(lexicon.changed, more, less)
+        indexed = _indexed(table, columns, len(chunks))
+        counted.result().save(out)
     Words.of(chunks, list(digests.values()), columns, _rows_of(table, chunks), words).save(out)
     with (out / "chunks.jsonl").open("w", encoding="utf-8", newline="\n") as file:
         file.writelines(c.model_dump_json() + "\n" for c in chunks)
