@@ -373,10 +373,8 @@ def test_an_index_of_one_passage_grows_and_a_broken_one_is_told(tmp_path: Path) 
 
 
 def test_another_encoder_is_told_with_the_command(folder: Path, tmp_path: Path) -> None:
-    from bucle.models.encoder import encoder_folder, shared_encoder
+    from bucle.models.encoder import encoder_folder
 
-    if not getattr(shared_encoder(encoder_folder()), "identity", ""):
-        pytest.skip("encoders have no identity yet")
     with pytest.raises(WrongEncoder, match="hashing") as caught:
         Index(folder, encoder_folder()).search("baja", k=1, weight=1)
     assert "bucle run" in caught.value.hint
