@@ -3,9 +3,9 @@ beside this one."""
 
 from __future__ import annotations
 
-import importlib
-
 import click
+
+from bucle.cli.lazy import ListedVerbs
 
 VERBS = {
     "list": ("versions", "Saved prompts: their versions and aliases, and the tasks that use them."),
@@ -20,30 +20,7 @@ VERBS = {
 }
 
 
-class PromptVerbs(click.Group):
-    """Loads a verb's module only when that verb is used; `list` where none is named."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(VERBS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in VERBS:
-            return None
-        module = importlib.import_module(f"bucle.cli.prompt_{VERBS[cmd_name][0]}")
-        made: click.Command = module.commands[cmd_name]
-        return made
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Verbs"):
-            formatter.write_dl([(name, told) for name, (_, told) in VERBS.items()])
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if not {"-h", "--help"} & set(args) and (not args or args[0].startswith("-")):
-            args = ["list", *args]
-        return super().parse_args(ctx, args)
-
-
-@click.group("prompt", cls=PromptVerbs)
+@click.group("prompt", cls=ListedVerbs, verbs=VERBS)
 def command() -> None:
     """Prompts as files: typed inputs, versions, aliases, and the exact text that a model reads.
 
