@@ -12,11 +12,13 @@ from pydantic import Field, model_validator
 
 from bucle.core.choosing import Choose, Forgetting, Judge, ModelFacts, RedTeam
 from bucle.core.errors import ConfigError
+from bucle.core.serving import MAX_PORT, Serve
 from bucle.core.sources import Section, Sources
 from bucle.core.tasks import AnswerTask, ClassifyTask, RetrieveTask, Split, TextTask
 from bucle.core.yamlfile import load_yaml_model
 
 __all__ = [
+    "AnthropicModel",
     "Data",
     "EncoderModel",
     "External",
@@ -27,6 +29,7 @@ __all__ = [
     "Preferences",
     "PretrainModel",
     "Project",
+    "ProviderModel",
     "Quality",
     "Replay",
     "RerankerModel",
@@ -40,7 +43,6 @@ __all__ = [
 Policy = Literal["keep", "mask", "hash", "drop"]
 PersonalKind = Literal["email", "phone", "iban", "card", "dni", "nie", "nuss", "name"]
 """Secrets are no kind that a policy is for: they always go."""
-MAX_PORT = 65535
 
 
 class Quality(Section):
@@ -101,10 +103,17 @@ class Preferences(Section):
     rejected: str = "rejected"
 
 
+Engine = Literal["auto", "transformers", "openvino", "vllm"]
+Precision = Literal["auto", "fp32", "bf16", "int8", "int4"]
+
+
 class PretrainModel(Section):
-    """A small Llama-architecture model trained here from the project's own text. `steps` 0: four passes over it."""
+    """A small Llama-architecture model trained here from the project's own text. `steps` 0: four passes over it.
+    `engine` and `precision` are how it is served, as of a local model."""
 
     kind: Literal["pretrain"]
+    engine: Engine = "auto"
+    precision: Precision = "auto"
     steps: int = Field(0, ge=0)
     width: int = Field(192, ge=32, multiple_of=32)
     layers: int = Field(3, ge=1)
@@ -113,10 +122,16 @@ class PretrainModel(Section):
 
 
 class LocalModel(Section):
-    """A Hugging Face folder, or a Hub name already in the local cache or downloadable."""
+    """A Hugging Face folder, or a Hub name already in the local cache or downloadable. It is served by `engine` in a
+    process of its own (`auto`: OpenVINO where it can convert the model, else transformers) in `precision`; `adapters`
+    are PEFT folders by the names they are called by, `adapters_loaded` of them in memory at most."""
 
     kind: Literal["local"]
     path: str
+    engine: Engine = "auto"
+    precision: Precision = "auto"
+    adapters: Mapping[str, str] = Field(default_factory=dict)
+    adapters_loaded: int = Field(4, ge=1, le=64)
 
 
 class EncoderModel(Section):
@@ -174,8 +189,35 @@ class OpenAIModel(Section):
     usd_per_million_out: float | None = Field(None, ge=0)
 
 
+class AnthropicModel(Section):
+    """A model behind Anthropic's Messages API. Settings as of an `openai` model."""
+
+    kind: Literal["anthropic"]
+    base_url: str = "https://api.anthropic.com"
+    model: str
+    api_key_env: str = "ANTHROPIC_API_KEY"
+    timeout_s: float = Field(60, gt=0)
+    max_parallel: int = Field(16, ge=1, le=1000)
+    usd_per_million_in: float | None = Field(None, ge=0)
+    usd_per_million_out: float | None = Field(None, ge=0)
+
+
+class ProviderModel(Section):
+    """A model of any other provider (`bedrock`, `vertexai`, `azure`, …) through the extra `bucle[providers]`. Its
+    credentials are that provider's own environment variables."""
+
+    kind: Literal["provider"]
+    provider: str = Field(pattern=r"^[a-z0-9_]+$")
+    model: str
+    timeout_s: float = Field(60, gt=0)
+    max_parallel: int = Field(16, ge=1, le=1000)
+    usd_per_million_in: float | None = Field(None, ge=0)
+    usd_per_million_out: float | None = Field(None, ge=0)
+
+
 Model = Annotated[
-    PretrainModel | LocalModel | EncoderModel | RerankerModel | OpenAIModel, Field(discriminator="kind")
+    PretrainModel | LocalModel | EncoderModel | RerankerModel | OpenAIModel,
+    Field(discriminator="kind"),
 ]
 Task = Annotated[ClassifyTask | AnswerTask | TextTask | RetrieveTask, Field(discriminator="kind")]
 
@@ -200,12 +242,6 @@ class External(Section):
     library: Literal["langchain", "llamaindex", "python"]
     object: str = Field(pattern=r"^[\w.]+:[\w.]+$")
     timeout_s: float = Field(60, gt=0)
-
-
-class Serve(Section):
-    host: str = "127.0.0.1"
-    port: int = Field(8700, ge=0, le=MAX_PORT)
-    redact: bool = True
 
 
 class MonitorRules(Section):

@@ -186,7 +186,10 @@ class Interval(Record):
 
 class Trace(Record):
     """One request through the API. `at` is the time of the event, `received_at` of its arrival here (they differ in a
-    replay); both ISO 8601 with offset. `request` and `response` are JSON objects after redaction."""
+    replay); both ISO 8601 with offset. `key` is the id of the API key (never the key), `team` its team; `served_by` the
+    model that the engine said it was; `prompt` the id of the prompt; `cached` `exact` or `semantic`. `role` is `shadow`
+    of an answer that nobody saw. `input` and `output` are stored redacted. `estimated` says that `usage` is what was
+    reserved, because what it came to is not known (the server was killed)."""
 
     id: str
     at: str
@@ -207,6 +210,13 @@ class Trace(Record):
     chunks: tuple[str, ...] = ()
     guard: Mapping[str, Any] = Field(default_factory=dict)
     spans: tuple[Mapping[str, Any], ...] = ()
+    key: str = ""
+    team: str = ""
+    served_by: str = ""
+    prompt: str = ""
+    cached: str = ""
+    role: Literal["", "shadow"] = ""
+    estimated: bool = False
 
 
 class Feedback(Record):

@@ -1,0 +1,132 @@
+"""The `serve` section of bucle.yaml: routes, keys' budgets, guards, caches, traces."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from bucle.core.sources import Section
+
+__all__ = ["Budget", "Cache", "Canary", "GuardRule", "Guards", "RouteRule", "Serve", "Target", "Traces"]
+
+MAX_PORT = 65535
+Action = Literal["off", "flag", "mask", "block"]
+
+
+class Target(Section):
+    """A task, model or other route of this project, and its share of the traffic. `release` (a version, an id, an
+    alias) serves a task from another release than the one that is served."""
+
+    to: str
+    weight: float = Field(1.0, gt=0)
+    release: str = ""
+
+
+class Canary(Section):
+    """The first target of a route is what was; the others are new. One whose live figures are worse than the first's
+    beyond doubt gets no more traffic: `errors` and `bad_ratings` are shares, `p95_ms` a ratio, by which it may be
+    worse; nothing is decided before `min_requests` of each."""
+
+    errors: float = Field(0.02, ge=0, le=1)
+    bad_ratings: float = Field(0.05, ge=0, le=1)
+    p95_ratio: float = Field(2.0, ge=1)
+    min_requests: int = Field(50, ge=10)
+    level: float = Field(0.01, gt=0, lt=0.5)
+
+
+class Cache(Section):
+    """Answers kept for `minutes`. `exact`: the same question, settings and labels; `semantic`: a question whose
+    embedding is at least `similarity` near (an encoder of the project)."""
+
+    kind: Literal["exact", "semantic"] = "exact"
+    minutes: float = Field(60, gt=0)
+    entries: int = Field(10_000, ge=1, le=1_000_000)
+    similarity: float = Field(0.97, gt=0.5, le=1)
+
+
+class RouteRule(Section):
+    """A name in `/v1/models` that stands for others. `to` share the traffic by a stable hash of the user (`prefer`
+    empty), or the first that fits is asked: the cheapest, the fastest lately, the one of the text's language, the one
+    with the least context that holds it. `shadow` get a copy of `shadow_share` of the requests, whose answers nobody
+    sees; `fallback` are asked in order where the chosen one fails. `retries` again with the same one, paid from a
+    budget of `retry_share` of the traffic; `hedge_ms` asks a second one where the first is silent that long; `breaker`
+    failures in a row rest a target for `breaker_s`."""
+
+    to: tuple[Target, ...]
+    prefer: Literal["", "cost", "latency", "language", "context"] = ""
+    languages: Mapping[str, str] = Field(default_factory=dict)
+    shadow: tuple[str, ...] = ()
+    shadow_share: float = Field(1.0, gt=0, le=1)
+    fallback: tuple[str, ...] = ()
+    retries: int = Field(1, ge=0, le=5)
+    retry_share: float = Field(0.1, ge=0, le=1)
+    hedge_ms: float | None = Field(None, gt=0)
+    breaker: int = Field(5, ge=1)
+    breaker_s: float = Field(30, gt=0)
+    cache: Cache | None = None
+    canary: Canary | None = None
+
+    @model_validator(mode="after")
+    def _somewhere_to_go(self) -> RouteRule:
+        if not self.to:
+            raise ValueError("a route needs at least one target in `to`")
+        if self.prefer == "language" and not self.languages:
+            raise ValueError("`prefer: language` needs `languages: {es: TARGET, …}`")
+        return self
+
+
+class Budget(Section):
+    """Limits of a team; those of a key are its own (`bucle keys create`). None: no limit."""
+
+    usd_per_month: float | None = Field(None, ge=0)
+    requests_per_minute: int | None = Field(None, ge=0)
+    tokens_per_minute: int | None = Field(None, ge=0)
+
+
+class GuardRule(Section):
+    """What one check does with what it flags. `model` names another scorer than the packaged one: a folder or Hub name
+    of a text classifier, or a model of this project with `/v1/moderations`."""
+
+    input: Action = "flag"
+    output: Action = "flag"
+    threshold: float = Field(0.5, ge=0, le=1)
+    model: str = ""
+
+
+class Guards(Section):
+    """The checks on what goes in and comes out. `languages` are those that the language check accepts (none: off)."""
+
+    personal_data: GuardRule = GuardRule()
+    secrets: GuardRule = GuardRule()
+    injection: GuardRule = GuardRule()
+    abuse: GuardRule = GuardRule()
+    prompt_leak: GuardRule = GuardRule()
+    language: GuardRule = GuardRule()
+    languages: tuple[str, ...] = ()
+
+
+class Traces(Section):
+    """`keep_days`: older traces are deleted (0: never), what they cost stays counted. `otlp`: where spans go as well, a
+    URL such as http://127.0.0.1:4318/v1/traces; `otlp_content` sends what users and models wrote with them."""
+
+    keep_days: float = Field(0, ge=0)
+    queue: int = Field(10_000, ge=1, le=1_000_000)
+    otlp: str = ""
+    otlp_content: bool = False
+
+
+class Serve(Section):
+    """`timeout_s` bounds a request, `in_flight` how many are at work, `body_kb` one's body."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(8700, ge=0, le=MAX_PORT)
+    redact: bool = True
+    timeout_s: float = Field(60, gt=0, le=3600)
+    in_flight: int = Field(256, ge=1, le=100_000)
+    body_kb: int = Field(1024, ge=1, le=100_000)
+    routes: Mapping[str, RouteRule] = Field(default_factory=dict)
+    teams: Mapping[str, Budget] = Field(default_factory=dict)
+    guards: Guards = Guards()
+    traces: Traces = Traces()
