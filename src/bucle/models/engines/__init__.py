@@ -1,0 +1,1 @@
+"""Everything that answers (bucle.core.engine.ChatEngine): processes of this machine, vLLM, providers."""
