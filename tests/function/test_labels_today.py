@@ -17,8 +17,8 @@ from small_project import build_tiny
 
 import bucle
 from bucle.core.errors import BadInput, BucleError
-from bucle.loop.candidates import open_candidate
 from bucle.loop.indexing import index_versions
+from bucle.loop.opening import open_candidate
 from bucle.loop.serving import app_for
 from bucle.loop.workspace import Workspace
 from bucle.release import make_release, production

@@ -354,7 +354,7 @@ def test_the_step_plants_secrets_in_a_prompted_candidate(tmp_path: Path, monkeyp
     from bucle.core.ports import ChatReply
     from bucle.core.records import Usage
     from bucle.execute import Runner
-    from bucle.loop import candidates
+    from bucle.loop import opening
     from bucle.loop.candidates import fit_step
     from bucle.loop.redteam import redteam_facts, redteam_step
     from bucle.loop.run import prepare
@@ -377,8 +377,8 @@ def test_the_step_plants_secrets_in_a_prompted_candidate(tmp_path: Path, monkeyp
 
     (tmp_path / "rows.csv").write_text("input,reference\n" + "".join(
         f"¿Abre la tienda {i} los lunes?,Abre de {i % 9} a {i % 7 + 9}\n" for i in range(60)), "utf-8")
-    model, opened, opens = Leaks(), [], candidates.chat_model
-    monkeypatch.setattr(candidates, "chat_model", lambda *args: opened.append(opens(*args)) or opened[-1])
+    model, opened, opens = Leaks(), [], opening.chat_model
+    monkeypatch.setattr(opening, "chat_model", lambda *args: opened.append(opens(*args)) or opened[-1])
     with BackgroundServer(create_upstream(model, model="m")) as server:
         (tmp_path / "bucle.yaml").write_text(f"""
 project: leaks

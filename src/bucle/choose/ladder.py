@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from bucle.core.choosing import Choose
-from bucle.core.config import Model
+from bucle.core.config import REMOTE, Model
 from bucle.core.errors import ConfigError
 from bucle.core.ports import Technique
 from bucle.core.records import TaskKind
@@ -92,7 +92,7 @@ def _with_models(t: Technique, models: Mapping[str, Model], choose: Choose, has_
     if "base" in t.needs:
         bases = [n for n, m in usable.items() if m.kind in ("pretrain", "local")]
     elif "chat" in t.needs:
-        bases = [n for n, m in usable.items() if m.kind in ("pretrain", "local", "openai")]
+        bases = [n for n, m in usable.items() if m.kind in ("pretrain", "local", *REMOTE)]
         if choose.candidates == "auto" and getattr(t, "grown", False):
             bases = [n for n in bases if usable[n].kind != "pretrain"]
     return [

@@ -18,6 +18,7 @@ from bucle.core.tasks import AnswerTask, ClassifyTask, RetrieveTask, Split, Text
 from bucle.core.yamlfile import load_yaml_model
 
 __all__ = [
+    "REMOTE",
     "AnthropicModel",
     "Data",
     "EncoderModel",
@@ -31,6 +32,7 @@ __all__ = [
     "Project",
     "ProviderModel",
     "Quality",
+    "RemoteModel",
     "Replay",
     "RerankerModel",
     "Retrieval",
@@ -107,6 +109,10 @@ Engine = Literal["auto", "transformers", "openvino", "vllm"]
 Precision = Literal["auto", "fp32", "bf16", "int8", "int4"]
 
 
+REMOTE = frozenset({"openai", "anthropic", "provider"})
+"""The kinds of model behind somebody's API, each a RemoteModel."""
+
+
 class PretrainModel(Section):
     """A small Llama-architecture model trained here from the project's own text. `steps` 0: four passes over it.
     `engine` and `precision` are how it is served, as of a local model."""
@@ -172,15 +178,14 @@ class RerankerModel(Section):
         return self
 
 
-class OpenAIModel(Section):
-    """Any OpenAI-compatible endpoint. The key comes from the environment variable `api_key_env`. `max_parallel` calls
-    are made at once, and no more than the limits a minute (0: no limit). Prices are dollars for a million tokens; the
-    catalogue's where they are not given."""
+class RemoteModel(Section):
+    """A model behind somebody's API, as `model` there. The key comes from the environment variable `api_key_env`.
+    `max_parallel` calls are made at once, and no more than the limits a minute (0: no limit). Prices are dollars for a
+    million tokens; the catalogue's where they are not given."""
 
-    kind: Literal["openai"]
-    base_url: str
+    base_url: str = ""
     model: str
-    api_key_env: str = "OPENAI_API_KEY"
+    api_key_env: str = ""
     timeout_s: float = Field(60, gt=0)
     max_parallel: int = Field(16, ge=1, le=1000)
     requests_per_minute: int = Field(0, ge=0)
@@ -189,34 +194,32 @@ class OpenAIModel(Section):
     usd_per_million_out: float | None = Field(None, ge=0)
 
 
-class AnthropicModel(Section):
-    """A model behind Anthropic's Messages API. Settings as of an `openai` model."""
+class OpenAIModel(RemoteModel):
+    """Any OpenAI-compatible endpoint: a provider, vLLM, Ollama."""
+
+    kind: Literal["openai"]
+    base_url: str
+    api_key_env: str = "OPENAI_API_KEY"
+
+
+class AnthropicModel(RemoteModel):
+    """A model behind Anthropic's Messages API."""
 
     kind: Literal["anthropic"]
     base_url: str = "https://api.anthropic.com"
-    model: str
     api_key_env: str = "ANTHROPIC_API_KEY"
-    timeout_s: float = Field(60, gt=0)
-    max_parallel: int = Field(16, ge=1, le=1000)
-    usd_per_million_in: float | None = Field(None, ge=0)
-    usd_per_million_out: float | None = Field(None, ge=0)
 
 
-class ProviderModel(Section):
-    """A model of any other provider (`bedrock`, `vertexai`, `azure`, …) through the extra `bucle[providers]`. Its
-    credentials are that provider's own environment variables."""
+class ProviderModel(RemoteModel):
+    """A model of any other provider (`bedrock`, `vertexai`, `azure`, …), through the extra `bucle[providers]`. Where
+    `api_key_env` is empty, credentials are that provider's own environment variables."""
 
     kind: Literal["provider"]
     provider: str = Field(pattern=r"^[a-z0-9_]+$")
-    model: str
-    timeout_s: float = Field(60, gt=0)
-    max_parallel: int = Field(16, ge=1, le=1000)
-    usd_per_million_in: float | None = Field(None, ge=0)
-    usd_per_million_out: float | None = Field(None, ge=0)
 
 
 Model = Annotated[
-    PretrainModel | LocalModel | EncoderModel | RerankerModel | OpenAIModel,
+    PretrainModel | LocalModel | EncoderModel | RerankerModel | OpenAIModel | AnthropicModel | ProviderModel,
     Field(discriminator="kind"),
 ]
 Task = Annotated[ClassifyTask | AnswerTask | TextTask | RetrieveTask, Field(discriminator="kind")]

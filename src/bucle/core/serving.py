@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from bucle.core.sources import Section
 
-__all__ = ["Budget", "Cache", "Canary", "GuardRule", "Guards", "RouteRule", "Serve", "Target", "Traces"]
+__all__ = ["Allowance", "Cache", "Canary", "GuardRule", "Guards", "RouteRule", "Serve", "Target", "Traces"]
 
 MAX_PORT = 65535
 Action = Literal["off", "flag", "mask", "block"]
@@ -77,7 +77,7 @@ class RouteRule(Section):
         return self
 
 
-class Budget(Section):
+class Allowance(Section):
     """Limits of a team; those of a key are its own (`bucle keys create`). None: no limit."""
 
     usd_per_month: float | None = Field(None, ge=0)
@@ -127,6 +127,6 @@ class Serve(Section):
     in_flight: int = Field(256, ge=1, le=100_000)
     body_kb: int = Field(1024, ge=1, le=100_000)
     routes: Mapping[str, RouteRule] = Field(default_factory=dict)
-    teams: Mapping[str, Budget] = Field(default_factory=dict)
+    teams: Mapping[str, Allowance] = Field(default_factory=dict)
     guards: Guards = Guards()
     traces: Traces = Traces()

@@ -11,7 +11,7 @@ from bucle.core.ports import Hit, Report
 from bucle.core.records import Alert, Feedback, Node, Prediction, Trace
 from bucle.execute import Display, QuietDisplay, StepRecord
 from bucle.loop import forecast, hear, indexing, measure, run, story, tuning, watch, why
-from bucle.loop.candidates import open_candidate, predict_as
+from bucle.loop.opening import open_candidate, predict_as
 from bucle.loop.run import RunResult
 from bucle.loop.serving import app_for
 from bucle.loop.source import Source

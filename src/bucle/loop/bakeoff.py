@@ -18,10 +18,11 @@ from bucle.choose.climb import Climb, Expected
 from bucle.core.errors import ModelUnavailable
 from bucle.execute import Runner, StepRecord
 from bucle.loop.canary import check_before
-from bucle.loop.candidates import TaskData, fit_step, priced, rows_of, score_step
+from bucle.loop.candidates import TaskData, fit_step, rows_of, score_step
 from bucle.loop.catalogue import reasons_against
 from bucle.loop.costs import month_of
 from bucle.loop.expected import Forecast, canary_usd, expect_rung
+from bucle.loop.pricing import priced
 from bucle.loop.rungs import rungs_of
 from bucle.loop.screening import LOOK, look_step, screen_step
 from bucle.loop.workspace import Workspace

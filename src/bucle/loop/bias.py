@@ -6,7 +6,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from bucle.execute import Outcome, Runner, StepContext, StepRecord
-from bucle.loop.candidates import TaskData, open_candidate, remembered_replies, rows_of
+from bucle.loop.candidates import TaskData, rows_of
+from bucle.loop.opening import open_candidate, remembered_replies
 from bucle.loop.workspace import Workspace
 
 if TYPE_CHECKING:

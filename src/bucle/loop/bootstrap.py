@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bucle.core.config import LocalModel, OpenAIModel
+from bucle.core.config import REMOTE, LocalModel, RemoteModel
 from bucle.core.errors import BadInput, ModelUnavailable
 from bucle.core.ids import canonical_json, sha256_hex
 from bucle.core.ports import ChatModel, Report
@@ -132,7 +132,7 @@ def _documents(ws: Workspace, runner: Runner) -> tuple[list[Document], int]:
 
 def _model_name(ws: Workspace, asked: str) -> str:
     """The model to draft with; empty for rules."""
-    able = {k: m for k, m in ws.config.models.items() if isinstance(m, OpenAIModel | LocalModel)}
+    able = {k: m for k, m in ws.config.models.items() if isinstance(m, RemoteModel | LocalModel)}
     if asked == RULES:
         return ""
     if asked and asked not in able:
@@ -140,12 +140,12 @@ def _model_name(ws: Workspace, asked: str) -> str:
             f"`{asked}` is no model that can draft.",
             f"--model {' | '.join([*able, RULES])}: models of kind openai or local under `models:`.",
         )
-    return asked or next(iter(sorted(able, key=lambda k: able[k].kind != "openai")), "")
+    return asked or next(iter(sorted(able, key=lambda k: able[k].kind not in REMOTE)), "")
 
 
 def _open(ws: Workspace, name: str) -> ChatModel:
     settings = ws.config.models[name]
-    if isinstance(settings, OpenAIModel):
+    if isinstance(settings, RemoteModel):
         from bucle.models.remote import OpenAIChat
 
         return OpenAIChat(
@@ -306,12 +306,12 @@ def _forecast(ws: Workspace, name: str, documents: Sequence[Document], n: int) -
     tokens_out = [40 * min(k, len(sizes)) for k in (n, 2 * n)]
     settings = ws.config.models[name]
     usd: list[float] | None = [0.0, 0.0]
-    if isinstance(settings, OpenAIModel):
+    if isinstance(settings, RemoteModel):
         usd = _dollars(settings, tokens_in, tokens_out)
     return {"passages": len(sizes), "tokens": [a + b for a, b in zip(tokens_in, tokens_out, strict=True)], "usd": usd}
 
 
-def _dollars(settings: OpenAIModel, tokens_in: Sequence[int], tokens_out: Sequence[int]) -> list[float] | None:
+def _dollars(settings: RemoteModel, tokens_in: Sequence[int], tokens_out: Sequence[int]) -> list[float] | None:
     """By the configured price, else the list price; None where neither is known."""
     from bucle.models.catalogue import price, provider_of
 

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bucle.core.config import OpenAIModel
+from bucle.core.config import RemoteModel
 from bucle.core.errors import BadInput, ConfigError, ModelUnavailable
 from bucle.core.ports import Report
 from bucle.core.records import Node
@@ -37,7 +37,7 @@ MOST = 200
 
 def remote_models(ws: Workspace) -> list[str]:
     """The models of bucle.yaml that somebody else runs."""
-    return [name for name, model in ws.config.models.items() if isinstance(model, OpenAIModel)]
+    return [name for name, model in ws.config.models.items() if isinstance(model, RemoteModel)]
 
 
 class Spent(NamedTuple):

@@ -2,47 +2,32 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from bucle.choose import Rung
-from bucle.core.config import OpenAIModel
 from bucle.core.errors import ConfigError
 from bucle.core.ids import sha256_hex
-from bucle.core.ports import FitContext, LoadContext, Predictor, Technique
+from bucle.core.ports import FitContext, Predictor, Technique
 from bucle.core.records import Candidate, Example, Prediction
-from bucle.customise.registry import technique
 from bucle.execute import Outcome, Runner, StepContext, StepRecord
-from bucle.loop.model_steps import chat_model, model_folder, reranker_of
+from bucle.loop.opening import MODEL, TASK, open_candidate, open_roles, remembered_replies
+from bucle.loop.pricing import is_remote, known_price, prices
 from bucle.loop.prompts import task_prompt
 from bucle.loop.scoring import json_schema, scoring_key, scoring_of
-from bucle.loop.versions import LabelsToday
 from bucle.loop.workspace import Workspace
 
 __all__ = [
     "TaskData",
     "documents_of_chunks",
     "fit_step",
-    "is_remote",
-    "known_price",
     "latency",
-    "load_candidate",
-    "open_candidate",
-    "open_roles",
-    "predict_as",
     "predict_kept",
     "predictions",
-    "priced",
-    "prices",
-    "remembered_replies",
     "roles_of",
     "rows_of",
     "score_step",
@@ -54,8 +39,6 @@ MOST_SECONDS = 20.0  # for them
 BATCH = 32  # predictions between two checkpoints; a remote model's replies are each remembered at once
 REMOTE_BATCH = 1024
 EIGHTH = 8
-REPLIES = "replies.db"
-MODEL, TASK = "model ", "task "  # what stands before the name in the role of a chain's models and tasks
 
 
 @dataclass(frozen=True)
@@ -188,13 +171,6 @@ def task_params(ws: Workspace, task: str, technique: Technique) -> dict[str, Any
     return found
 
 
-def remembered_replies(ws: Workspace) -> AbstractContextManager[object]:
-    """Inside it, what was asked of a model before is not asked again. Never around serving."""
-    from bucle.models.ask import remembered
-
-    return remembered(ws.ledger.folder / REPLIES)
-
-
 def roles_of(ws: Workspace, data: TaskData, rung: Rung) -> dict[str, str]:
     """The nodes that a candidate is made from, by the part each plays: its lineage. A model of a chain's is `model
     NAME`, another task's candidate that a chain asks `task NAME`."""
@@ -228,60 +204,6 @@ def _decided(data: TaskData, task: str) -> str:
         raise ConfigError(f"A chain of `{data.name}` asks the task `{task}`, which is not decided before it.",
                           f"Put `{task}` before `{data.name}` under `tasks:` in bucle.yaml.")
     return data.decided[task]
-
-
-def open_roles(ws: Workspace, roles: Mapping[str, str], t: Technique, *, serving: bool = False) -> dict[str, Any]:
-    """Folders and models for a technique's context, of those roles that it needs; with `serving` to answer only: a
-    student is served without its teacher."""
-    needs = getattr(t, "serving_needs", t.needs) if serving else t.needs
-    opened: dict[str, Any] = {role: model_folder(ws, roles[role]) for role in ("encoder", "index") if role in roles}
-    if "base" in roles and "base" in needs:
-        opened["base"] = model_folder(ws, roles["base"])
-    if "base" in roles and "chat" in needs:
-        opened["chat"] = chat_model(ws, roles["base"])
-    if "reranker" in roles:
-        opened["reranker"] = reranker_of(ws, roles["reranker"])
-    models = {role.removeprefix(MODEL): node for role, node in roles.items() if role.startswith(MODEL)}
-    opened["models"] = {name: chat_model(ws, node) for name, node in models.items()}
-    return opened | {"project": ws.root, "trusted": ws.trusted}
-
-
-def open_candidate(ws: Workspace, candidate_id: str, *, serving: bool = False) -> Predictor:
-    """A candidate in memory, ready to answer; opened once a process. With `serving` the steps of a chain keep what
-    they found for as long as each says, and never when a candidate is measured."""
-    return _open(ws, candidate_id, serving)
-
-
-@lru_cache(maxsize=16)
-def _open(ws: Workspace, candidate_id: str, serving: bool) -> Predictor:
-    folder = ws.ledger.materialise(ws.ledger.get(candidate_id))
-    return load_candidate(ws, candidate_id, folder, serving=serving)
-
-
-def load_candidate(ws: Workspace, candidate_id: str, folder: Path, *, serving: bool = False) -> Predictor:
-    """A candidate from `folder`: its own files, or a copy of them that was changed (a planted instruction)."""
-    candidate = Candidate.model_validate(ws.ledger.get(candidate_id).attrs)
-    t = technique(candidate.technique)
-    roles = {e.role: e.parent for e in ws.ledger.parents(candidate_id)}
-    asked = {role.removeprefix(TASK): node for role, node in roles.items() if role.startswith(TASK)}
-    extra: dict[str, Any] = {"labels": LabelsToday(ws)} if "index" in roles or t.name == "external" else {}
-    if asked:
-        extra["tasks"] = {name: open_candidate(ws, node, serving=serving) for name, node in asked.items()}
-    if serving and t.name == "chain":
-        from bucle.loop.chains import step_cache
-
-        extra["cache"] = step_cache(ws)
-    return t.load(
-        folder,
-        LoadContext(
-            labels=candidate.labels,
-            params=candidate.params,
-            seed=ws.config.seed,
-            kind=candidate.kind,
-            extra=extra,
-            **open_roles(ws, roles, t, serving=True),
-        ),
-    )
 
 
 def rows_of(ws: Workspace, dataset: str, split: str, side: str = "test") -> list[Example]:
@@ -359,57 +281,6 @@ def predict_kept(
         said += made
         ctx.report(len(said), len(inputs), "rows")
     return said
-
-
-def predict_as(predictor: Predictor, inputs: Sequence[str], access: frozenset[str]) -> list[Prediction]:
-    """Answers for somebody who holds the labels `access`. One that searches nothing takes no labels."""
-    if access and "access" in inspect.signature(predictor.predict).parameters:
-        return predictor.predict(inputs, access=access)  # type: ignore[call-arg]
-    return predictor.predict(inputs)
-
-
-def prices(ws: Workspace, candidate: str) -> dict[str, Any]:
-    """What a remote model's tokens cost here: other prices, other figures."""
-    from bucle.models.catalogue import paid
-
-    found = {
-        name: paid(name, model, ws.config.catalogue)
-        for name in _named(ws, candidate)
-        if isinstance(model := ws.config.models.get(name), OpenAIModel)
-    }
-    if not found:
-        return {}
-    return {"prices": next(iter(found.values())) if len(found) == 1 else found}
-
-
-def known_price(ws: Workspace, candidate: str) -> bool:
-    """Whether what a candidate's provider asks for a token is known; true where no provider is asked."""
-    return not is_remote(ws, candidate) or all(_known(ws, name) for name in _named(ws, candidate))
-
-
-def priced(ws: Workspace, rung: Rung) -> bool:
-    """The same of a rung that is not fitted yet."""
-    return all(_known(ws, name) for name in rung.models if ws.config.models[name].kind == "openai")
-
-
-def _named(ws: Workspace, candidate: str) -> list[str]:
-    """The models that a candidate asks, by their names in bucle.yaml, once."""
-    attrs = ws.ledger.get(candidate).attrs
-    return list(dict.fromkeys(str(name) for name in (attrs["base"], *attrs.get("models", ())) if name))
-
-
-def _known(ws: Workspace, name: str) -> bool:
-    from bucle.models.catalogue import price_known
-
-    return price_known(name, ws.config.models[name], ws.config.catalogue)
-
-
-def is_remote(ws: Workspace, candidate: str) -> bool:
-    """Whether a provider is asked for each answer. A student of a remote teacher answers by itself."""
-    attrs = ws.ledger.get(candidate).attrs
-    t = technique(str(attrs["technique"]))
-    asked = [*attrs.get("models", ()), *([attrs["base"]] if "chat" in getattr(t, "serving_needs", t.needs) else [])]
-    return any((model := ws.config.models.get(str(name))) is not None and model.kind == "openai" for name in asked)
 
 
 def latency(

@@ -12,6 +12,7 @@ from typing import Any
 from bucle.choose import Rung
 from bucle.choose.costs import PEAK, Hosting, break_even, monthly, replicas, ruled_out
 from bucle.core.choosing import Costs
+from bucle.core.config import REMOTE, RemoteModel
 from bucle.core.errors import BadInput, BucleError, NotFound
 from bucle.core.records import Example
 from bucle.loop.costs import hosted
@@ -67,7 +68,7 @@ def reasons_against(ws: Workspace, rung: Rung, expected: Forecast | None, *, lon
     answers = next(iter(_serving(rung)), "")
     for name in rung.models:
         known, model = facts(name, ws.config.models[name], ws.config.catalogue), ws.config.models[name]
-        remote = model.kind == "openai"
+        remote = model.kind in REMOTE
         usd: float | None = 0.0
         if remote:
             usd = None if not _priced(ws, rung) else expected.usd_per_1k[0] if expected is not None else 0.0
@@ -218,7 +219,7 @@ def _needed(ws: Workspace, name: str, expected: Forecast | None, longest: str) -
     from bucle.models.tokens import MAX_TEXT, counter
 
     model = ws.config.models[name]
-    if not longest or model.kind != "openai":
+    if not longest or not isinstance(model, RemoteModel):
         return None
     counted = counter(model.model, language=ws.config.language)
     least = counted.count(longest[:MAX_TEXT]).prompt.low
@@ -226,7 +227,7 @@ def _needed(ws: Workspace, name: str, expected: Forecast | None, longest: str) -
 
 
 def _remote(ws: Workspace, rung: Rung) -> bool:
-    return bool(rung.base) and ws.config.models[rung.base].kind == "openai"
+    return bool(rung.base) and ws.config.models[rung.base].kind in REMOTE
 
 
 def _priced(ws: Workspace, rung: Rung) -> bool:
@@ -266,7 +267,7 @@ def count(text: str, model: str, *, completion: str = "", ws: Workspace | None =
     folder, name = None, model
     if ws is not None and configured is not None:
         language = language or ws.config.language
-        if configured.kind == "openai":
+        if isinstance(configured, RemoteModel):
             name = configured.model
         elif configured.kind == "pretrain":
             folder = _trained(ws, model)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bucle.core.config import External, RerankerModel
+from bucle.core.config import REMOTE, External, PretrainModel, RerankerModel
 from bucle.core.errors import ConfigError, NotFound
 from bucle.core.ports import FitContext, LoadContext, Predictor, Technique
 from bucle.core.records import Prediction, TaskKind
@@ -18,7 +18,7 @@ __all__ = ["chain_params", "chain_spec", "chains", "check_trust", "models_of", "
            "tasks_of"]
 
 CACHE = "chains.db"
-WRITES = ("local", "pretrain", "openai")  # the kinds of model that a step may ask
+WRITES = ("local", "pretrain", *sorted(REMOTE))  # the kinds of model that a step may ask
 
 
 def chain_params(ws: Workspace, name: str) -> dict[str, Any]:
@@ -160,12 +160,11 @@ def _opened(ws: Workspace, params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _model(ws: Workspace, name: str) -> Any:
-    from bucle.loop.model_steps import chat_model, fingerprint
+    from bucle.loop.model_steps import chat_model, fingerprint, settled
 
     settings = ws.config.models[name]
-    if settings.kind in ("openai", "local"):
-        attrs = {"name": name, **settings.model_dump(mode="json", exclude_none=True),
-                 "fingerprint": fingerprint(settings)}
+    if not isinstance(settings, PretrainModel):
+        attrs = {"name": name, **settled(settings), "fingerprint": fingerprint(settings)}
         return chat_model(ws, ws.ledger.put("base_model", attrs).id)
     nodes = [n for n in ws.ledger.nodes("base_model") if n.attrs.get("name") == name]
     if not nodes:
@@ -193,7 +192,7 @@ def _index(ws: Workspace) -> dict[str, Any]:
 
 def _candidate(ws: Workspace, task: str) -> Predictor:
     """The candidate of a task that is in production, else the one that the last run recommends."""
-    from bucle.loop.candidates import open_candidate
+    from bucle.loop.opening import open_candidate
     from bucle.loop.story import latest_records
     from bucle.release import production
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from bucle.core.errors import NotFound
 from bucle.execute import Display
-from bucle.loop.candidates import TaskData, open_candidate, remembered_replies
+from bucle.loop.candidates import TaskData
 from bucle.loop.measure import fresh_rows
+from bucle.loop.opening import open_candidate, remembered_replies
 from bucle.loop.overlap import overlap
 from bucle.loop.scoring import scoring_of
 from bucle.loop.story import latest_records

@@ -8,6 +8,7 @@ from typing import Any
 
 from bucle.choose import Rung
 from bucle.choose.costs import Hosting, Monthly, break_even, monthly
+from bucle.core.config import REMOTE
 from bucle.execute import StepRecord
 from bucle.loop.workspace import Workspace
 
@@ -34,7 +35,7 @@ def month_of(ws: Workspace, rung: Rung, *, usd_per_1k: float, ms: float = 0.0, f
 def hosted(ws: Workspace, rung: Rung) -> bool:
     """Whether the team runs a model itself to serve the rung. A teacher is only there while the rung is fitted."""
     serving = (rung.encoder,) if rung.technique.name == "distilled" else rung.models
-    return any(ws.config.models[name].kind != "openai" for name in serving if name)
+    return any(ws.config.models[name].kind not in REMOTE for name in serving if name)
 
 
 def cost_rows(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bucle.choose import Rung
-from bucle.core.config import OpenAIModel, PretrainModel
+from bucle.core.config import PretrainModel, RemoteModel
 from bucle.core.records import Example
 from bucle.loop.workspace import Workspace
 
@@ -115,7 +115,7 @@ def _asking(
     tokens = (asked * (prompt[0] + out[0]), asked * (prompt[1] + out[1]))
     usd: Range = (0.0, 0.0)
     size_of = parameters(model) if isinstance(model, PretrainModel) else 0.0
-    if isinstance(model, OpenAIModel):
+    if isinstance(model, RemoteModel):
         usd = (price_of(ws, rung.base, prompt[0], out[0]), price_of(ws, rung.base, prompt[1], out[1]))
         calls = asked / model.max_parallel / 60
         minutes = (calls * REMOTE_SECONDS[0], calls * REMOTE_SECONDS[1])
@@ -132,7 +132,7 @@ def canary_usd(ws: Workspace, name: str) -> Range:
     """US dollars of asking a remote model its canary, again and for the first time; nothing for a local one."""
     from bucle.evaluate.canary import AGAIN, FIRST, packaged_prompts
 
-    if not isinstance(ws.config.models.get(name), OpenAIModel):
+    if not isinstance(ws.config.models.get(name), RemoteModel):
         return (0.0, 0.0)
     each = price_of(ws, name, *CANARY_TOKENS) * len(packaged_prompts())
     return (AGAIN * each, FIRST * each)

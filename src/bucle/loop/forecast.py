@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bucle.core.config import OpenAIModel, PretrainModel
+from bucle.core.config import PretrainModel, RemoteModel
 from bucle.execute import Display, Runner, project_lock
 from bucle.loop.candidates import rows_of
 from bucle.loop.catalogue import reasons_against
@@ -58,7 +58,7 @@ def forecast(ws: Workspace, display: Display) -> dict[str, Any]:
                 continue
             steps.append(_row(name, rung.name, asked, found))
             bases.add(rung.base)
-        canaries |= {base for base in bases if isinstance(ws.config.models.get(base), OpenAIModel)}
+        canaries |= {base for base in bases if isinstance(ws.config.models.get(base), RemoteModel)}
     steps += [_canary(ws, base) for base in sorted(canaries)]
     return {
         "steps": steps,

@@ -7,12 +7,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bucle.core.config import REMOTE
 from bucle.core.errors import BadInput
 from bucle.core.ids import canonical_json, file_sha256, sha256_hex
 from bucle.execute import Outcome, Runner, StepContext, StepRecord
-from bucle.loop.candidates import TaskData, open_candidate, remembered_replies, rows_of
+from bucle.loop.candidates import TaskData, rows_of
 from bucle.loop.document_step import read_documents
 from bucle.loop.model_steps import chat_model, model_folder
+from bucle.loop.opening import open_candidate, remembered_replies
 from bucle.loop.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ def suite_step(ws: Workspace, runner: Runner, model: str) -> StepRecord:
     def work(ctx: StepContext) -> Outcome:
         from bucle.evaluate.suite import answered, asked
 
-        if node.attrs.get("kind") == "openai":
+        if node.attrs.get("kind") in REMOTE:
             with remembered_replies(ws):
                 right = asked(chat_model(ws, model), wanted, seed=ws.config.seed, report=ctx.report)
         else:

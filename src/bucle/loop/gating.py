@@ -10,9 +10,10 @@ from bucle.core.records import Candidate, Example, Prediction
 from bucle.execute import Outcome, Runner, StepContext, StepRecord
 from bucle.loop.bias import bias_facts, bias_step
 from bucle.loop.canary import check_before
-from bucle.loop.candidates import TaskData, open_candidate, predictions, remembered_replies, rows_of, scores
+from bucle.loop.candidates import TaskData, predictions, rows_of, scores
 from bucle.loop.forgetting import forgetting_facts
 from bucle.loop.judging import agreed, judge_step
+from bucle.loop.opening import open_candidate, remembered_replies
 from bucle.loop.redteam import redteam_facts, redteam_step
 from bucle.loop.scoring import judge_models, judges_of, scoring_key, scoring_of
 from bucle.loop.workspace import Workspace

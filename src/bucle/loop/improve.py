@@ -14,15 +14,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from bucle.choose import Rung
-from bucle.core.config import OpenAIModel
+from bucle.core.config import REMOTE, RemoteModel
 from bucle.core.errors import BadInput, NotFound
 from bucle.core.prompting import PromptSpec
 from bucle.execute import Display, Outcome, Runner, StepContext, StepRecord, project_lock
 from bucle.loop.budget import Budget, BudgetSpent
-from bucle.loop.candidates import TaskData, remembered_replies, roles_of, task_params
+from bucle.loop.candidates import TaskData, roles_of, task_params
 from bucle.loop.improve_looks import TEST_ROWS, confirmed_before
 from bucle.loop.improve_rows import Sides, sides_of
 from bucle.loop.improve_trials import Search
+from bucle.loop.opening import remembered_replies
 from bucle.loop.rungs import rungs_of
 from bucle.loop.scoring import scoring_key
 from bucle.loop.workspace import Workspace
@@ -130,8 +131,8 @@ def _proposer(ws: Workspace, rung: Rung, asked: str, usd: float | None) -> str:
     if asked == NONE:
         return ""
     if not asked:
-        return rung.base if ws.config.models[rung.base].kind in ("openai", "local") else ""
-    known = [name for name, one in ws.config.models.items() if one.kind in ("openai", "local", "pretrain")]
+        return rung.base if ws.config.models[rung.base].kind in {*REMOTE, "local"} else ""
+    known = [name for name, one in ws.config.models.items() if one.kind in {*REMOTE, "local", "pretrain"}]
     if asked not in known:
         raise BadInput(f"No model `{asked}` can propose instructions.", f"Models that write: {', '.join(known)}.")
     _priced(ws, asked, usd)
@@ -145,7 +146,7 @@ def _plan(ws: Workspace, data: TaskData, asked: Asked, sides: Sides) -> dict[str
 
     choose, test, rounds = len(sides.choose), len(sides.test), asked.rounds
     one = expect_rung(ws, data.name, asked.rung, sides.pool, 100, seconds_before(ws))
-    remote = isinstance(ws.config.models[asked.rung.base], OpenAIModel)
+    remote = isinstance(ws.config.models[asked.rung.base], RemoteModel)
     least, most = ROUNDS_FORECAST
 
     def of(looks: tuple[float, float], proposals: int) -> dict[str, list[float]]:

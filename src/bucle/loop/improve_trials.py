@@ -30,10 +30,11 @@ from bucle.customise.prompt.improve import (
 )
 from bucle.execute import StepContext
 from bucle.loop.budget import Budget, BudgetSpent, Metered
-from bucle.loop.candidates import TaskData, open_roles
+from bucle.loop.candidates import TaskData
 from bucle.loop.improve_rows import Sides
 from bucle.loop.improve_standing import HALVED_OUT, SHARE_SPENT, Trial, leading, unfinished, verdict
 from bucle.loop.model_steps import chat_model
+from bucle.loop.opening import open_roles
 from bucle.loop.scoring import scoring_of
 from bucle.loop.workspace import Workspace
 

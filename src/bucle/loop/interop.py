@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from bucle.core.errors import BadInput, NotFound
 from bucle.core.records import Candidate, Node
-from bucle.loop.candidates import open_candidate, remembered_replies
 from bucle.loop.measure import release_called
+from bucle.loop.opening import open_candidate, remembered_replies
 from bucle.loop.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def lm_eval(
 def model_node(ws: Workspace, name: str) -> str:
     """The node of a model of bucle.yaml that can be asked; of a pretrained one, the newest that was trained."""
     from bucle.core.config import EncoderModel, RerankerModel
-    from bucle.loop.model_steps import fingerprint
+    from bucle.loop.model_steps import fingerprint, settled
 
     askable = {n: m for n, m in ws.config.models.items() if not isinstance(m, EncoderModel | RerankerModel)}
     name = name or next(iter(askable), "")
@@ -132,7 +132,7 @@ def model_node(ws: Workspace, name: str) -> str:
         if not made:
             raise BadInput(f"`{name}` has not been trained yet.", "bucle pretrain, or bucle run --until models")
         return made[-1].id
-    attrs = {"name": name, **model.model_dump(mode="json", exclude_none=True), "fingerprint": fingerprint(model)}
+    attrs = {"name": name, **settled(model), "fingerprint": fingerprint(model)}
     return ws.ledger.put("base_model", attrs).id
 
 

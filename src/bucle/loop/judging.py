@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bucle.core.config import OpenAIModel
+from bucle.core.config import RemoteModel
 from bucle.core.errors import BadInput, ConfigError
 from bucle.core.ids import sha256_hex
 from bucle.core.records import Interval
@@ -96,7 +96,7 @@ def changed_since(ws: Workspace, model: str) -> tuple[int, str]:
     """Of a model of bucle.yaml: how often the team accepted that it is another one, and what the canary's last check
     said where it found it changed and nobody has accepted that yet (empty otherwise)."""
     settings = ws.config.models[model]
-    if not isinstance(settings, OpenAIModel):
+    if not isinstance(settings, RemoteModel):
         return 0, ""
     moves = ws.ledger.alias_history(canary_alias(settings.base_url, settings.model))
     if not moves:

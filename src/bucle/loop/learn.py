@@ -11,7 +11,8 @@ from bucle.core.errors import BadInput
 from bucle.core.records import Node, Trace
 from bucle.execute import Outcome, Runner, StepContext, StepRecord
 from bucle.feedback import build_rows
-from bucle.loop.candidates import TaskData, open_candidate
+from bucle.loop.candidates import TaskData
+from bucle.loop.opening import open_candidate
 from bucle.loop.row_step import put_dataset
 from bucle.loop.watch import abusers, alerts_now, replayed
 from bucle.loop.workspace import Workspace

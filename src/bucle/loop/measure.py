@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bucle.choose import Rung
+from bucle.core.config import REMOTE
 from bucle.core.errors import BadInput
 from bucle.core.ports import Predictor, Report
 from bucle.core.records import Candidate, Example, Node, Prediction
 from bucle.customise.registry import technique
 from bucle.loop.baselines import stored_baseline, tfidf
-from bucle.loop.candidates import TaskData, open_candidate, remembered_replies
+from bucle.loop.candidates import TaskData
 from bucle.loop.gating import licences_of, numbers
 from bucle.loop.judging import agreed, latest_agreement, open_judge
+from bucle.loop.opening import open_candidate, remembered_replies
 from bucle.loop.overlap import MOST_NEAR, alike, overlap
 from bucle.loop.row_step import measurable, needs_of, task_columns, task_schema
 from bucle.loop.workspace import Workspace
@@ -284,7 +286,7 @@ def _facts(
 
 def _remote(ws: Workspace, candidate: Candidate) -> bool:
     model = ws.config.models.get(candidate.base)
-    return model is not None and model.kind == "openai"
+    return model is not None and model.kind in REMOTE
 
 
 def _latency(predictor: Predictor, rows: Sequence[Example]) -> dict[str, float]:

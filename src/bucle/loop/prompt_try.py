@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from bucle.core.config import RemoteModel
 from bucle.core.errors import BadInput, BucleError, NotFound
 from bucle.core.ports import FitContext, Hit, Message
 from bucle.core.prompting import PromptSpec, Shots
@@ -105,7 +106,7 @@ def _window(ws: Workspace, model: str) -> tuple[str, Window]:
         return name, window_named(name, folder=folder, context=context, language=ws.config.language)
     if name not in writes:
         raise BadInput(f"`{name}` is a {configured.kind} and writes nothing.", f"--model one of: {', '.join(writes)}")
-    if configured.kind == "openai":
+    if isinstance(configured, RemoteModel):
         known = facts(name, configured, ws.config.catalogue).context
         return name, window_named(configured.model, context=known, language=ws.config.language)
     folder = folder_here(configured.path) if isinstance(configured, LocalModel) else _trained(ws, name)

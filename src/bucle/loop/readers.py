@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bucle.core.config import EncoderModel, LocalModel, OpenAIModel, PretrainModel, RerankerModel
+from bucle.core.config import EncoderModel, LocalModel, PretrainModel, RemoteModel, RerankerModel
 from bucle.core.errors import BucleError, NotFound
 from bucle.core.ids import file_sha256
 from bucle.core.ports import Report
@@ -50,7 +50,7 @@ def readers(ws: Workspace) -> list[Reader]:
 
 def _reader(ws: Workspace, name: str) -> Reader:
     model = ws.config.models[name]
-    if isinstance(model, OpenAIModel) or (isinstance(model, EncoderModel | RerankerModel) and model.base_url):
+    if isinstance(model, RemoteModel) or (isinstance(model, EncoderModel | RerankerModel) and model.base_url):
         from bucle.models.catalogue import context_window, provider_of
 
         return Reader(name, model.kind, context_window(model.model, provider_of(model.base_url)), estimate=True)

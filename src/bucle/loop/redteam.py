@@ -12,7 +12,8 @@ from bucle.core.ids import canonical_json, sha256_hex
 from bucle.core.ports import Predictor
 from bucle.core.records import Candidate
 from bucle.execute import Outcome, Runner, StepContext, StepRecord
-from bucle.loop.candidates import TaskData, load_candidate, open_candidate, remembered_replies, rows_of
+from bucle.loop.candidates import TaskData, rows_of
+from bucle.loop.opening import load_candidate, open_candidate, remembered_replies
 from bucle.loop.workspace import Workspace
 
 if TYPE_CHECKING:

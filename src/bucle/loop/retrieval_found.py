@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from bucle.core.errors import BadInput
 from bucle.core.records import Candidate, Example, Prediction
 from bucle.execute import StepContext
-from bucle.loop.candidates import BATCH, predict_as
+from bucle.loop.candidates import BATCH
 from bucle.loop.document_step import read_documents
 from bucle.loop.model_steps import model_folder
+from bucle.loop.opening import predict_as
 from bucle.loop.versions import labels_today
 from bucle.loop.workspace import Workspace
 

@@ -14,20 +14,12 @@ from bucle.core.errors import BadInput, NotFound
 from bucle.core.ids import sha256_hex
 from bucle.core.records import Candidate, Prediction
 from bucle.execute import Outcome, Runner, StepContext
-from bucle.loop.candidates import (
-    BATCH,
-    REMOTE_BATCH,
-    is_remote,
-    load_candidate,
-    open_candidate,
-    predict_kept,
-    predictions,
-    remembered_replies,
-    rows_of,
-)
+from bucle.loop.candidates import BATCH, REMOTE_BATCH, predict_kept, predictions, rows_of
 from bucle.loop.indexing import in_force
 from bucle.loop.measure import fresh_rows, release_called
+from bucle.loop.opening import load_candidate, open_candidate, remembered_replies
 from bucle.loop.overlap import alike
+from bucle.loop.pricing import is_remote
 from bucle.loop.retrieval_found import Holding, Job, are_paths, corpus_of, given, in_passages, rankings_of, used
 from bucle.loop.story import latest_records
 from bucle.loop.versions import labels_today

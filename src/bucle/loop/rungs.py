@@ -7,7 +7,7 @@ from typing import Any
 
 from bucle.choose import Rung, ladder
 from bucle.core.choosing import Choose
-from bucle.core.config import External
+from bucle.core.config import REMOTE, External
 from bucle.customise.registry import technique
 from bucle.loop.workspace import Workspace
 
@@ -31,6 +31,6 @@ def _chain(ws: Workspace, name: str) -> Rung:
     params: Mapping[str, Any] = chain_params(ws, name)
     made = technique("external" if isinstance(ws.config.chains[name], External) else "chain")
     more = tuple(models_of(params))
-    remote = [m for m in more if ws.config.models[m].kind == "openai"]
+    remote = [m for m in more if ws.config.models[m].kind in REMOTE]
     base = next(iter([*remote, *more]), "")
     return Rung(f"chain/{name}", made, base, more=more, params=params)

@@ -8,16 +8,9 @@ from typing import Any
 from bucle.choose import Rung
 from bucle.core.records import Prediction
 from bucle.execute import Outcome, Runner, StepContext, StepRecord
-from bucle.loop.candidates import (
-    TaskData,
-    is_remote,
-    latency,
-    open_candidate,
-    predict_kept,
-    prices,
-    remembered_replies,
-    rows_of,
-)
+from bucle.loop.candidates import TaskData, latency, predict_kept, rows_of
+from bucle.loop.opening import open_candidate, remembered_replies
+from bucle.loop.pricing import is_remote, prices
 from bucle.loop.scoring import scoring_key, scoring_of
 from bucle.loop.workspace import Workspace
 

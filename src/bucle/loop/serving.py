@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from bucle.core.ports import ChatModel, Guard
 from bucle.core.records import Node, TaskKind
 from bucle.customise.registry import technique
-from bucle.loop.candidates import open_candidate
 from bucle.loop.model_steps import chat_model, model_folder
+from bucle.loop.opening import open_candidate
 from bucle.loop.workspace import Workspace
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import bucle
-from bucle.core.config import OpenAIModel
+from bucle.core.config import RemoteModel
 from bucle.core.errors import NotFound
 from bucle.execute import StepRecord
 from bucle.ledger import Ledger
@@ -218,7 +218,7 @@ def _data(ws: Workspace, by_name: Mapping[str, StepRecord]) -> dict[str, Any]:
 
 def _model(ws: Workspace, figures: Mapping[str, Any]) -> dict[str, Any]:
     settings = ws.config.models.get(figures["name"])
-    served = settings if isinstance(settings, OpenAIModel) else None
+    served = settings if isinstance(settings, RemoteModel) else None
     return {
         "model": served.model if served else "",
         "host": urlsplit(served.base_url).netloc.rpartition("@")[2] if served else "",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bucle.core.choosing import ModelFacts
-from bucle.core.config import EncoderModel, LocalModel, Model, OpenAIModel, PretrainModel, RerankerModel
+from bucle.core.config import EncoderModel, LocalModel, Model, PretrainModel, ProviderModel, RemoteModel, RerankerModel
 from bucle.models.catalogue.packaged import Provider, family_of, licence_class, provider_named
 from bucle.models.catalogue.prices import context_window, list_price, provider_of
 
@@ -36,8 +36,8 @@ def facts(name: str, model: Model, own: Mapping[str, ModelFacts]) -> ModelFacts:
     if isinstance(model, EncoderModel | RerankerModel) and model.base_url:
         found = hosted(model.model, provider_of(model.base_url), local=_is_local(model.base_url))
         return merged(found, own.get(model.model), own.get(name))
-    if isinstance(model, OpenAIModel):
-        provider = provider_of(model.base_url)
+    if isinstance(model, RemoteModel):
+        provider = model.provider if isinstance(model, ProviderModel) else provider_of(model.base_url)
         found = hosted(model.model, provider, local=_is_local(model.base_url))
         said: dict[str, Any] = {k: v for k in ("usd_per_million_in", "usd_per_million_out")
                                 if (v := getattr(model, k)) is not None}
@@ -47,7 +47,7 @@ def facts(name: str, model: Model, own: Mapping[str, ModelFacts]) -> ModelFacts:
     return merged(described(model), own.get(model.path), own.get(name))
 
 
-def paid(name: str, model: OpenAIModel, own: Mapping[str, ModelFacts]) -> tuple[float | None, float | None]:
+def paid(name: str, model: RemoteModel, own: Mapping[str, ModelFacts]) -> tuple[float | None, float | None]:
     """What the team says it pays for a million tokens in and out: its own entry, else the model's settings;
     (None, None) where the list price counts."""
     settings = ModelFacts(usd_per_million_in=model.usd_per_million_in, usd_per_million_out=model.usd_per_million_out)
