@@ -87,14 +87,16 @@ def test_a_query_is_looked_for_as_it_is_written(store: TraceStore, said: str) ->
     store.add_traces([trace(1, f"antes {said} después"), trace(2, "axb 100 cobros", f"sí: {said}"),
                       trace(3, "aXb 1000")])
     assert [t.id for t in store.traces(query=said)] == [trace(1).id, trace(2).id]
-    assert [t.id for t in store.traces(query=said[1:-1])][:2] == [trace(1).id, trace(2).id]
+    quoted = '"' + said.replace('"', "") + '"'
+    assert [t.id for t in store.traces(query=quoted)] == [trace(1).id, trace(2).id]
 
 
 def test_a_query_looks_at_nothing_but_input_and_answer(store: TraceStore) -> None:
     store.add_traces([trace(1, "hola", "adiós")])
     for word in ("intents", "ana", "output", "release", "engine", "injection", "2026", '"', "{", ":", "%", "_", "\\"):
         assert store.traces(query=word) == [], word
-    assert len(store.traces(query="ADIÓS".lower())) == len(store.traces(query="HOL")) == 1
+    assert len(store.traces(query="ADIOS")) == len(store.traces(query="HOL*")) == 1
+    assert store.traces(query="HOL") == []
 
 
 def test_feedback_stands_beside_its_trace_once(store: TraceStore) -> None:

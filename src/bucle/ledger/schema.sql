@@ -18,11 +18,24 @@ CREATE TABLE IF NOT EXISTS runs (
   seq INTEGER PRIMARY KEY, started_at TEXT NOT NULL, finished_at TEXT, steps TEXT NOT NULL DEFAULT '[]'
 );
 CREATE TABLE IF NOT EXISTS traces (
-  seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, at TEXT NOT NULL, at_epoch REAL NOT NULL, route TEXT NOT NULL,
-  release TEXT NOT NULL, user TEXT NOT NULL, status INTEGER NOT NULL, input TEXT NOT NULL, body TEXT NOT NULL
+  seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, at_epoch REAL NOT NULL, route TEXT NOT NULL, release TEXT NOT NULL,
+  user TEXT NOT NULL, key TEXT NOT NULL, team TEXT NOT NULL, role TEXT NOT NULL, cached TEXT NOT NULL,
+  status INTEGER NOT NULL, ms REAL NOT NULL, ms_first REAL NOT NULL, tokens_in INTEGER NOT NULL,
+  tokens_out INTEGER NOT NULL, nano_usd INTEGER NOT NULL
 );
 CREATE INDEX IF NOT EXISTS traces_at ON traces (at_epoch);
 CREATE INDEX IF NOT EXISTS traces_route ON traces (route, at_epoch);
+CREATE INDEX IF NOT EXISTS traces_user ON traces (user, at_epoch) WHERE user != '';
+CREATE TABLE IF NOT EXISTS trace_texts (
+  seq INTEGER PRIMARY KEY, input TEXT NOT NULL, output TEXT NOT NULL, body TEXT NOT NULL
+);
+CREATE VIRTUAL TABLE IF NOT EXISTS trace_search USING fts5 (
+  input, output, content='trace_texts', content_rowid='seq', columnsize=0, tokenize='unicode61 remove_diacritics 2'
+);
+CREATE TABLE IF NOT EXISTS spend (
+  month TEXT NOT NULL, key TEXT NOT NULL, team TEXT NOT NULL, requests INTEGER NOT NULL, tokens_in INTEGER NOT NULL,
+  tokens_out INTEGER NOT NULL, nano_usd INTEGER NOT NULL, PRIMARY KEY (month, key, team)
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS feedback (
   seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, trace TEXT NOT NULL, at TEXT NOT NULL, by TEXT NOT NULL,
   rating INTEGER, correction TEXT, reason TEXT NOT NULL, source TEXT NOT NULL

@@ -22,6 +22,7 @@ from bucle.core.errors import BadInput, Infrastructure, NotFound
 from bucle.core.ids import canonical_json, content_id
 from bucle.core.records import Edge, Node
 from bucle.ledger.blobs import BlobStore, disk_error
+from bucle.ledger.migrate import migrate
 
 __all__ = ["Ledger", "now"]
 
@@ -46,7 +47,7 @@ class Ledger:
             self._db = sqlite3.connect(folder / "ledger.db", timeout=30, check_same_thread=False, isolation_level=None)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
-            self._db.executescript(resources.files("bucle.ledger").joinpath("schema.sql").read_text())
+            migrate(self._db, resources.files("bucle.ledger").joinpath("schema.sql").read_text())
         except sqlite3.Error as error:
             raise Infrastructure(f"{folder / 'ledger.db'} cannot be opened: {error}.", "bucle doctor") from error
 
