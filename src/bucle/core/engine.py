@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -96,7 +97,9 @@ class AskContext:
 
     `deadline` in time.monotonic() seconds; `access` the labels that the asker's key holds; `forward` headers for remote
     models (a replay's); `identity` what a stable share is decided by (the user, else the key). `spans` are appended to,
-    times in milliseconds since `started` (time.perf_counter).
+    times in milliseconds since `started` (time.perf_counter). `late` is work that goes on although nobody waits any more
+    (a thread cannot be stopped): each resolves to the ChatAnswer it came to, or None. `acted`: an engine may have done
+    or paid something elsewhere, so nobody asks again by themselves.
     """
 
     trace: str = ""
@@ -107,6 +110,8 @@ class AskContext:
     forward: Mapping[str, str] = field(default_factory=dict)
     started: float = field(default_factory=time.perf_counter)
     spans: list[Mapping[str, Any]] = field(default_factory=list)
+    late: list[Future[ChatAnswer | None]] = field(default_factory=list)
+    acted: bool = False
 
     def span(self, name: str, began: float, **detail: Any) -> None:
         """Record what ran from `began` (perf_counter) until now."""
@@ -170,7 +175,11 @@ class ChatEngine(Protocol):
     Refused, TimedOut, ModelUnavailable (may be asked again), BadInput, ContextOverflow (may not)."""
 
     name: str
-    offers: frozenset[str]
+
+    @property
+    def offers(self) -> frozenset[str]:
+        """What of OFFERS it takes. It may change while it lives: another model stands behind it, a target is out."""
+        ...
 
     async def complete(self, ask: ChatAsk, ctx: AskContext) -> ChatAnswer: ...
 

@@ -51,7 +51,7 @@ forward_headers: contextvars.ContextVar[Mapping[str, str] | None] = contextvars.
 troubles: contextvars.ContextVar[list[str] | None] = contextvars.ContextVar("bucle_troubles", default=None)
 """Filled with why calls made in this context were tried again: for whoever stops waiting before they end."""
 
-_TOO_LONG = re.compile(
+TOO_LONG = re.compile(
     r"context_length_exceeded|exceed_context_size|maximum context length|maximum model length|maximum input length"
     r"|(?:exceeds?|longer than|too \w+ for|larger than|over) (?:the |its |your )?(?:\S+ ){0,3}context"
     r"|context (?:window|length|size|limit) (?:is |was )?exceeded|too many (?:input |prompt )?tokens"
@@ -176,7 +176,7 @@ class Endpoint:
             last = attempt == self._retries
             if not waited and self._limits.paused() > longest:
                 left = self._limits.asked_for()
-                raise RateLimited(f"{self.name} asked for a pause: {_span(left)} of it are left", _come_back(left),
+                raise RateLimited(f"{self.name} asked for a pause: {span_of(left)} of it are left", come_back(left),
                                   left)
             place = self._limits.wait(_about(body), self._sleep, pause=not waited)
             waited, sent = False, time.monotonic()
@@ -208,7 +208,7 @@ class Endpoint:
                 if response.is_success:
                     yield Reply(response, sent, place)
                     return
-                wait = _retry_after(response.headers.get("retry-after"))
+                wait = retry_after_s(response.headers.get("retry-after"))
                 if waited := response.status_code == 429 and bool(wait):
                     self._limits.pause(wait or 0.0, longest=LONGEST_PAUSE_S)
                 if response.status_code in RETRY_STATUS:
@@ -262,13 +262,13 @@ class Endpoint:
         body = self._error_body(response)
         said = self._said(body)
         if status == 429:
-            asks = f" and asks for a pause of {_span(wait)}" if wait else ""
-            return RateLimited(f"{name} is limiting requests (HTTP 429){asks}{said}", _come_back(wait), wait)
+            asks = f" and asks for a pause of {span_of(wait)}" if wait else ""
+            return RateLimited(f"{name} is limiting requests (HTTP 429){asks}{said}", come_back(wait), wait)
         if status == 404:
             return Refused(
                 f"{name} does not know the model {self.model!r} or the path (HTTP 404){said}",
                 f"list its models: curl {self.base_url}/models")
-        if status in (400, 413, 422) and _TOO_LONG.search(_words(body)):
+        if status in (400, 413, 422) and TOO_LONG.search(words_of(body)):
             return ContextOverflow(
                 f"{name} refused the prompt as longer than its context (HTTP {status}){said}",
                 f"leave something out of the prompt (fewer passages, a shorter input), lower max_tokens, or choose a "
@@ -331,7 +331,7 @@ def _note(why: str) -> None:
         told.append(why)
 
 
-def _words(body: Mapping[str, Any]) -> str:
+def words_of(body: Mapping[str, Any]) -> str:
     """What an error's body says, with its code: `error` as a text or object, or `message` and `detail` beside it."""
     error = body.get("error")
     told = [*error.values()] if isinstance(error, dict) else [error, body.get("message"), body.get("detail")]
@@ -349,15 +349,15 @@ def _count(value: Any) -> int:
     return value if isinstance(value, int) and value > 0 else 0
 
 
-def _span(seconds: float) -> str:
+def span_of(seconds: float) -> str:
     """`45 s`, `10 min`, `2.5 h`: for people."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
 
 
-def _come_back(wait: float | None) -> str:
-    return f"try again in {_span(wait)}" if wait and wait > MAX_WAIT_S else "wait, or lower the concurrency"
+def come_back(wait: float | None) -> str:
+    return f"try again in {span_of(wait)}" if wait and wait > MAX_WAIT_S else "wait, or lower the concurrency"
 
 
 def _backoff(attempt: int) -> float:
@@ -365,7 +365,7 @@ def _backoff(attempt: int) -> float:
     return min(8.0, 0.5 * 2**attempt) * random.uniform(0.5, 1.0)
 
 
-def _retry_after(value: str | None) -> float | None:
+def retry_after_s(value: str | None) -> float | None:
     """The header's seconds or HTTP date as seconds from now, or None."""
     if not value:
         return None

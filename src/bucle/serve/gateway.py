@@ -23,9 +23,10 @@ from bucle.core.errors import ModelUnavailable
 from bucle.core.ids import content_id
 from bucle.core.ports import ChatReply, Guard
 from bucle.core.records import Feedback, Prediction, Usage
+from bucle.models.engines.thread import Pump, for_somebody
 from bucle.serve import replies, wire
 from bucle.serve.call import Call, Stream, now, read_body, utc
-from bucle.serve.engine import Answered, Batcher, Pump, for_somebody
+from bucle.serve.engine import Answered, Batcher
 from bucle.serve.errors import ApiError, from_exception, from_prediction
 from bucle.serve.guard import inspect
 from bucle.serve.metrics import Metrics

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from bucle.core.engine import ChatEngine
 from bucle.core.errors import ConfigError
 from bucle.core.ports import ChatModel, Embedder, Predictor
 from bucle.core.records import TaskKind
@@ -18,17 +19,19 @@ _KINDS = frozenset({*get_args(TaskKind), "chat", "embed"})
 
 @dataclass(frozen=True)
 class Route:
-    """One name in `/v1/models` and the engine behind it.
+    """One name in `/v1/models` and what answers there.
 
-    A task of any kind has a `predictor`, `chat` a `chat` model, `embed` an `embedder`. `candidate` is
-    the id that traces carry. `places` says where each passage that may be cited stands (its id -> document and place):
-    a reply cites that, its `chunks` stay ids. `release` overrides the gateway's own, for a route that was released
-    by itself.
+    `engine` answers conversations; instead of it a task's `predictor` or a `chat` model of this process may be given,
+    which the gateway wraps. Of kind `embed` it is an `embedder`. `candidate` is the id that traces carry, `prompt` that
+    of the prompt behind it. `places` says where each passage that may be cited stands (its id -> document and place): a
+    reply cites that, its `chunks` stay ids. `release` overrides the gateway's own, for a route that was released by
+    itself. `usd_per_million_in` and `_out` are what budgets reserve by where the engine itself does not tell its price
+    (a method `priced(tokens_in, tokens_out)`).
 
-    An engine gets one call at a time, unless it says otherwise by a `max_parallel` of its own, or `parallel` is given.
-    A predictor that gets one call at a time is given what waits as one batch, and where it raises each input again
-    alone. One with more gets each input once, in a call and a thread of its own: give one whose work costs or changes
-    something elsewhere (it asks a provider, it writes) at least 2.
+    A predictor or chat model gets one call at a time, unless it says otherwise by a `max_parallel` of its own, or
+    `parallel` is given. A predictor that gets one call at a time is given what waits as one batch, and where it raises
+    each input again alone. One with more gets each input once, in a call and a thread of its own: give one whose work
+    costs or changes something elsewhere (it asks a provider, it writes) at least 2.
     """
 
     name: str
@@ -40,26 +43,37 @@ class Route:
     release: str = ""
     places: Mapping[str, str] = field(default_factory=dict)
     parallel: int = 0
+    engine: ChatEngine | None = None
+    prompt: str = ""
+    usd_per_million_in: float = 0.0
+    usd_per_million_out: float = 0.0
 
     @property
     def at_once(self) -> int:
-        """Calls that the engine gets at once."""
+        """Calls that a predictor, chat model or embedder gets at once."""
         engine = self.predictor or self.chat or self.embedder
         return max(1, self.parallel or int(getattr(engine, "max_parallel", 1)))
 
+    @property
+    def model(self) -> str:
+        """What the engine calls itself."""
+        return str(getattr(self.engine or self.chat or self.embedder, "name", self.name))
+
     def __post_init__(self) -> None:
-        own = {"chat": self.chat, "embed": self.embedder}.get(self.kind, self.predictor)
-        given = [e for e in (self.predictor, self.chat, self.embedder) if e is not None]
+        alone = {"chat": self.chat, "embed": self.embedder}.get(self.kind, self.predictor)
+        own = alone or (self.engine if self.kind != "embed" else None)
+        given = [e for e in (self.predictor, self.chat, self.embedder, self.engine) if e is not None]
         if self.kind not in _KINDS or own is None or len(given) != 1:
             raise ConfigError(f"route {self.name!r} of kind {self.kind!r} needs exactly its own engine",
-                              "give predictor= (a task), chat= or embedder=")
+                              "give engine=, predictor= (a task), chat= or embedder=")
         if not self.name or len(self.name) > 200 or not self.name.isprintable():
             raise ConfigError("a route's name is 1 to 200 printable characters", "rename the route")
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of a request: bytes, counts, characters, seconds; `in_flight` bounds how many are at work."""
+    """Bounds of a request: bytes, counts, characters, seconds; `in_flight` bounds how many are at work. Where a
+    request of a `chat` route says no `max_tokens`, `default_tokens` bounds its answer."""
 
     body_bytes: int = 1024 * 1024
     messages: int = 200
