@@ -58,11 +58,11 @@ _FILES = re.compile(
 """`logo@2x.png` is a file."""
 _GIT = re.compile(r"git@(?:github\.com|gitlab\.com|bitbucket\.org)$")
 _GIT_PATH = re.compile(r":[\w~.-]+(?:/|\.git\b)")
-_IBAN = re.compile(r"(?<!\w)(?=([A-Za-z]{2}\d{2}(?:[ .\n-]?[0-9A-Za-z]){11,30}))")
-_IBAN_LOOSE = re.compile(r"(?:(?<!\w)|(?<=(?i:iban)))(?=([A-Za-z]{2} ?\)?\d{2}\)?(?:[ .\n\t/|-]{0,3}\d){11,27}(?!\d)))")
+_IBAN = re.compile(r"(?=[A-Za-z]{2}\d\d)(?<!\w)(?=([A-Za-z]{2}\d{2}(?:[ .\n-]?[0-9A-Za-z]){11,30}))")
+_IBAN_LOOSE = re.compile(r"(?=[A-Za-z]{2} ?\)?\d)(?:(?<!\w)|(?<=(?i:iban)))(?=([A-Za-z]{2} ?\)?\d{2}\)?(?:[ .\n\t/|-]{0,3}\d){11,27}(?!\d)))")
 """Digits only, set apart by whatever a table or a form puts between them."""
 _CARD = re.compile(
-    r"(?<![\w,-])(?<!\d[./])(?:(?<!\d{4}[ -])|(?<=(?<!\d)20\d\d ))"
+    r"(?=\d)(?<![\w,-])(?<!\d[./])(?:(?<!\d{4}[ -])|(?<=(?<!\d)20\d\d ))"
     r"(?:\d{4}( {0,2}|[./-])\d{4}\1\d{4}\1\d{1,7}|\d{4}([ -]?)\d{6}\2\d{4,5}|\d{4} \d{4} \d{8})"
     r"(?!\w|[.,]\d|/(?!(?:0[1-9]|1[0-2])(?:/\d\d)?(?!\d))\d|-(?!\d{3}(?![\w-]))\w|[ -](?!20[2-4]\d\b)\d{4}\b)"
 )
@@ -76,20 +76,20 @@ _ID_LETTER = (
     r"(?!\w|-(?![A-ZÁÉÍÓÚÑ][a-zñáéíóú])\w)"
 )
 _DNI = re.compile(
-    _ID_START + r"(?:ES[ -]?)?(?P<body>0{0,2}\d{8}|\d{2}[ .]\d{3}[ .]\d{3}|\d{2}-\d{3}-\d{3})" + _ID_LETTER
+    r"(?=[E\d])" + _ID_START + r"(?:ES[ -]?)?(?P<body>0{0,2}\d{8}|\d{2}[ .]\d{3}[ .]\d{3}|\d{2}-\d{3}-\d{3})" + _ID_LETTER
 )
 _NIE = re.compile(
-    _ID_START + r"(?:ES[ -]?)?(?P<first>[XYZxyz])[ ./-]?0?(?P<body>\d{7}|\d[ .]\d{3}[ .]\d{3})" + _ID_LETTER
+    r"(?=[EXYZxyz])" + _ID_START + r"(?:ES[ -]?)?(?P<first>[XYZxyz])[ ./-]?0?(?P<body>\d{7}|\d[ .]\d{3}[ .]\d{3})" + _ID_LETTER
 )
 _ID_SAID = re.compile(
     r"(?i)(?:\bd\.?n\.?i|\bn\.?i\.?[fe]|identidad|identity)(?:\W{1,4}(?:\w{1,10}\W{1,3}){0,3})?$"
 )
 _CONTROL_LETTERS = "TRWAGMYFPDXBNJZSQVHLCKE"
 _NUSS = re.compile(
-    r"(?<![\w,-])(?<!\d[./])(\d{2})([ ./-]?)(\d{8}|(?<= )\d{4} \d{4}(?= ))[ ./-]?(\d{2})(?!\w|[.,/-]\d|-\w)"
+    r"(?=\d)(?<![\w,-])(?<!\d[./])(\d{2})([ ./-]?)(\d{8}|(?<= )\d{4} \d{4}(?= ))[ ./-]?(\d{2})(?!\w|[.,/-]\d|-\w)"
 )
 _PHONE_LIKE = re.compile(
-    r"(?:(?<![\w#€$])(?<!\w/)(?<![^\Wa-zà-ÿ]-)(?<!\d[.,])|(?<=\d{9}[/,-])|(?<=\d{3} \d{3}[/,-])|(?<=wa\.me/)"
+    r"(?=[\d(+])(?:(?<![\w#€$])(?<!\w/)(?<![^\Wa-zà-ÿ]-)(?<!\d[.,])|(?<=\d{9}[/,-])|(?<=\d{3} \d{3}[/,-])|(?<=wa\.me/)"
     r"|(?<=(?i:tel|tlf|fno))|(?<=(?i:[oó]vil|fono)))"
     r"(?:[67] \d\d \d\d \d\d \d\d|9\d{1,2}/\d{2,3}[ .]?\d\d[ .]?\d\d|"
     r"(?:\(?(?:\+|00) ?\d{1,3}\)?[ .-]?(?:\(0\)[ .-]?)?\(?\d{1,4}\)?|\(?\d{2,4}\)?)(?:(?: - |[ .-])?\d{2,4}){2,4})"
@@ -143,6 +143,7 @@ _PLAIN = str.maketrans(
     | {chr(0xFF01 + at): chr(0x21 + at) for at in range(94)}
 )
 """Spaces, hyphens and full-width characters as they are written in mail and PDF, one for one."""
+_ODD = re.compile("[%s]" % "".join(map(chr, _PLAIN)))
 _MARKS = str.maketrans("_ºª°·•\t", "    -- ")
 """Marks that stand beside a number and are no part of it: `_612345678_`, `nº612345678`, `dni_12345678Z.pdf`."""
 _MARKED = re.compile("[_ºª°·•\t]")
@@ -156,7 +157,7 @@ def find(text: str) -> list[Finding]:
     codes (CUPS), amounts, a company's free lines (900, 902), and numbers that are called an invoice's, an order's or
     the like are none of them.
     """
-    plain = text if text.isascii() else text.translate(_PLAIN)
+    plain = text if text.isascii() or not _ODD.search(text) else text.translate(_PLAIN)
     found: list[Finding] = []
     taken: bytearray | None = None  # one byte a character: as many findings as there may be, each costs its own length
     for kind, start, end in _candidates(plain):

@@ -67,8 +67,9 @@ _COMMAND = re.compile(
     r"(?i)\bcurl\b[^\n|]{0,200}?\s(?:-u|--user)[ =]?[\"']?[^\s:\"']{1,80}:(?P<value>[^\s\"'@]{4,200})"
 )
 _SIGNATURE = re.compile(r"(?i)(?<=[?&])sig=(?P<value>[A-Za-z0-9%+/=_-]{10,200})")
-_WORDS = re.compile(r"(?i)key|secret|token|pass|pwd|contrase|clave|bearer|basic")
-_LONG = re.compile(r"[\w-]{15}|SG\.")
+_WORDS = ("key", "secret", "token", "pass", "pwd", "contrase", "clave", "bearer", "basic")
+LONG = 15
+_LONG = re.compile(rf"[\w-]{{{LONG}}}|SG\.")
 _PLACEHOLDER = re.compile(
     r"(?i)^(?:[$%{\[(<*.•_-]|x{3,}|https?:|\W*$|(?:your|tu|my|mi)[-_])|[({]|^[\w.]*[a-z_]{3}\[|^(?:example|changeme|placeholder)"
 )
@@ -88,7 +89,7 @@ def find_secrets(text: str) -> Iterator[tuple[int, int]]:
     if "-----BEGIN" in text:
         for match in _PRIVATE_KEY.finditer(text):
             yield match.span()
-    if _LONG.search(text):
+    if (max(map(len, text.split()), default=0) >= LONG or "SG." in text) and _LONG.search(text):
         for match in _TOKENS.finditer(text):
             yield match.span()
         if "://" in text:
@@ -98,7 +99,8 @@ def find_secrets(text: str) -> Iterator[tuple[int, int]]:
         for match in _CONNECTION.finditer(text):
             if not _PLACEHOLDER.search(match["value"]) and match["value"].lower() not in ("password", "pass", "pwd"):
                 yield match.span("value")
-    if _WORDS.search(text):
+    folded = text.casefold()
+    if any(word in folded for word in _WORDS):
         for match in _HEADER.finditer(text):
             if _mixed(match["value"]):
                 yield match.span("value")

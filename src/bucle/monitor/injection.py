@@ -6,9 +6,9 @@ from __future__ import annotations
 import functools
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-__all__ = ["SUSPICIOUS", "suspicion"]
+__all__ = ["SUSPICIOUS", "fold", "suspicion"]
 
 SUSPICIOUS = 0.5
 """From this score on, a text counts as suspicious."""
@@ -121,6 +121,60 @@ _OWN = (
 )
 
 
+_WORDS: Mapping[str, str] = {
+    "drop": "ignore disregard forget bypass override skip ignora ignorad ignoras ignoren olvida olvidate olvidad omite "
+            "descarta desobedece saltate anula omiso hagas prestes sigas",
+    "orders": "instruction instructions prompt prompts rule rules guideline guidelines direction directions policies "
+              "restriction restrictions training instruccion instrucciones ordenes regla reglas normas directrices "
+              "indicaciones restricciones politicas filtros",
+    "every": "everything todo all cuanto",
+    "new": "new updated nueva nuevas",
+    "mode": "jailbreak jailbroken anything mode modo",
+    "act": "act pretend you immerse play from roleplay actua finge eres haz comportate partir imagina simula",
+    "free": "dan unrestricted uncensored unfiltered evil rules filters restrictions limits free broken another other "
+            "hacker root admin administrador reglas filtros restriccion restricciones limites censura normas otra "
+            "malvado malvada",
+    "role": "character broken content ethical ai role identity nuevo nueva openai openais",
+    "pretend": "pretend pretending",
+    "tell": "reveal show print repeat output display tell give leak dump list write what revela muestra muestrame "
+            "ensename ensena imprime repite dime dame escribe lista vuelca copia traduce resume lee leeme translate "
+            "summarise summarize cual cuales dice dicen pone",
+    "out": "vuelca exporta export extract extrae",
+    "inside": "system hidden initial developer api source prompt mensaje instrucciones internal secret original "
+              "confidential clave claves your tu tus",
+    "data": "password passwords contrasena contrasenas credenciales credentials datos tarjeta tarjetas card personal "
+            "record records facturas telefonos iban dni addresses direcciones email emails correos",
+    "people": "cliente clientes usuario usuarios customer customers user users",
+    "table": "listado lista base list dump database",
+    "key": "contrasena password credenciales credentials",
+    "env": "entorno environment env system_prompt api_key apikey api entrenamiento training",
+    "text": "word words text texto palabras todo",
+    "base64": "base64",
+    "only": "just only solo unicamente simplemente exactamente",
+    "say": "print say output reply imprime di escribe repite contesta responde",
+    "off": "desactiva apaga quita quitate elimina disable turn remove",
+    "filter": "filtro filtros filter filters restricciones restrictions safety seguridad guardrails censura",
+    "override": "override",
+    "run": "decode decodifica descifra ejecuta execute run",
+    "code": "base64 rot13 hex shell bash sql",
+    "sql": "drop union",
+    "threat": "voy puta muerete pudrete ojala yourself kill fuck find",
+}
+"""What each pattern cannot do without, in groups: whole words of the folded text."""
+_PIECES: Mapping[str, tuple[str, ...]] = {
+    "apikey": ("apikey",),
+    "quoted": ("\"", "“", "\'", "«"),
+    "marks": ("<", "[", "##", "system:", "system :", "sistema:", "sistema :"),
+    "attack": ("or 1", "<script", "/etc/passwd", "rm -rf", "{{", "${jndi:"),
+}
+_NEEDS = (
+    "drop orders", "drop every", "every", "new orders", "mode", "act free", "role", "pretend", "tell inside|apikey",
+    "tell data", "table people", "key", "tell|out people", "env", "tell text", "base64", "only say quoted",
+    "off filter", "override", "marks", "run|sql|attack code|sql|attack", "threat",
+)
+"""Of each pattern of `_PATTERNS`, in order: every group (or one of several) that its text must have words of."""
+
+
 def suspicion(text: str) -> tuple[float, tuple[str, ...]]:
     """How much `text` looks like an attempt to turn the model, in [0, 1], and the kinds of pattern found.
 
@@ -130,24 +184,65 @@ def suspicion(text: str) -> tuple[float, tuple[str, ...]]:
     """
     if len(text) > _LONGEST:
         text = text[:_LONGEST // 2] + " " + text[-_LONGEST // 2:]
-    folded = _fold(text)
+    folded = fold(text)
     misses, kinds = 1.0, []
     patterns, own = _compiled()
-    for kind, weight, pattern in patterns:
-        if pattern.search(folded) and not (kind == "override" and own.search(folded)):
+    words = _groups(folded)
+    for kind, weight, pattern, needs in patterns:
+        if not all(words & need for need in needs) or not pattern.search(folded):
+            continue  # most texts hold no word that a pattern could begin with
+        if not (kind == "override" and own.search(folded)):
             misses *= 1 - weight
             kinds.append(kind)
     return 1 - misses, tuple(dict.fromkeys(kinds))
 
 
 @functools.cache
-def _compiled() -> tuple[tuple[tuple[str, float, re.Pattern[str]], ...], re.Pattern[str]]:
-    return tuple((kind, weight, re.compile(pattern)) for kind, weight, pattern in _PATTERNS), re.compile(_OWN)
+def _compiled() -> tuple[tuple[tuple[str, float, re.Pattern[str], tuple[int, ...]], ...], re.Pattern[str]]:
+    bits = {name: 1 << at for at, name in enumerate([*_WORDS, *_PIECES])}
+    rows = []
+    for (kind, weight, pattern), needs in zip(_PATTERNS, _NEEDS, strict=True):
+        needed = tuple(sum(bits[name] for name in need.split("|")) for need in needs.split())
+        rows.append((kind, weight, re.compile(pattern), needed))
+    return tuple(rows), re.compile(_OWN)
 
 
-def _fold(text: str) -> str:
+@functools.cache
+def _table() -> tuple[dict[str, int], list[tuple[str, int]]]:
+    """The groups of each word, as bits, and those of each piece of text."""
+    words: dict[str, int] = {}
+    for at, listed in enumerate(_WORDS.values()):
+        for word in listed.split():
+            words[word] = words.get(word, 0) | 1 << at
+    return words, [(piece, 1 << at) for at, pieces in enumerate(_PIECES.values(), len(_WORDS)) for piece in pieces]
+
+
+_WORD = re.compile(r"\w+")
+
+
+def _groups(folded: str) -> int:
+    table, pieces = _table()
+    found = 0
+    for bits in map(table.get, set(_WORD.findall(folded))):
+        if bits:
+            found |= bits
+    for piece, bit in pieces:
+        if piece in folded:
+            found |= bit
+    return found
+
+
+_UNSEEN = re.compile(r"[^\x00-\x7f]+")
+
+
+def fold(text: str) -> str:
     """Lower case, accents and invisible characters gone, white space single: evasions that cost nothing are
     undone."""
-    decomposed = unicodedata.normalize("NFKD", text.casefold())
-    plain = "".join(letter for letter in decomposed if unicodedata.category(letter) not in ("Mn", "Cf"))
+    plain = text.casefold()
+    if not plain.isascii():
+        plain = _UNSEEN.sub(_bare, unicodedata.normalize("NFKD", plain))
     return " ".join(plain.split())
+
+
+def _bare(match: re.Match[str]) -> str:
+    return "".join(letter for letter in match[0] if unicodedata.category(letter) not in ("Mn", "Cf"))
