@@ -59,7 +59,10 @@ _FILES = re.compile(
 _GIT = re.compile(r"git@(?:github\.com|gitlab\.com|bitbucket\.org)$")
 _GIT_PATH = re.compile(r":[\w~.-]+(?:/|\.git\b)")
 _IBAN = re.compile(r"(?=[A-Za-z]{2}\d\d)(?<!\w)(?=([A-Za-z]{2}\d{2}(?:[ .\n-]?[0-9A-Za-z]){11,30}))")
-_IBAN_LOOSE = re.compile(r"(?=[A-Za-z]{2} ?\)?\d)(?:(?<!\w)|(?<=(?i:iban)))(?=([A-Za-z]{2} ?\)?\d{2}\)?(?:[ .\n\t/|-]{0,3}\d){11,27}(?!\d)))")
+_IBAN_LOOSE = re.compile(
+    r"(?=[A-Za-z]{2} ?\)?\d)(?:(?<!\w)|(?<=(?i:iban)))"
+    r"(?=([A-Za-z]{2} ?\)?\d{2}\)?(?:[ .\n\t/|-]{0,3}\d){11,27}(?!\d)))"
+)
 """Digits only, set apart by whatever a table or a form puts between them."""
 _CARD = re.compile(
     r"(?=\d)(?<![\w,-])(?<!\d[./])(?:(?<!\d{4}[ -])|(?<=(?<!\d)20\d\d ))"
@@ -76,10 +79,12 @@ _ID_LETTER = (
     r"(?!\w|-(?![A-ZÁÉÍÓÚÑ][a-zñáéíóú])\w)"
 )
 _DNI = re.compile(
-    r"(?=[E\d])" + _ID_START + r"(?:ES[ -]?)?(?P<body>0{0,2}\d{8}|\d{2}[ .]\d{3}[ .]\d{3}|\d{2}-\d{3}-\d{3})" + _ID_LETTER
+    r"(?=[E\d])" + _ID_START
+    + r"(?:ES[ -]?)?(?P<body>0{0,2}\d{8}|\d{2}[ .]\d{3}[ .]\d{3}|\d{2}-\d{3}-\d{3})" + _ID_LETTER
 )
 _NIE = re.compile(
-    r"(?=[EXYZxyz])" + _ID_START + r"(?:ES[ -]?)?(?P<first>[XYZxyz])[ ./-]?0?(?P<body>\d{7}|\d[ .]\d{3}[ .]\d{3})" + _ID_LETTER
+    r"(?=[EXYZxyz])" + _ID_START
+    + r"(?:ES[ -]?)?(?P<first>[XYZxyz])[ ./-]?0?(?P<body>\d{7}|\d[ .]\d{3}[ .]\d{3})" + _ID_LETTER
 )
 _ID_SAID = re.compile(
     r"(?i)(?:\bd\.?n\.?i|\bn\.?i\.?[fe]|identidad|identity)(?:\W{1,4}(?:\w{1,10}\W{1,3}){0,3})?$"
@@ -143,7 +148,7 @@ _PLAIN = str.maketrans(
     | {chr(0xFF01 + at): chr(0x21 + at) for at in range(94)}
 )
 """Spaces, hyphens and full-width characters as they are written in mail and PDF, one for one."""
-_ODD = re.compile("[%s]" % "".join(map(chr, _PLAIN)))
+_ODD = re.compile("[" + "".join(map(chr, _PLAIN)) + "]")
 _MARKS = str.maketrans("_ºª°·•\t", "    -- ")
 """Marks that stand beside a number and are no part of it: `_612345678_`, `nº612345678`, `dni_12345678Z.pdf`."""
 _MARKED = re.compile("[_ºª°·•\t]")
