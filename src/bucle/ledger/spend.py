@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from bucle.core.records import Trace
 from bucle.ledger.store import Ledger
 
-__all__ = ["Spent", "add_spend", "month_of", "nano_usd", "spent"]
+__all__ = ["Spent", "add_spend", "month_of", "nano_usd", "spent", "tokens"]
 
 NANO = 1_000_000_000
 MOST = 10**15  # nano-dollars of one answer, a million dollars: what is beyond is no price
@@ -42,6 +42,11 @@ def nano_usd(usd: float) -> int:
     return min(max(round(usd * NANO), 0), MOST) if math.isfinite(usd) else 0
 
 
+def tokens(count: int) -> int:
+    """`count` where it can be one; what a provider says is not trusted."""
+    return min(max(count, 0), MOST)
+
+
 def month_of(at: str) -> str:
     """The UTC calendar month (`2026-11`) of an ISO 8601 time."""
     if at.endswith(("+00:00", "Z")):
@@ -56,8 +61,8 @@ def add_spend(db: sqlite3.Connection, traces: Iterable[Trace]) -> None:
         usage = trace.usage
         row = sums.setdefault((month_of(trace.received_at), trace.key, trace.team), [0, 0, 0, 0])
         row[0] += trace.role != "shadow"
-        row[1] += usage.tokens_in
-        row[2] += usage.tokens_out
+        row[1] += tokens(usage.tokens_in)
+        row[2] += tokens(usage.tokens_out)
         row[3] += nano_usd(usage.usd)
     db.executemany(_ADD, [(*names, *row) for names, row in sums.items()])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import orjson
 from bucle.core.errors import NotFound
 from bucle.core.records import Feedback, Trace, Usage
 from bucle.ledger.search import parse_query
-from bucle.ledger.spend import add_spend, nano_usd
+from bucle.ledger.spend import add_spend, nano_usd, tokens
 from bucle.ledger.store import Ledger
 
 __all__ = ["Pruned", "TraceStore", "trace_json"]
@@ -60,7 +61,7 @@ class TraceStore:
             new = list(enumerate(rows.values(), last + 1))
             db.executemany(_ADD, [
                 (seq, t.id, datetime.fromisoformat(t.at).timestamp(), t.route, t.release, t.user, t.key, t.team,
-                 t.role, t.cached, t.status, t.ms, t.ms_first, t.usage.tokens_in, t.usage.tokens_out,
+                 t.role, t.cached, t.status, t.ms, t.ms_first, tokens(t.usage.tokens_in), tokens(t.usage.tokens_out),
                  nano_usd(t.usage.usd))
                 for seq, t in new
             ])
@@ -247,7 +248,7 @@ def trace_json(trace: Trace, *, texts: bool = True) -> bytes:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Usage):
-        return value.__dict__
+        return value.__dict__ if math.isfinite(value.usd) else {**value.__dict__, "usd": 0.0}
     if hasattr(value, "items"):
         return dict(value)
     if isinstance(value, set | frozenset):

@@ -1,4 +1,4 @@
-"""Traces to the ledger through a bounded queue and one thread, in batches; no request waits for the disk."""
+"""Traces to the ledger through a journal, a bounded queue and one thread, in batches; no request waits for the disk."""
 
 from __future__ import annotations
 
@@ -6,26 +6,29 @@ import logging
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Protocol
+from typing import Any, Protocol
 
 from bucle.core.records import Feedback, Trace
+from bucle.serve.journal import Journal
 
 __all__ = ["TraceQueue", "TraceWriter"]
 
 log = logging.getLogger("bucle.serve")
 
 RETRY_PAUSES_S = (0.05, 0.2, 1.0)
-"""A batch that the ledger refuses is tried again after each of these, then row by row, then lost."""
-
-
+"""A batch that the ledger refuses is tried again after each of these, then row by row, then lost (with a journal: left
+in it for the next start)."""
+PRUNE_EVERY_S = 3600.0
 TEXTS = ("input", "output", "error")  # what users and models wrote, of a trace and of each step of a chain
+
 
 class TraceWriter(Protocol):
     """Where traces and feedback go, such as the ledger. Both are idempotent by id; return how many were new.
 
-    `add_feedback` raises NotFound for a trace that is not stored.
+    `add_feedback` raises NotFound for a trace that is not stored. With `keep_days` its `prune(days)` is called too.
     """
 
     def add_traces(self, traces: Sequence[Trace]) -> int: ...
@@ -33,40 +36,59 @@ class TraceWriter(Protocol):
     def add_feedback(self, items: Sequence[Feedback]) -> int: ...
 
 
-_Job = Trace | tuple[Feedback, "Future[int]"] | threading.Event | None
+_Job = Trace | tuple[Feedback, "Future[int]"] | threading.Event
 
 
 class TraceQueue:
     """Takes traces without blocking and writes them from one thread, in the order they came.
 
-    At most `size` wait; one more is dropped and counted. A batch goes out when it holds `batch` traces or is
-    `flush_ms` old. `redact` is applied to what users and models wrote, here and not in the request; if it
-    fails the text is not stored.
+    `redact` is applied to what users and models wrote before anything of it is stored anywhere; if it fails the text is
+    not stored. Then the trace is written to `journal`, waits with at most `size` others, and goes out in a batch when
+    `batch` traces wait or the first is `flush_ms` old. One more than `size` waits in the journal; without a journal, or
+    where that is full too, it is dropped and counted. `also` gets each redacted trace (the exporter). Traces older than
+    `keep_days` (0: none) are deleted, at the start and every hour.
     """
 
-    def __init__(self, writer: TraceWriter | None, *, size: int = 10_000, batch: int = 256,
-                 flush_ms: float = 50.0, redact: Callable[[str], str] | None = None) -> None:
-        self._writer, self._batch, self._flush_s, self._redact = writer, batch, flush_ms / 1000, redact
-        self._jobs: queue.Queue[_Job] = queue.Queue(size)
-        self._closed = False
+    def __init__(self, writer: TraceWriter | None, *, size: int = 10_000, batch: int = 1024,
+                 flush_ms: float = 50.0, redact: Callable[[str], str] | None = None, journal: Journal | None = None,
+                 also: Callable[[Trace], object] | None = None, keep_days: float = 0.0) -> None:
+        self._writer, self._size, self._batch, self._flush_s = writer, size, batch, flush_ms / 1000
+        self._redact, self._journal, self._also = redact, journal, also
+        self._jobs: deque[_Job] = deque()
+        self._some, self._now, self._closed = threading.Event(), threading.Event(), False
         self.written = self.dropped = self.lost = 0
         self._thread = threading.Thread(target=self._run, name="bucle-traces", daemon=True)
         self._thread.start()
+        self._over = threading.Event()
+        if keep_days and writer is not None and hasattr(writer, "prune"):
+            threading.Thread(target=self._keep, args=(writer.prune, keep_days), name="bucle-keep", daemon=True).start()
 
     @property
     def waiting(self) -> int:
-        return self._jobs.qsize()
+        return len(self._jobs) + (self._journal.later if self._journal else 0)
+
+    def began(self, trace_id: str, *, route: str, at: str, key: str = "", team: str = "", usd: float = 0.0,
+              tokens: int = 0, release: str = "") -> None:
+        """An engine is about to be asked, with `usd` and `tokens` reserved: should the server die, this much is told of
+        the request. Nothing without a journal."""
+        if self._journal is not None:
+            self._journal.began(trace_id, route=route, at=at, key=key, team=team, usd=usd, tokens=tokens,
+                                release=release)
 
     def put(self, trace: Trace) -> bool:
-        """Whether `trace` was taken; False counts it as dropped."""
+        """Whether `trace` was taken; False counts it as dropped. With a journal, what was taken survives a kill."""
         if self._closed:
             self.dropped += 1
             return False
-        try:
-            self._jobs.put_nowait(trace)
-        except queue.Full:
-            self.dropped += 1
-            return False
+        clean = self._clean(trace)
+        if self._also is not None:
+            self._also(clean)
+        full = len(self._jobs) >= self._size
+        kept = self._journal is not None and self._journal.ended(clean, later=full)
+        if full:
+            self.dropped += not kept
+            return kept
+        self._add(clean)
         return True
 
     def feedback(self, item: Feedback) -> Future[int]:
@@ -75,9 +97,9 @@ class TraceQueue:
         Raises NotFound through the future for an unknown trace; queue.Full where nothing more can wait.
         """
         done: Future[int] = Future()
-        if self._closed:
+        if self._closed or len(self._jobs) >= self._size:
             raise queue.Full
-        self._jobs.put_nowait((item, done))
+        self._add((item, done), at_once=True)
         return done
 
     def flush(self, timeout_s: float = 30.0) -> bool:
@@ -85,51 +107,63 @@ class TraceQueue:
         if self._closed:
             return not self._thread.is_alive()
         reached = threading.Event()
-        end = time.monotonic() + timeout_s
-        try:
-            self._jobs.put(reached, timeout=timeout_s)
-        except queue.Full:
-            return False
-        return reached.wait(max(0.0, end - time.monotonic()))
+        self._add(reached, at_once=True)
+        return reached.wait(timeout_s)
 
     def close(self, timeout_s: float = 30.0) -> bool:
         """Flush, then end the thread. Whether all of it happened in time; calling it again is harmless."""
-        if self._closed:
-            return not self._thread.is_alive()
-        flushed = self.flush(timeout_s)
         self._closed = True
-        try:
-            self._jobs.put(None, timeout=1.0)
-        except queue.Full:
-            return False
+        self._over.set()
+        self._now.set()
+        self._some.set()
         self._thread.join(timeout_s)
-        return flushed and not self._thread.is_alive()
+        return not self._thread.is_alive()
+
+    def _add(self, job: _Job, at_once: bool = False) -> None:
+        self._jobs.append(job)
+        if (at_once or len(self._jobs) >= self._batch) and not self._now.is_set():
+            self._now.set()
+        if not self._some.is_set():
+            self._some.set()
 
     def _run(self) -> None:
         while True:
-            job = self._jobs.get()
-            rows: list[Trace] = []
-            end = time.monotonic() + self._flush_s
-            while isinstance(job, Trace):
+            self._some.wait()
+            closing = self._closed
+            self._now.wait(self._flush_s)  # let a batch come together
+            self._now.clear()
+            self._some.clear()
+            self._drain()
+            if closing:
+                break
+        if self._journal is not None:
+            self._journal.close()
+
+    def _drain(self) -> None:
+        """Write what waits, then what waits in the journal."""
+        rows: list[Trace] = []
+        while self._jobs:
+            job = self._jobs.popleft()
+            if isinstance(job, Trace):
                 rows.append(job)
-                left = end - time.monotonic()
-                if len(rows) >= self._batch or left <= 0:
-                    break
-                try:
-                    job = self._jobs.get(timeout=left)
-                except queue.Empty:
-                    break
-            if rows:
-                self._write([self._clean(row) for row in rows])
-            if isinstance(job, threading.Event):
-                job.set()
-            elif isinstance(job, tuple):
-                self._rate(*job)
-            elif job is None:
-                return
+            if rows and (len(rows) >= self._batch or not self._jobs or not isinstance(job, Trace)):
+                self._write(rows)
+                rows = []
+            if isinstance(job, threading.Event | tuple):
+                self._later()
+                if isinstance(job, threading.Event):
+                    job.set()
+                else:
+                    self._rate(*job)
+        self._later()
+
+    def _later(self) -> None:
+        while self._journal is not None and self._journal.later:
+            self._write(self._journal.take(self._batch))
 
     def _write(self, rows: list[Trace]) -> None:
         if self._writer is None:
+            self._settled(rows)
             return
         for pause in (*RETRY_PAUSES_S, None):
             try:
@@ -140,14 +174,32 @@ class TraceQueue:
                     time.sleep(pause)
                 continue
             self.written += len(rows)
+            self._settled(rows)
             return
         for row in rows:
             try:
                 self._writer.add_traces([row])
                 self.written += 1
+                self._settled([row])
             except Exception as error:
                 self.lost += 1
-                log.error("trace %s is lost: %s", row.id, type(error).__name__)
+                log.error("trace %s is %s: %s", row.id, "lost" if self._journal is None else "left in the journal",
+                          type(error).__name__)
+
+    def _settled(self, rows: Sequence[Trace]) -> None:
+        if self._journal is not None:
+            self._journal.committed([row.id for row in rows])
+
+    def _keep(self, prune: Callable[[float], Any], days: float) -> None:
+        while True:
+            try:
+                gone = prune(days)
+                if gone.traces:
+                    log.info("%d traces older than %g days deleted, with %d verdicts", gone.traces, days, gone.feedback)
+            except Exception as error:
+                log.error("old traces cannot be deleted now: %s", error)
+            if self._over.wait(PRUNE_EVERY_S):
+                return
 
     def _rate(self, item: Feedback, done: Future[int]) -> None:
         try:
@@ -159,13 +211,21 @@ class TraceQueue:
             done.set_exception(error)
 
     def _clean(self, trace: Trace) -> Trace:
-        spans = tuple({name: self._redacted(value) if name in TEXTS and isinstance(value, str) else value
-                       for name, value in span.items()} for span in trace.spans)
-        return trace.model_copy(update={"spans": spans, **{name: self._redacted(getattr(trace, name))
-                                                           for name in TEXTS}})
+        changed: dict[str, Any] = {} if trace.user.isascii() else {"user": _text(trace.user)}
+        for name in TEXTS:
+            said = getattr(trace, name)
+            if said and (clean := self._redacted(said)) != said:
+                changed[name] = clean
+        for span in trace.spans:
+            if not span.keys().isdisjoint(TEXTS):
+                changed["spans"] = tuple(
+                    {name: self._redacted(value) if name in TEXTS and isinstance(value, str) else value
+                     for name, value in one.items()} for one in trace.spans)
+                break
+        return trace.model_copy(update=changed) if changed else trace
 
     def _redacted(self, text: str) -> str:
-        text = text.replace("\x00", "�")  # PostgreSQL stores no NUL
+        text = _text(text)
         if self._redact is None or not text:
             return text
         try:
@@ -173,3 +233,8 @@ class TraceQueue:
         except Exception as error:
             log.error("redaction failed (%s): the text is not stored", type(error).__name__)
             return "[not stored: redaction failed]"
+
+
+def _text(text: str) -> str:
+    """`text` as any store takes it: PostgreSQL has no NUL, and half of a surrogate pair is no text."""
+    return text.replace("\x00", "�").encode("utf-8", "replace").decode()
