@@ -174,9 +174,7 @@ class KeyStore:
                            usd_per_month, requests_per_minute, tokens_per_minute), self._clock())
         secret = _new_secret()
         with self.ledger.transaction() as db:
-            if any(s.key.name == key.name and not s.revoked_at for s in self._inside(db)):
-                raise BadInput(f"There is a key called `{key.name}`.",
-                               f"bucle keys rotate '{key.name}' gives it a new secret; or choose another name.")
+            self._free(key)
             at = now()
             db.execute("INSERT INTO api_keys (id, body, created_at, by) VALUES (?, ?, ?, ?)",
                        (key.id, _body(key), at, by))
@@ -185,14 +183,13 @@ class KeyStore:
         return key, secret
 
     def change(self, name: str, *, by: str, **settings: Any) -> Key:
-        """The key with other `settings` (fields of Key, not its id). A running server takes them within a second. Raises
-        NotFound, or BadInput."""
+        """The key with other `settings` (fields of Key, not its id). A running server takes them within a second.
+        Raises NotFound, or BadInput."""
         with self.ledger.transaction() as db:
             before = self._alive(name).key
-            wanted = {n: frozenset(v) if n in ("scopes", "labels") else v for n, v in settings.items()}
+            wanted: dict[str, Any] = {n: frozenset(v) if n in ("scopes", "labels") else v for n, v in settings.items()}
             after = _checked(replace(before, **wanted), self._clock() if "expires_at" in settings else 0.0)
-            if any(s.key.name == after.name and s.key.id != after.id and not s.revoked_at for s in self._inside(db)):
-                raise BadInput(f"There is a key called `{after.name}`.", "Choose another name.")
+            self._free(after)
             old, new = before.described(), after.described()
             changed = {n: [old[n], new[n]] for n in old if old[n] != new[n]}
             if changed:
@@ -220,7 +217,8 @@ class KeyStore:
         with self.ledger.transaction() as db:
             found = self._alive(name)
             if found.status(self._clock()) == "expired":
-                raise BadInput(f"`{found.key.name}` has expired.", f"bucle keys change '{found.key.name}' --expires 90d")
+                raise BadInput(f"`{found.key.name}` has expired.",
+                               f"bucle keys change '{found.key.name}' --expires 90d")
             db.execute("UPDATE api_key_secrets SET ends_at = min(coalesce(ends_at, ?), ?) WHERE key = ?",
                        (ends, ends, found.key.id))
             _add_secret(db, found.key.id, secret, at)
@@ -239,9 +237,10 @@ class KeyStore:
             raise BadInput(f"`{found.key.name}` was revoked on {found.revoked_at[:10]}.", "bucle keys create NAME")
         return found
 
-    def _inside(self, db: sqlite3.Connection) -> list[StoredKey]:
-        rows = db.execute("SELECT id, body, created_at, by, revoked_at FROM api_keys").fetchall()
-        return [StoredKey(_key(id_, json.loads(body)), (), *rest) for id_, body, *rest in rows]
+    def _free(self, key: Key) -> None:
+        if any(s.key.name == key.name and s.key.id != key.id and not s.revoked_at for s in self.stored()):
+            raise BadInput(f"There is a key called `{key.name}`.",
+                           f"bucle keys rotate '{key.name}' gives it a new secret; or choose another name.")
 
 
 def _new_secret() -> str:
