@@ -12,7 +12,19 @@ in the reply under `bucle`. Nothing is stored: what needs state is refused by na
 
 from bucle.serve.dialects.base import Dialect, Events, Head, clean, encode, event
 from bucle.serve.dialects.chat import ChatCompletions
+from bucle.serve.dialects.completions import Completions
+from bucle.serve.dialects.messages import Messages
+from bucle.serve.dialects.others import (
+    embeddings_reply,
+    moderations_reply,
+    parse_embeddings,
+    parse_feedback,
+    parse_moderations,
+)
+from bucle.serve.dialects.responses import Responses
 
-__all__ = ["DIALECTS", "ChatCompletions", "Dialect", "Events", "Head", "clean", "encode", "event"]
+__all__ = ["DIALECTS", "ChatCompletions", "Completions", "Dialect", "Events", "Head", "Messages", "Responses", "clean",
+           "embeddings_reply", "encode", "event", "moderations_reply", "parse_embeddings", "parse_feedback",
+           "parse_moderations"]
 
-DIALECTS: tuple[Dialect, ...] = (ChatCompletions(),)
+DIALECTS: tuple[Dialect, ...] = (ChatCompletions(), Completions(), Responses(), Messages())

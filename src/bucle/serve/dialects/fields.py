@@ -258,20 +258,21 @@ class Shape:
 
 @dataclass(frozen=True)
 class Tagged:
-    """An object whose `tag` says which shape it has. `refused` are tags of the official API that are not served, with
-    what they are."""
+    """An object whose `tag` says which shape it has, `default` where it says nothing. `refused` are tags of the
+    official API that are not served, with what they are."""
 
     tag: str
     shapes: Mapping[str, Shape]
     refused: Mapping[str, str] | None = None
+    default: str = ""
 
     def read(self, value: Any) -> dict[str, Any]:
         if not isinstance(value, dict):
             raise Wrong("must be an object", "invalid_type")
-        tag = value.get(self.tag)
+        tag = value.get(self.tag, self.default)
         shape = self.shapes.get(tag) if isinstance(tag, str) else None
         if shape is None:
-            if isinstance(tag, str) and self.refused and tag in self.refused:
+            if isinstance(tag, str) and self.refused is not None and tag in self.refused:
                 raise Wrong(f"{self.refused[tag]}", "unsupported_value", at=self.tag)
             raise Wrong(f"must be {_listed(tuple(self.shapes))}", "unsupported_value", at=self.tag)
         return shape.read(value)

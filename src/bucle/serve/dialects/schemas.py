@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 from bucle.serve.dialects.fields import Wrong
 
-__all__ = ["JsonSchema", "Pattern", "depth_of"]
+__all__ = ["FreeObject", "JsonSchema", "Pattern", "depth_of"]
 
 SCHEMA_BYTES = 65_536
 SCHEMA_DEPTH = 40
@@ -63,6 +63,25 @@ class JsonSchema:
 
     def schema(self) -> dict[str, Any]:
         return {"type": "object", "description": f"A JSON schema (draft 2020-12) of at most {SCHEMA_BYTES} bytes"}
+
+
+@dataclass(frozen=True)
+class FreeObject:
+    """Any object of at most `longest` characters as JSON, nested no deeper than a schema."""
+
+    longest: int
+
+    def read(self, value: Any) -> Mapping[str, Any]:
+        if not isinstance(value, dict):
+            raise Wrong("must be an object", "invalid_type")
+        if depth_of(value, SCHEMA_DEPTH) > SCHEMA_DEPTH:
+            raise Wrong(f"is nested deeper than {SCHEMA_DEPTH}")
+        if len(json.dumps(value, ensure_ascii=False)) > self.longest:
+            raise Wrong(f"is longer than {self.longest} characters", "input_too_long", 413)
+        return value
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "object"}
 
 
 def depth_of(value: Any, most: int) -> int:

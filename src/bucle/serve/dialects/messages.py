@@ -1,0 +1,273 @@
+"""Anthropic's messages: `POST /v1/messages`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from bucle.core.engine import ChatAnswer, ChatAsk, Choice, Delta
+from bucle.serve.dialects import fields as f
+from bucle.serve.dialects.base import Events, Head, clean, event, extra_of
+from bucle.serve.dialects.common import (
+    MAX_PARTS,
+    MAX_STOPS,
+    MAX_TOOLS,
+    MODEL,
+    NAME,
+    NOT_TEXT,
+    STOP,
+    USER,
+    bounded,
+    form_of,
+    tag,
+    tool_choice,
+)
+from bucle.serve.dialects.schemas import FreeObject, JsonSchema
+from bucle.serve.errors import ApiError
+from bucle.serve.routes import Limits
+
+__all__ = ["Messages", "error_type"]
+
+_TYPES = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 404: "not_found_error",
+          408: "timeout_error", 409: "conflict_error", 413: "request_too_large", 429: "rate_limit_error",
+          502: "api_error", 503: "overloaded_error", 504: "timeout_error", 529: "overloaded_error"}
+_STOP = {"length": "max_tokens", "tool_calls": "tool_use", "content_filter": "refusal"}
+_THINKING = "holds hidden reasoning, which no model here reads back: leave the block out"
+_HINT = f.Shape({"type": f.Choice(("ephemeral",)), "ttl": f.Choice(("5m", "1h"))}, ("type",))
+"""`cache_control`: a hint that changes no answer. Taken, so that clients need not be changed."""
+
+
+class Messages:
+    name, path = "messages", "/v1/messages"
+
+    def shape(self, limits: Limits) -> f.Shape:
+        """What a body may hold."""
+        return _shape(limits)
+
+    def parse(self, body: Mapping[str, Any], limits: Limits) -> ChatAsk:
+        got = f.read(_shape(limits), body)
+        messages: list[Mapping[str, Any]] = []
+        if got.get("system"):
+            messages.append({"role": "system", "content": _text(got["system"])})
+        for place, message in enumerate(got["messages"]):
+            messages += _messages(message, place)
+        if messages[-1]["role"] == "assistant":
+            raise ApiError(400, "the last message must be the user's: an answer that goes on from a given beginning is "
+                                "not served", code="unsupported_value", param="messages")
+        bounded(messages, limits)
+        tools = tuple(_tool(t) for t in got.get("tools", ()))
+        chosen = got.get("tool_choice", {})
+        kind = chosen.get("type")
+        function = {"type": "function", "function": {"name": chosen.get("name")}}
+        asked = function if kind == "tool" else {"any": "required"}.get(kind, kind)
+        form = got.get("output_config", {}).get("format")
+        parallel = chosen.get("disable_parallel_tool_use")
+        return ChatAsk(
+            got["model"], tuple(messages), max_tokens=got["max_tokens"], temperature=got.get("temperature"),
+            top_p=got.get("top_p"), stop=tuple(got.get("stop_sequences", ())), tools=tools,
+            tool_choice=tool_choice({"tool_choice": asked}, [t["function"]["name"] for t in tools]),
+            parallel_tool_calls=None if parallel is None else not parallel, stream=got.get("stream", False),
+            user=got.get("metadata", {}).get("user_id", ""),
+            **form_of("output_config", form, form and form["schema"]))
+
+    def whole(self, head: Head, ask: ChatAsk, answer: ChatAnswer, extra: Mapping[str, Any]) -> dict[str, Any]:
+        one = answer.choices[0] if answer.choices else Choice("")
+        text = one.text or one.refusal or ""
+        blocks = [{"type": "text", "text": clean(text), "citations": None}] if text or not one.tool_calls else []
+        blocks += [_used(c) for c in one.tool_calls]
+        return {**_message(head), "content": blocks, **_ended(one), "usage": _usage(answer),
+                "bucle": extra_of(answer, extra)}
+
+    def events(self, head: Head, ask: ChatAsk) -> Events:
+        return _Events(head)
+
+    def error_body(self, error: ApiError) -> dict[str, Any]:
+        """`error.type` by the status, as Anthropic's clients read it; our own code and the field under `bucle`."""
+        known = {**error.body().get("bucle", {}), "code": error.code, **({"param": error.param} if error.param else {})}
+        return {"type": "error", "error": {"type": error_type(error.status), "message": error.message},
+                "request_id": error.trace or None, "bucle": known}
+
+
+@lru_cache(16)
+def _shape(limits: Limits) -> f.Shape:
+    text = f.Text(limits.input_chars, too_long=413)
+    block = tag("text", {"text": text, "cache_control": _HINT, "citations": f.Exactly(([],))}, "text")
+    texts = f.ListOf(f.Tagged("type", {"text": block}, NOT_TEXT), MAX_PARTS, 1)
+    result = tag("tool_result", {
+        "tool_use_id": f.Text(200, 1), "is_error": f.Flag(), "cache_control": _HINT,
+        "content": f.Either(text, f.ListOf(f.Tagged("type", {"text": block}, NOT_TEXT), MAX_PARTS))}, "tool_use_id")
+    use = tag("tool_use", {"id": f.Text(200, 1), "name": NAME, "input": FreeObject(limits.input_chars),
+                           "cache_control": _HINT, "caller": f.Shape({"type": f.Choice(("direct",))})},
+              "id", "name", "input")
+    other = ("search_result", "server_tool_use", "web_search_tool_result", "container_upload")
+    refused = {**NOT_TEXT, "thinking": _THINKING, "redacted_thinking": _THINKING,
+               **dict.fromkeys(other, "is not served: only text, tool_use and tool_result are")}
+
+    def message(role: str, **blocks: f.Shape) -> f.Shape:
+        parts = f.ListOf(f.Tagged("type", {"text": block, **blocks}, refused), MAX_PARTS, 1)
+        return f.Shape({"role": f.Choice((role,)), "content": f.Either(text, parts)}, ("role", "content"))
+
+    own = f.Tagged("type", {"custom": f.Shape({
+        "type": f.Choice(("custom",)), "name": NAME, "description": f.Text(8192), "input_schema": JsonSchema(),
+        "strict": f.Flag(), "cache_control": _HINT}, ("name", "input_schema"))}, _Hosted(), default="custom")
+    alone = {"disable_parallel_tool_use": f.Flag()}
+    return f.Shape({
+        "model": MODEL, "max_tokens": f.Whole(1, limits.max_tokens),
+        "messages": f.ListOf(f.Tagged("role", {
+            "user": message("user", tool_result=result), "assistant": message("assistant", tool_use=use),
+            "system": message("system")}), limits.messages, 1, 413),
+        "system": f.Either(text, texts), "stop_sequences": f.ListOf(STOP, MAX_STOPS), "stream": f.Flag(),
+        "temperature": f.Number(0, 1), "top_p": f.Number(0, 1), "tools": f.ListOf(own, MAX_TOOLS),
+        "tool_choice": f.Tagged("type", {"auto": tag("auto", alone), "any": tag("any", alone),
+                                         "tool": tag("tool", {"name": NAME, **alone}, "name"),
+                                         "none": tag("none", {})}),
+        "metadata": f.Shape({"user_id": USER}),
+        "output_config": f.Shape({"effort": f.Refused(), "format": f.Tagged("type", {
+            "json_schema": tag("json_schema", {"schema": JsonSchema()}, "schema")})}),
+        "thinking": f.Exactly(({"type": "disabled"},)), "service_tier": f.Exactly(("auto", "standard_only")),
+        "speed": f.Exactly(("standard",)), "cache_control": _HINT,
+        **{name: f.Refused() for name in ("top_k", "container", "context_management", "mcp_servers", "inference_geo",
+                                          "diagnostics", "user_profile_id", "output_format")},
+    }, ("model", "max_tokens", "messages"))
+
+
+class _Hosted(dict[str, str]):
+    """Tools with a version in their type run at Anthropic."""
+
+    def __contains__(self, kind: object) -> bool:
+        return isinstance(kind, str)
+
+    def __missing__(self, kind: str) -> str:
+        return "is a tool that runs at Anthropic: only your own (type custom, or none) are served"
+
+
+class _Events:
+    """message_start, content blocks one after another, message_delta, message_stop."""
+
+    def __init__(self, head: Head) -> None:
+        self._head = head
+        self._blocks = -1  # the number of the open block, or of the last one
+        self._open = ""  # "text", "call 0", or nothing is open
+        self._called: set[int] = set()
+        self._said = False
+
+    def begin(self) -> bytes:
+        """The tokens that were read are not known yet: `message_delta` has them."""
+        message = {**_message(self._head), "content": [], "stop_reason": None, "stop_sequence": None,
+                   "usage": {**_usage(ChatAnswer(())), "output_tokens": 1}}
+        return self._say("message_start", message=message) + self._say("ping")
+
+    def delta(self, piece: Delta) -> bytes:
+        sent = b""
+        if piece.text:
+            self._said = True
+            sent += self._turn("text", {"type": "text", "text": "", "citations": None})
+            sent += self._more({"type": "text_delta", "text": clean(piece.text)})
+        for call in piece.tool_calls:
+            place, function = int(call.get("index", 0)), call.get("function") or {}
+            if place not in self._called:
+                self._called.add(place)
+                sent += self._turn(f"call {place}", {"type": "tool_use", "id": call.get("id") or f"call_{place}",
+                                                     "name": function.get("name") or "", "input": {}})
+            if function.get("arguments") and self._open == f"call {place}":
+                sent += self._more({"type": "input_json_delta", "partial_json": clean(function["arguments"])})
+        return sent
+
+    def end(self, answer: ChatAnswer, extra: Mapping[str, Any]) -> bytes:
+        one = answer.choices[0] if answer.choices else Choice("")
+        sent = b""
+        if not self._said and (one.text or one.refusal or not one.tool_calls) and not self._called:
+            sent += self.delta(Delta(one.text or one.refusal or "")) or self._turn(
+                "text", {"type": "text", "text": "", "citations": None})
+        for place, call in enumerate(one.tool_calls):
+            if place not in self._called:
+                sent += self.delta(Delta(tool_calls=({**call, "index": place},)))
+        usage = {**_usage(answer), "output_tokens": answer.usage.tokens_out}
+        return sent + self._close() + self._say("message_delta", delta=_ended(one), usage=usage,
+                                                bucle=extra_of(answer, extra)) + self._say("message_stop")
+
+    def error(self, error: ApiError) -> bytes:
+        return event(Messages().error_body(error), "error")
+
+    def _turn(self, block: str, content: Mapping[str, Any]) -> bytes:
+        """`block` is the open one now."""
+        if self._open == block:
+            return b""
+        sent = self._close()
+        self._open, self._blocks = block, self._blocks + 1
+        return sent + self._say("content_block_start", index=self._blocks, content_block=content)
+
+    def _more(self, delta: Mapping[str, Any]) -> bytes:
+        return self._say("content_block_delta", index=self._blocks, delta=delta)
+
+    def _close(self) -> bytes:
+        if not self._open:
+            return b""
+        self._open = ""
+        return self._say("content_block_stop", index=self._blocks)
+
+    def _say(self, kind: str, **more: Any) -> bytes:
+        return event({"type": kind, **more}, kind)
+
+
+def error_type(status: int) -> str:
+    """What Anthropic calls an error of this status."""
+    return _TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
+
+
+def _message(head: Head) -> dict[str, Any]:
+    return {"id": head.id, "type": "message", "role": "assistant", "model": head.model}
+
+
+def _ended(one: Choice) -> dict[str, Any]:
+    stopped = clean(one.stopped) if one.finish == "stop" and one.stopped else None
+    return {"stop_reason": _STOP.get(one.finish, "stop_sequence" if stopped else "end_turn"), "stop_sequence": stopped}
+
+
+def _usage(answer: ChatAnswer) -> dict[str, Any]:
+    return {"input_tokens": answer.usage.tokens_in, "output_tokens": answer.usage.tokens_out,
+            "cache_creation_input_tokens": 0, "cache_read_input_tokens": 0}
+
+
+def _used(call: Mapping[str, Any]) -> dict[str, Any]:
+    function = call["function"]
+    try:
+        given = json.loads(function["arguments"] or "{}")
+    except (ValueError, RecursionError):
+        given = None
+    return {"type": "tool_use", "id": call["id"], "name": function["name"],
+            "input": given if isinstance(given, dict) else {"arguments": clean(function["arguments"])}}
+
+
+def _tool(got: Mapping[str, Any]) -> dict[str, Any]:
+    named = {"name": got["name"], "parameters": got["input_schema"]}
+    return {"type": "function", "function": {**named, **{n: got[n] for n in ("description", "strict") if n in got}}}
+
+
+def _messages(message: Mapping[str, Any], place: int) -> list[Mapping[str, Any]]:
+    """One message as chat messages: the results of tools become messages of their own, before what the user says."""
+    role, content = message["role"], message["content"]
+    if isinstance(content, str):
+        return [{"role": role, "content": content}]
+    found: list[Mapping[str, Any]] = []
+    for block in content:
+        if block["type"] == "tool_result":
+            text = _text(block.get("content", ""))
+            failed = block.get("is_error") and not text.lower().startswith("error")
+            found.append({"role": "tool", "tool_call_id": block["tool_use_id"],
+                          "content": f"Error: {text}" if failed else text})
+    text = _text([b for b in content if b["type"] == "text"])
+    calls = [{"id": b["id"], "type": "function", "function": {
+        "name": b["name"], "arguments": json.dumps(b["input"], ensure_ascii=False)}}
+        for b in content if b["type"] == "tool_use"]
+    if calls:
+        found.append({"role": role, "content": text, "tool_calls": calls})
+    elif text or not found:
+        found.append({"role": role, "content": text})
+    return found
+
+
+def _text(content: Any) -> str:
+    return content if isinstance(content, str) else "\n".join(block["text"] for block in content)
