@@ -127,13 +127,15 @@ class AskContext:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One of the `n` answers. `tool_calls` and `logprobs` in OpenAI's shape (`{"content": [...]}`)."""
+    """One of the `n` answers. `tool_calls` and `logprobs` in OpenAI's shape (`{"content": [...]}`). `stopped` is the stop
+    string that ended it, where the engine says so."""
 
     text: str
     finish: Finish = "stop"
     tool_calls: tuple[Mapping[str, Any], ...] = ()
     logprobs: Mapping[str, Any] | None = None
     refusal: str | None = None
+    stopped: str = ""
 
 
 _NOTHING = Usage()
