@@ -129,10 +129,10 @@ class TraceQueue:
     def _run(self) -> None:
         while True:
             self._some.wait()
-            closing = self._closed
             self._now.wait(self._flush_s)  # let a batch come together
             self._now.clear()
             self._some.clear()
+            closing = self._closed  # read after the clearing: what comes later sets them again
             self._drain()
             if closing:
                 break
