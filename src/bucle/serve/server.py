@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from bucle.core.errors import ConfigError, Infrastructure
 from bucle.serve.access import is_loopback
+from bucle.serve.limits_slow import patient_protocol
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -124,4 +125,4 @@ def _server(app: Any) -> Server:
     import uvicorn
 
     return uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, server_header=False,
-                                         timeout_graceful_shutdown=DRAIN_S))
+                                         http=patient_protocol(), ws="none", timeout_graceful_shutdown=DRAIN_S))
