@@ -157,7 +157,7 @@ def test_shorthands_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("line", "told"), [
     ("data: {documents: {kind: webb, url: x}}", "`data.documents.0.kind` cannot be `webb`"),
     ("data: {documents: docs, personal_data: {secret: keep}}", "`secret`"),
-    ("language: es", "a project needs `tasks:`, or `data.documents`"),
+    ("language: es", "a project needs `tasks:`, or `data.documents` to start from, or `models:` to serve"),
 ])  # fmt: skip
 def test_what_cannot_be_meant_is_told(tmp_path: Path, line: str, told: str) -> None:
     (tmp_path / "bucle.yaml").write_text(f"project: p\n{line}\n")

@@ -315,8 +315,8 @@ class Project(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Project:
-        if not self.tasks and self.data.documents is None:
-            raise ValueError("a project needs `tasks:`, or `data.documents` to start from")
+        if not self.tasks and self.data.documents is None and not self.models:
+            raise ValueError("a project needs `tasks:`, or `data.documents` to start from, or `models:` to serve")
         if self.replay and self.replay.task not in self.tasks:
             raise ValueError(f"replay.task `{self.replay.task}` is none of the tasks: {', '.join(self.tasks)}")
         if any(task.kind == "answer" for task in self.tasks.values()) and self.data.documents is None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bucle.core.config import REMOTE, External, PretrainModel, RerankerModel
+from bucle.core.config import REMOTE, External, RerankerModel
 from bucle.core.errors import ConfigError, NotFound
 from bucle.core.ports import FitContext, LoadContext, Predictor, Technique
 from bucle.core.records import Prediction, TaskKind
@@ -160,16 +160,9 @@ def _opened(ws: Workspace, params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _model(ws: Workspace, name: str) -> Any:
-    from bucle.loop.model_steps import chat_model, fingerprint, settled
+    from bucle.loop.model_steps import chat_model, node_of
 
-    settings = ws.config.models[name]
-    if not isinstance(settings, PretrainModel):
-        attrs = {"name": name, **settled(settings), "fingerprint": fingerprint(settings)}
-        return chat_model(ws, ws.ledger.put("base_model", attrs).id)
-    nodes = [n for n in ws.ledger.nodes("base_model") if n.attrs.get("name") == name]
-    if not nodes:
-        raise ConfigError(f"The model `{name}` has not been trained yet.", "bucle run --until models")
-    return chat_model(ws, nodes[-1].id)
+    return chat_model(ws, node_of(ws, name))
 
 
 def _index(ws: Workspace) -> dict[str, Any]:

@@ -119,21 +119,14 @@ def lm_eval(
 def model_node(ws: Workspace, name: str) -> str:
     """The node of a model of bucle.yaml that can be asked; of a pretrained one, the newest that was trained."""
     from bucle.core.config import EncoderModel, RerankerModel
-    from bucle.loop.model_steps import fingerprint, settled
+    from bucle.loop.model_steps import node_of
 
     askable = {n: m for n, m in ws.config.models.items() if not isinstance(m, EncoderModel | RerankerModel)}
     name = name or next(iter(askable), "")
     if name not in askable:
         raise BadInput(f"There is no model `{name}` to ask." if name else "No model here can be asked.",
                        f"--model one of: {', '.join(askable)}" if askable else "Add one under `models:` in bucle.yaml.")
-    model = askable[name]
-    if model.kind == "pretrain":
-        made = [n for n in ws.ledger.nodes("base_model") if n.attrs.get("name") == name and n.blobs]
-        if not made:
-            raise BadInput(f"`{name}` has not been trained yet.", "bucle pretrain, or bucle run --until models")
-        return made[-1].id
-    attrs = {"name": name, **settled(model), "fingerprint": fingerprint(model)}
-    return ws.ledger.put("base_model", attrs).id
+    return node_of(ws, name)
 
 
 def _store(ws: Workspace, one: Imported, parents: Sequence[tuple[str, str]] = ()) -> Node:

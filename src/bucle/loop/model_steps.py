@@ -24,6 +24,7 @@ from bucle.core.config import (
 from bucle.core.errors import BadInput, ConfigError
 from bucle.core.ids import sha256_hex
 from bucle.core.ports import ChatModel, Reranker
+from bucle.core.records import Node
 from bucle.execute import Outcome, Runner, StepContext, StepRecord
 from bucle.loop.document_step import read_documents
 from bucle.loop.indexing import previous_folder, put_in_force
@@ -31,8 +32,8 @@ from bucle.loop.stores import put_in_store, refill, store_params
 from bucle.loop.workspace import Workspace
 
 __all__ = [
-    "canary_alias", "chat_model", "fingerprint", "index_step", "model_folder", "model_step", "remote_model",
-    "reranker_of", "settled",
+    "canary_alias", "chat_model", "fingerprint", "index_step", "model_folder", "model_step", "node_of", "put_model",
+    "reranker_of",
 ]
 
 
@@ -50,17 +51,11 @@ def model_step(
     if isinstance(model, PretrainModel):
         return _pretrain(ws, runner, name, model, corpus, datasets)
 
-    changed = {"epoch": epoch} if isinstance(model, RemoteModel) and (epoch := _epoch(ws, model)) else {}
+    changed = _changed(ws, model)
 
     def work(ctx: StepContext) -> Outcome:
-        attrs = {"name": name, **settled(model), "fingerprint": fingerprint(model)}
-        attrs |= changed
         figures = _describe(model)
-        far = isinstance(model, EncoderModel) and model.base_url
-        told = {"name": name} | model.model_dump(include=FAR)
-        blobs = {"remote.json": json.dumps(told).encode()} if far else {}
-        node = ctx.ledger.put("base_model", attrs, blobs=blobs)
-        return Outcome({"model": node.id}, {"name": name, "kind": model.kind, **figures})
+        return Outcome({"model": put_model(ws, name).id}, {"name": name, "kind": model.kind, **figures})
 
     return runner.step(
         f"model {name}",
@@ -74,6 +69,32 @@ def settled(model: Model) -> dict[str, Any]:
     """What a model is, by its settings: what its node and its step's key hold. How it is served is not among them."""
     served = SERVED if isinstance(model, LocalModel | PretrainModel) else set[str]()
     return model.model_dump(mode="json", exclude=served, exclude_none=True)
+
+
+def put_model(ws: Workspace, name: str) -> Node:
+    """The base_model node of a model that is not trained here, as bucle.yaml describes it now."""
+    model = ws.config.models[name]
+    assert not isinstance(model, PretrainModel)  # noqa: S101
+    attrs = {"name": name, **settled(model), "fingerprint": fingerprint(model), **_changed(ws, model)}
+    far = isinstance(model, EncoderModel) and model.base_url
+    told = {"name": name} | model.model_dump(include=FAR)
+    return ws.ledger.put("base_model", attrs, blobs={"remote.json": json.dumps(told).encode()} if far else {})
+
+
+def node_of(ws: Workspace, name: str) -> str:
+    """The node of a model of bucle.yaml as it is now; of one that is trained here the newest that was. Raises BadInput
+    where it was never trained."""
+    if not isinstance(ws.config.models[name], PretrainModel):
+        return put_model(ws, name).id
+    made = [n.id for n in ws.ledger.nodes("base_model") if n.attrs.get("name") == name and n.blobs]
+    if not made:
+        raise BadInput(f"`{name}` has not been trained yet.", f"bucle pretrain {name}, or bucle run --until models")
+    return made[-1]
+
+
+def _changed(ws: Workspace, model: Model) -> dict[str, Any]:
+    """How often the team accepted that another model answers behind this one's name, where it ever did."""
+    return {"epoch": epoch} if isinstance(model, RemoteModel) and (epoch := _epoch(ws, model)) else {}
 
 
 def canary_alias(base_url: str, model: str) -> str:

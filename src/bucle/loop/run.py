@@ -64,6 +64,9 @@ class RunResult:
 
 def run(ws: Workspace, display: Display, *, until: Stage = "all") -> RunResult:
     """Run the project up to and including stage `until`. Raises GateFailed after writing the report if a gate fails."""
+    if not ws.config.tasks and ws.config.data.documents is None:
+        raise BadInput("This project has models and neither tasks nor documents: there is nothing to run.",
+                       "bucle serve serves its models; or add `tasks:` to bucle.yaml.")
     check_project(ws)
     if not ws.config.tasks and until not in ("data", "models"):
         raise BadInput(

@@ -23,9 +23,9 @@ _CHANGES = (
 
 
 class Source:
-    """Implements the studio's StudioSource over a workspace and the release that is being served."""
+    """Implements the studio's StudioSource over a workspace and the release that is being served, if any is."""
 
-    def __init__(self, ws: Workspace, release: Node) -> None:
+    def __init__(self, ws: Workspace, release: Node | None) -> None:
         self._ws, self._release = ws, release
         self._lock = Lock()
         self._told: tuple[tuple[Any, ...], Mapping[str, Any]] | None = None
@@ -69,7 +69,7 @@ class Source:
         return chain(self._ws, id)
 
     def models(self) -> Sequence[str]:
-        tasks = list(self._release.attrs["tasks"])
+        tasks = list(self._release.attrs["tasks"] if self._release else ())
         return tasks + [n for n, m in self._ws.config.models.items() if m.kind != "encoder" and n not in tasks]
 
     def labelling(self, task: str) -> Labelling:
