@@ -84,7 +84,7 @@ def test_failures_of_engines_have_their_status_and_stand_in_traces(tmp_path: Pat
         assert status("slow", "0.8") == (504, "timeout")
         time.sleep(0.5)
         broken = http.post("/chat/completions", json=ask("cut", stream=True)).text
-        assert '"content": "a"' in broken
+        assert '"content":"a"' in broken.replace(" ", "")
         assert '"error"' in broken
         assert "[DONE]" not in broken
         with ThreadPoolExecutor(6) as pool:

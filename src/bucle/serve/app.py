@@ -1,7 +1,8 @@
-"""`create_app`: the OpenAI-compatible gateway as an ASGI app.
+"""`create_app`: the gateway as an ASGI app.
 
-    POST /v1/chat/completions  POST /v1/embeddings  GET /v1/models  POST /v1/feedback
-    GET /healthz  GET /readyz  GET /metrics
+    POST /v1/chat/completions  POST /v1/completions  POST /v1/responses  POST /v1/messages
+    POST /v1/embeddings  POST /v1/moderations  GET /v1/models  POST /v1/feedback
+    GET /openapi.json  GET /healthz  GET /readyz  GET /metrics
 """
 
 from __future__ import annotations
@@ -12,65 +13,64 @@ from typing import TYPE_CHECKING, Any
 
 from bucle.core.errors import ConfigError
 from bucle.core.ports import Guard
-from bucle.serve.access import Access, keys_from_environment, studio_keys_from_environment
+from bucle.serve.access import Access
 from bucle.serve.errors import ApiError
+from bucle.serve.keys import Keys, keys_from_environment, studio_keys_from_environment
 from bucle.serve.routes import Limits, Route
 from bucle.serve.traces import TraceQueue, TraceWriter
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from bucle.serve.budgets import Accounts
+    from bucle.serve.gateway import Gateway
+    from bucle.serve.http import Receive, Scope, Send
+    from bucle.serve.journal import Journal
+
 __all__ = ["create_app"]
 
 
 def create_app(routes: Mapping[str, Route], *, writer: TraceWriter | None, release_id: str = "",
                limits: Limits | None = None, replay: bool = False, studio: Any = None,
-               guards: Sequence[Guard] = (), redact: Callable[[str], str] | None = None,
-               api_keys: Sequence[str] | None = None) -> FastAPI:
+               guards: Any | Sequence[Guard] = (), redact: Callable[[str], str] | None = None,
+               api_keys: Sequence[str] | None = None, keys: Keys | None = None, accounts: Accounts | None = None,
+               journal: Journal | None = None, traces: TraceQueue | None = None) -> FastAPI:
     """The gateway over `routes` (name -> Route). It serves once: closing it stops its engines.
 
     `writer` receives every request as a Trace (None: nothing is stored), with inputs and outputs through
-    `redact`. `replay` alone makes `x-bucle-at`, `x-bucle-request-id` and `x-upstream-ms` mean something.
-    `studio` is an ASGI app for all other paths; where keys are set it opens to BUCLE_STUDIO_KEYS only. `api_keys`
-    default to BUCLE_API_KEYS. `app.state.traces` is
-    the TraceQueue, `app.state.api_keys` the keys in force. Raises ConfigError for no routes or a name that is
-    not its route's.
+    `redact`. `guards` is a GuardSet, or Guards that flag. `replay` alone makes `x-bucle-at`, `x-bucle-request-id` and
+    `x-upstream-ms` mean something. `studio` is an ASGI app for all other paths; where keys are set it opens to
+    BUCLE_STUDIO_KEYS only. `keys` are those that are let in; without them `api_keys`, which default to BUCLE_API_KEYS.
+    `accounts` hold what keys may spend. `traces` is a queue of the caller's own in the place of one to `writer` through
+    `journal`; closing the app closes it. `app.state.traces` is that queue,
+    `app.state.api_keys` the keys in force, `app.state.gateway` the Gateway (`swap` puts another route in a name's
+    place). Raises ConfigError for no routes or a name that is not its route's.
     """
     from fastapi import FastAPI
     from starlette.requests import Request
     from starlette.responses import JSONResponse, Response
-    from starlette.routing import Route as Path
 
     from bucle.serve.gateway import Gateway
+    from bucle.serve.plugged import Plugged
 
     wrong = [name for name, route in routes.items() if name != route.name]
     if wrong or not routes:
         raise ConfigError(f"route {wrong[0]!r} is called otherwise" if wrong else "there is nothing to serve",
                           "give routes as {route.name: route}")
-    keys = keys_from_environment() if api_keys is None else tuple(api_keys)
-    team = studio_keys_from_environment()
-    traces = TraceQueue(writer, redact=redact)
-    gateway = Gateway(routes, traces, release_id=release_id, limits=limits or Limits(), guards=guards,
-                      replay=replay)
+    if keys is None:
+        keys = Keys(keys_from_environment() if api_keys is None else tuple(api_keys), studio_keys_from_environment())
+    traces = traces or TraceQueue(writer, redact=redact, journal=journal)
+    checks = guards if hasattr(guards, "check_ask") else Plugged(guards) if guards else None
+    gateway = Gateway(routes, traces, release_id=release_id, limits=limits or Limits(), guards=checks, replay=replay,
+                      accounts=accounts, read=getattr(writer, "trace", None))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        import asyncio
-
-        gateway.ready = True
+        await gateway.open()
         yield
-        await asyncio.to_thread(gateway.close)
+        await gateway.close()
 
-    def path(pattern: str, handler: Callable[[Request], Any], method: str) -> Path:
-        return Path(pattern, gateway.answering(handler), methods=[method])
-
-    app = FastAPI(title="Bucle", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan, routes=[
-        path("/v1/chat/completions", gateway.chat, "POST"),
-        path("/v1/embeddings", gateway.embeddings, "POST"),
-        path("/v1/models", gateway.models, "GET"), path("/v1/models/{name:path}", gateway.models, "GET"),
-        path("/v1/feedback", gateway.feedback, "POST"), path("/healthz", gateway.health, "GET"),
-        path("/readyz", gateway.readiness, "GET"), path("/metrics", gateway.prometheus, "GET"),
-    ])
+    app = FastAPI(title="Bucle", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     if studio is not None:
         app.mount("/", studio)
 
@@ -83,6 +83,22 @@ def create_app(routes: Mapping[str, Route], *, writer: TraceWriter | None, relea
 
     app.add_exception_handler(404, refused)
     app.add_exception_handler(405, refused)
-    app.add_middleware(Access, keys=keys, team=team, refused=gateway.metrics.refused)
-    app.state.traces, app.state.api_keys, app.state.routes = traces, (*keys, *team), dict(routes)
+    app.add_middleware(_Door, gateway=gateway)
+    app.add_middleware(Access, keys=keys, refused=gateway.metrics.refused,
+                       fresh=() if accounts is None else (accounts,))
+    app.state.gateway, app.state.routes = gateway, gateway.routes
+    app.state.traces, app.state.api_keys = traces, keys
     return app
+
+
+class _Door:
+    """The gateway's own paths straight to it, without a framework's work for each request; the rest to `app`."""
+
+    def __init__(self, app: Any, gateway: Gateway) -> None:
+        self._app, self._gateway = app, gateway
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and self._gateway.serves(scope["path"]):
+            await self._gateway(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)

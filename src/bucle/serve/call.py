@@ -1,148 +1,154 @@
-"""One request at work: what it becomes in the ledger, and the pieces of HTTP around it."""
+"""One request at work: what it is known by, what it came to, and the trace that it becomes."""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import StreamingResponse
-from starlette.types import Receive, Scope, Send
+import orjson
 
+from bucle.core.engine import AskContext, ChatAnswer
 from bucle.core.ports import Verdict
-from bucle.core.records import Trace, Usage
+from bucle.core.records import Prediction, Trace, Usage
 from bucle.serve.errors import ApiError, from_exception
 from bucle.serve.guard import summary
 from bucle.serve.routes import Limits, Route
 
-__all__ = ["Call", "Stream", "now", "read_body", "utc"]
+if TYPE_CHECKING:
+    from starlette.requests import Request
 
-
-MAX_STEPS = 200  # of one answer, kept in its trace
+__all__ = ["Call", "now", "read_body", "utc"]
 
 
 class Call:
-    """Gathers what a Trace holds; finishes exactly once. `stepped`: its engine may have acted or paid elsewhere."""
+    """Gathers what a Trace holds; finishes exactly once.
 
-    def __init__(self, route: Route, *, release: str, user: str, text: str, at: str, trace_id: str,
-                 forward: Mapping[str, str], on_finish: Callable[[Call], None]) -> None:
-        self.route, self.release, self.user, self.text = route, release, user, text
-        self.id = trace_id or f"trace:{secrets.token_hex(32)}"
-        self.received = now()
-        self.at = at or utc(self.received)
-        self.forward, self._on_finish, self._started = forward, on_finish, time.perf_counter()
-        self.before: list[Verdict] = []
-        self.after: list[Verdict] = []
-        self.spans: list[Mapping[str, Any]] = []
+    `parts` are the pieces of a stream so far; `reserved` what Accounts holds for it, `bound` the tokens that its prompt
+    has at most; `ctx` goes to the engines.
+    """
+
+    __slots__ = ("after", "answer", "at", "before", "bound", "chunks", "ctx", "done", "error", "estimated", "id", "key",
+                 "ms", "ms_first", "on_finish", "output", "parts", "received", "release", "reserved", "route", "score",
+                 "status", "text", "usage", "user")
+
+    def __init__(self, route: Route, *, release: str, user: str, text: str, at: str, trace_id: str, ctx: AskContext,
+                 key: Any, on_finish: Callable[[Call], None]) -> None:
+        self.route, self.release, self.user, self.text, self.key = route, release, user, text, key
+        self.id = ctx.trace = trace_id or f"trace:{secrets.token_hex(32)}"
+        self.received = time.time()
+        self.at, self.ctx, self.on_finish = at, ctx, on_finish
+        self.before: tuple[Verdict, ...] = ()
+        self.after: tuple[Verdict, ...] = ()
         self.output, self.status, self.error = "", 200, ""
         self.parts: list[str] = []
         self.score: float | None = None
-        self.usage, self.chunks = Usage(), tuple[str, ...]()
+        self.usage, self.chunks = _NOTHING, tuple[str, ...]()
         self.ms = self.ms_first = 0.0
-        self.done = self.stepped = False
+        self.done = self.estimated = False
+        self.answer: ChatAnswer | None = None
+        self.reserved: Any = None
+        self.bound = 0
 
-    def span(self, name: str, started: float, **detail: Any) -> None:
-        """Record what ran from `started` (perf_counter) until now, in milliseconds of the request."""
-        self.spans.append({"name": name, "start_ms": round((started - self._started) * 1000, 3),
-                           "ms": round((time.perf_counter() - started) * 1000, 3), **detail})
-
-    def steps(self, spans: Sequence[Mapping[str, Any]], started: float) -> None:
-        """Record the steps of a chain that began at `started` (perf_counter), in milliseconds of the request."""
-        shift = (started - self._started) * 1000
-        for span in spans[:MAX_STEPS]:
-            self.spans.append({**span, "start_ms": round(float(span.get("start_ms", 0.0)) + shift, 3)})
+    @property
+    def arrived(self) -> str:
+        """When the request came, ISO 8601."""
+        return utc(datetime.fromtimestamp(self.received, UTC))
 
     def first(self) -> None:
         """The first piece of the answer is there."""
-        self.ms_first = (time.perf_counter() - self._started) * 1000
+        self.ms_first = (time.perf_counter() - self.ctx.started) * 1000
+
+    def answered(self, answer: ChatAnswer) -> None:
+        """What the engine said in the end, as the client gets it."""
+        self.answer, self.usage = answer, answer.usage
+        self.output = output_of(answer)
+        if answer.prediction is not None:
+            self.predicted(answer.prediction)
+
+    def predicted(self, found: Prediction) -> None:
+        self.chunks, self.score = found.chunks, found.score
 
     def finish(self) -> None:
         if self.done:
             return
-        self.done, self.ms = True, (time.perf_counter() - self._started) * 1000
-        self._on_finish(self)
+        self.done, self.ms = True, (time.perf_counter() - self.ctx.started) * 1000
+        self.on_finish(self)
 
-    def failed(self, error: BaseException) -> ApiError | asyncio.CancelledError:
-        """Finish with an error; returns what to raise or send."""
+    def failed(self, error: BaseException) -> ApiError:
+        """Finish with an error; returns what to send."""
         if isinstance(error, asyncio.CancelledError):
-            self.status, self.error = 499, "the request was cancelled"
-            self.finish()
-            return error
-        known = from_exception(error)
+            known = ApiError(499, "the client closed the connection", code="client_closed")
+        else:
+            known = from_exception(error)
         self.status, self.error = known.status, known.detail or known.message
+        if (found := getattr(error, "prediction", None)) is not None:
+            self.usage = found.usage
+            self.predicted(found)
         self.finish()
         known.traced, known.trace = True, self.id
         known.headers |= self.headers()
-        if self.stepped and known.status >= 429:
+        if self.ctx.acted and known.status >= 429:
             known.headers["x-should-retry"] = "false"  # OpenAI's clients would ask again by themselves
         return known
 
-    def head(self) -> dict[str, Any]:
-        return {"id": self.id, "created": int(self.received.timestamp()), "model": self.route.name}
-
     def headers(self) -> dict[str, str]:
-        return {"x-bucle-trace": self.id, "x-bucle-release": self.release}
+        told = {"x-bucle-trace": self.id, "x-bucle-release": self.release}
+        return told if self.reserved is None else told | self.reserved.headers()
 
     def extra(self) -> dict[str, Any]:
         """The `bucle` object of the reply."""
-        return {"trace": self.id, "release": self.release, "candidate": self.route.candidate,
-                "guard": summary(self.before, self.after)}
+        answer, told = self.answer, {"trace": self.id, "release": self.release, "candidate": self.route.candidate,
+                                     "guard": summary(self.before, self.after)}
+        if answer is not None:
+            if answer.release:
+                told["release"] = answer.release
+            if answer.candidate:
+                told["candidate"] = answer.candidate
+            if answer.route:
+                told["route"] = answer.route
+        return told
 
     def trace(self) -> Trace:
-        route = self.route
-        output = self.output or "".join(self.parts)  # a stream that was cut off left its parts
-        engine = getattr(route.chat or route.embedder, "name", route.name)
-        return Trace(id=self.id, at=self.at, received_at=utc(self.received), route=route.name,
-                     model=str(engine), release=self.release, candidate=route.candidate, user=self.user,
-                     input=self.text, output=output, score=self.score, status=self.status,
-                     error=self.error, ms=round(self.ms, 3), ms_first=round(self.ms_first, 3),
-                     usage=self.usage, chunks=self.chunks, guard=summary(self.before, self.after),
-                     spans=tuple(self.spans))
+        route, answer, ctx = self.route, self.answer, self.ctx
+        received = self.arrived
+        more = {} if answer is None else {"served_by": answer.served_by, "cached": answer.cached}
+        return Trace(id=self.id, at=self.at or received, received_at=received, route=route.name, model=route.model,
+                     release=(answer and answer.release) or self.release,
+                     candidate=(answer and answer.candidate) or route.candidate, user=self.user,
+                     input=self.text, output=self.output or "".join(self.parts),  # a stream that was cut left its parts
+                     score=self.score, status=self.status, error=self.error, ms=round(self.ms, 3),
+                     ms_first=round(self.ms_first, 3), usage=self.usage, chunks=self.chunks,
+                     guard=summary(self.before, self.after), spans=tuple(ctx.spans),
+                     key=getattr(self.key, "id", ""), team=getattr(self.key, "team", ""), prompt=route.prompt,
+                     estimated=self.estimated, **more)
 
 
-class Stream(StreamingResponse):
-    """Server-sent events; `on_end` runs however the response ends, even if it never began."""
+_NOTHING = Usage()
 
-    def __init__(self, content: AsyncIterator[bytes], headers: Mapping[str, str],
-                 on_end: Callable[[], None]) -> None:
-        super().__init__(content, media_type="text/event-stream",
-                         headers={**headers, "cache-control": "no-cache"})
-        self._on_end = on_end
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            self._on_end()
+def output_of(answer: ChatAnswer) -> str:
+    """What a trace keeps of an answer: what a candidate predicted, else the text of each choice, else the calls."""
+    if answer.prediction is not None:
+        return answer.prediction.output
+    texts = [c.text or (orjson.dumps([dict(t) for t in c.tool_calls]).decode() if c.tool_calls else "")
+             for c in answer.choices]
+    text = texts[0] if len(texts) == 1 else "\n\n".join(texts)
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 async def read_body(request: Request, limits: Limits) -> bytes:
-    """The body, within `limits.body_bytes` and `limits.timeout_s`.
+    """The body of a framework's request, within `limits.body_bytes` and `limits.timeout_s`, as Exchange.body has it."""
+    from bucle.serve.http import Exchange
 
-    A body that is too long is read on for a while and thrown away, so that the client can read the refusal.
-    """
-    async def read() -> bytes:
-        body, size = bytearray(), 0
-        async for piece in request.stream():
-            size += len(piece)
-            if size <= limits.body_bytes:
-                body += piece
-            elif size > 16 * limits.body_bytes:
-                break
-        if size > limits.body_bytes:
-            raise ApiError(413, f"the body is longer than {limits.body_bytes} bytes", code="body_too_large")
-        return bytes(body)
+    return await Exchange(request.scope, request.receive, _nowhere).body(limits)
 
-    try:
-        return await asyncio.wait_for(read(), limits.timeout_s)
-    except TimeoutError:
-        raise ApiError(408, "the body did not arrive in time", code="timeout") from None
-    except ClientDisconnect:
-        raise ApiError(499, "the client closed the connection", code="client_closed") from None
+
+async def _nowhere(message: Mapping[str, Any]) -> None:
+    raise AssertionError  # nothing is answered by who only reads
 
 
 def now() -> datetime:

@@ -23,6 +23,8 @@ from bucle.core.errors import (
 )
 from bucle.core.records import Prediction
 from bucle.models.endpoint import RateLimited, Refused, TimedOut
+from bucle.models.engines.process import EngineDied
+from bucle.models.engines.wire_errors import Unsupported
 
 __all__ = ["ApiError", "from_exception", "from_prediction"]
 
@@ -56,6 +58,7 @@ _FACTS: Mapping[type[BaseException], tuple[int, str, str]] = {  # status, code, 
     UpstreamTimeout: (504, "upstream_timeout", "what this model asks did not answer in time"),
     RateLimited: (429, "upstream_rate_limit", "what this model asks takes no more requests for now; try again later"),
     Refused: (502, "upstream_refused", "what this model asks refuses to answer the server"),
+    EngineDied: (503, "engine_restarting", "the model behind this is being started again; ask again"),
     ModelUnavailable: (502, "engine_unavailable", "what this model asks cannot be reached or failed"),
     SchemaBroken: (502, "schema_broken", "no answer in the form that was asked for came of this input"),
     ContextOverflow: (400, "context_length_exceeded", "the input does not fit the model's context; shorten it"),
@@ -78,6 +81,11 @@ def from_exception(error: BaseException) -> ApiError:
     if isinstance(error, ApiError):
         return error
     kind = type(error).__name__
+    if (found := getattr(error, "prediction", None)) is not None:
+        return from_prediction(found, getattr(error, "retry_after", None))
+    if isinstance(error, Unsupported):
+        return ApiError(400, f"`{error.what}` is not served by this model; leave it out", code="unsupported_parameter",
+                        param=error.what, kind=kind, detail=error.message)
     if isinstance(error, NotFound):
         return ApiError(404, error.message, code="not_found", kind=kind)
     for known, (status, code, message) in _FACTS.items():
@@ -93,4 +101,4 @@ def from_exception(error: BaseException) -> ApiError:
 
 
 def _wait(status: int, seconds: float | None) -> dict[str, str]:
-    return {"retry-after": str(max(1, math.ceil(seconds)))} if status == 429 and seconds is not None else {}
+    return {"retry-after": str(max(1, math.ceil(seconds)))} if status in (429, 503) and seconds is not None else {}

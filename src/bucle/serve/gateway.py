@@ -1,351 +1,324 @@
-"""The endpoints: from a checked request through guards and engine to a reply and a trace.
+"""The gateway: what is served now, who is let in, what is reserved and settled, and how a route is swapped or drained.
 
-Imports the web framework, so it is imported only where an app is made.
+An ASGI app for the API's own paths; everything else goes to the app behind it (the studio).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-import queue
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
-
-from bucle.core.errors import ModelUnavailable
-from bucle.core.ids import content_id
-from bucle.core.ports import ChatReply, Guard
-from bucle.core.records import Feedback, Prediction, Usage
-from bucle.models.engines.thread import Pump, for_somebody
-from bucle.serve import replies, wire
-from bucle.serve.call import Call, Stream, now, read_body, utc
-from bucle.serve.engine import Answered, Batcher
-from bucle.serve.errors import ApiError, from_exception, from_prediction
-from bucle.serve.guard import inspect
+from bucle.core.engine import AskContext, ChatAnswer, ChatAsk, ChatEngine
+from bucle.core.records import Trace, Usage
+from bucle.models.engines.thread import ThreadEngine
+from bucle.serve import wire
+from bucle.serve.budgets import Accounts
+from bucle.serve.call import Call
+from bucle.serve.dialects import DIALECTS
+from bucle.serve.endpoints import Endpoints
+from bucle.serve.errors import ApiError, from_exception
+from bucle.serve.http import Exchange, Receive, Scope, Send
 from bucle.serve.metrics import Metrics
+from bucle.serve.pipeline import Chat
 from bucle.serve.routes import Limits, Route
+from bucle.serve.tasks import TaskEngine
 from bucle.serve.traces import TraceQueue
 
-__all__ = ["Gateway"]
+__all__ = ["Gateway", "Live", "engine_of"]
 
 log = logging.getLogger("bucle.serve")
 T = TypeVar("T")
+Handler = Callable[[Exchange], Awaitable[None]]
+
+
+def engine_of(route: Route) -> ChatEngine | None:
+    """The engine of a route: its own, or its predictor or chat model wrapped as one; None of an embedder."""
+    if route.engine is not None:
+        return route.engine
+    if route.predictor is not None:
+        return TaskEngine(route.predictor, route.name, route.kind, places=route.places,  # type: ignore[arg-type]
+                          parallel=route.at_once)
+    return ThreadEngine(route.chat, parallel=route.at_once) if route.chat is not None else None
+
+
+class Live:
+    """A route as it is served: its engine, how many requests are at it, and whether it makes room for another."""
+
+    def __init__(self, route: Route) -> None:
+        self.route, self.engine = route, engine_of(route)
+        self.at_work, self.retired = 0, False
+        self.turns = asyncio.Semaphore(route.at_once)  # of an embedder
+        self.dearest = 0.0  # US dollars of the dearest answer lately, where no price is known beforehand
+
+    @property
+    def chat(self) -> ChatEngine:
+        """The engine of a route that chats."""
+        assert self.engine is not None  # noqa: S101
+        return self.engine
+
+    def priced(self, tokens_in: int, tokens_out: int) -> float | None:
+        """US dollars of these tokens, as the route or the engine tells; None where nobody knows."""
+        usd_in, usd_out = self.route.usd_per_million_in, self.route.usd_per_million_out
+        if usd_in is not None or usd_out is not None:
+            return ((usd_in or 0.0) * tokens_in + (usd_out or 0.0) * tokens_out) / 1e6
+        told: Any = getattr(self.engine, "priced", None)
+        if told is not None:
+            priced = told(tokens_in, tokens_out)
+            return float(getattr(priced, "usd", priced))
+        return None if self.route.engine is None and self.route.at_once > 1 else 0.0
 
 
 class Gateway:
-    """Serves `routes`. Engines run in threads of their own; what each request did goes to `traces`."""
+    """Serves `routes`; what each request did goes to `traces`, what it cost to `accounts`. `guards` look at what
+    goes in and out (a GuardSet, or what behaves like one); `read` finds a stored trace by its id."""
 
     def __init__(self, routes: Mapping[str, Route], traces: TraceQueue, *, release_id: str, limits: Limits,
-                 guards: Sequence[Guard], replay: bool) -> None:
-        self.routes, self.traces, self.limits = routes, traces, limits
-        self._release, self._guards, self._replay = release_id, guards, replay
-        self._active, self.ready, self._started = 0, False, int(time.time())
-        self.metrics = Metrics(traces, lambda: self._active)
-        self._pool = ThreadPoolExecutor(limits.threads, thread_name_prefix="bucle-chat")
-        self._guard_pool = ThreadPoolExecutor(2, thread_name_prefix="bucle-guard")  # a slow model holds no guard up
-        self._turns = {n: asyncio.Semaphore(r.at_once)
-                       for n, r in routes.items() if r.predictor is None}
-        self._late: set[Call] = set()  # answered with a time-out, while their engine is still at it
+                 guards: Any = None, replay: bool = False, accounts: Accounts | None = None,
+                 read: Callable[[str], Trace] | None = None) -> None:
+        self.routes = dict(routes)
+        self.traces, self.limits, self.guards, self.release_id = traces, limits, guards, release_id
+        self.accounts, self.replay, self._read_trace = accounts, replay, read
+        self.ready = self.draining = False
+        self.active, self.started = 0, int(time.time())
+        self.metrics = Metrics(traces, lambda: self.active)
+        self._live = {name: Live(route) for name, route in routes.items()}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._late: dict[Call, Live] = {}  # answered with a time-out, while their engine is still at it
         self._settling = threading.Lock()
-        self._batchers = {n: Batcher(r.predictor, n, r.at_once) for n, r in routes.items() if r.predictor is not None}
+        self._closing: set[asyncio.Task[None]] = set()
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="bucle-guard")  # a slow model holds no guard up
+        self.pool = ThreadPoolExecutor(limits.threads, thread_name_prefix="bucle-embed")
+        chat, ends = Chat(self), Endpoints(self)
+        self._paths: dict[str, tuple[str, Handler, Any]] = {
+            dialect.path: ("POST", partial(chat.answer, dialect=dialect), dialect) for dialect in DIALECTS}
+        self._paths |= {path: (method, handler, None) for path, method, handler in ends.paths()}
+        self._named = ends.model
 
-    def close(self) -> None:
+    async def open(self) -> None:
+        """Begin to serve, on this event loop."""
+        self._loop = asyncio.get_running_loop()
+        self.ready = True
+
+    def drain(self) -> None:
+        """Take nothing new: what is at work is finished, new requests are told to come back."""
+        self.draining, self.ready = True, False
+
+    async def close(self) -> None:
         """Stop the engines and write every trace that waits."""
-        self.ready = False
-        for batcher in self._batchers.values():
-            batcher.close()
-        for pool in (self._pool, self._guard_pool):
+        self.drain()
+        lives = list(self._live.values())
+        for live in lives:
+            await self._shut(live)
+        if self._closing:
+            await asyncio.wait(self._closing, timeout=30)
+        for pool in (self.pool, self._threads):
             pool.shutdown(wait=False, cancel_futures=True)
         with self._settling:
-            late = tuple(self._late)
+            late = list(self._late)
         for call in late:
-            self._settle(call)
-        for route in self.routes.values():
-            if (close := getattr(route.predictor, "close", None)) is not None:
-                close()
-        if not self.traces.close():
+            self._settle_late(call)
+        if not await asyncio.to_thread(self.traces.close):
             log.error("not every trace could be written before the end")
 
-    async def chat(self, request: Request) -> Response:
-        body = wire.parse_json(await read_body(request, self.limits))
-        route = wire.find_route(body, self.routes)
-        asked = wire.parse_chat(body, route, self.limits)
-        call = self._begin(request, route, asked.user, asked.text)
+    def swap(self, name: str, route: Route) -> None:
+        """Serve `name` by `route` from now on, from whatever thread. What is at work finishes on the old engine, which
+        is closed after the last of it. A new name is added."""
+        if route.name != name:
+            raise ValueError(f"the route is called {route.name!r}, not {name!r}")
+        old, self._live[name], self.routes[name] = self._live.get(name), Live(route), route
+        if old is None:
+            return
+        old.retired = True
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._close_if_idle, old)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request for a path of `serves`."""
+        exchange = Exchange(scope, receive, send)
+        path, dialect = exchange.path, None
         try:
-            await self._guard(call, asked.text, call.before)
-            if route.chat is None:
-                return await self._predict(call, route, asked)
-            if asked.stream:
-                return await self._stream(call, route, asked)
-            turns = await self._turn(call)
-            started = time.perf_counter()
-            work = partial(route.chat.chat, asked.messages, max_tokens=asked.max_tokens,
-                           temperature=asked.temperature, stop=asked.stop, seed=asked.seed)
-            reply = await self._in_pool(partial(for_somebody, call.forward, work), turns)
-            call.span("engine", started)
-            call.output, call.usage = replies.clean(reply.text), reply.usage
-            call.first()
-            await self._guard(call, call.output, call.after)
-            call.finish()
-            whole = replies.completion(call.head(), call.output, reply.finish, reply.usage, call.extra())
-            return JSONResponse(whole, headers=call.headers())
-        except BaseException as error:
-            raise call.failed(error) from error
-
-    async def _predict(self, call: Call, route: Route, asked: wire.ChatRequest) -> Response:
-        started = time.perf_counter()
-        job = self._batchers[route.name].submit(asked.text, call.forward)
-        call.stepped = route.at_once > 1  # what it did elsewhere may be done, whatever comes of it
-        try:
-            answered = await asyncio.wait_for(asyncio.wrap_future(job), self.limits.timeout_s)
-        except TimeoutError as error:
-            if job.cancelled():
-                raise
-            with self._settling:  # it cannot be stopped: its trace waits for what it does, and what that costs
-                self._late.add(call)
-            known = call.failed(error)
-            job.add_done_callback(partial(self._settle, call, started))
-            raise known from error
-        found: Prediction = answered.prediction
-        call.stepped = bool(found.spans)
-        self._ran(call, answered, started)
-        if found.error:
-            raise from_prediction(found, answered.retry_after)
-        call.output = replies.clean(found.output)
-        call.score = replies.finite(found.score)
-        call.first()
-        await self._guard(call, call.output, call.after)
-        call.finish()
-        listed = route.kind == "retrieve"  # what is found is the answer itself: the output names it already
-        cited = found.citations or (found.chunks if listed else ())
-        places = tuple(dict.fromkeys(route.places.get(c, c) for c in cited))
-        content = replies.content_of(found.model_copy(update={"citations": () if listed else places}))
-        head = call.head()
-        extra = {**call.extra(), "score": call.score, "abstained": found.abstained,
-                 "chunks": list(found.chunks), "citations": list(places), "quotes": list(found.quotes)}
-        if not asked.stream:
-            whole = replies.completion(head, content, "stop", found.usage, extra)
-            return JSONResponse(whole, headers=call.headers())
-        parts = [replies.chunk(head, {"role": "assistant", "content": content}),
-                 replies.chunk(head, {}, "stop", bucle=extra)]
-        if asked.include_usage:
-            parts.append(replies.chunk(head, None, usage=replies.usage_of(found.usage)))
-        return Response(b"".join(map(replies.event, parts)) + replies.DONE, media_type="text/event-stream",
-                        headers=call.headers())
-
-    def _ran(self, call: Call, answered: Answered, started: float) -> None:
-        found = answered.prediction
-        failed = {"error_kind": found.error_kind} if found.error_kind else {}
-        call.span("engine", started, wait_ms=round(answered.wait_ms, 3), batch=answered.batch, **failed)
-        call.steps(found.spans, started)
-        call.usage, call.chunks = found.usage, found.chunks
-
-    def _settle(self, call: Call, started: float = 0.0, job: Future[Answered] | None = None) -> None:
-        """A late call is over, or the server is: its trace is written with what ran. Called from any thread."""
-        with self._settling:
-            if call not in self._late:
-                return
-            self._late.discard(call)
-        if job is not None and not job.cancelled() and job.exception() is None:
-            self._ran(call, job.result(), started)
-        self._store(call)
-
-    async def _stream(self, call: Call, route: Route, asked: wire.ChatRequest) -> Response:
-        assert route.chat is not None  # noqa: S101
-        pump = Pump(partial(route.chat.stream, asked.messages, max_tokens=asked.max_tokens,
-                            temperature=asked.temperature, stop=asked.stop, seed=asked.seed), call.forward)
-        turns = await self._turn(call)
-        started = time.perf_counter()
-        try:
-            first = await self._in_pool(pump.next)  # a failure before the first piece is still a status
-        except BaseException:
-            self._submit(pump.close, turns)
-            raise
-        call.first()
-        return Stream(self._pieces(call, pump, first, started, asked.include_usage), call.headers(),
-                      on_end=lambda: self._ended(call, pump, turns))
-
-    async def _pieces(self, call: Call, pump: Pump, piece: str | ChatReply | None, started: float,
-                      include_usage: bool) -> AsyncIterator[bytes]:
-        head = call.head()
-        yield replies.event(replies.chunk(head, {"role": "assistant", "content": ""}))
-        try:
-            while isinstance(piece, str):
-                call.parts.append(replies.clean(piece))
-                yield replies.event(replies.chunk(head, {"content": call.parts[-1]}))
-                piece = await self._in_pool(pump.next)
-            if piece is None:
-                raise ModelUnavailable("the model's stream ended before its reply did")
-            call.span("engine", started)
-            call.output, call.usage = "".join(call.parts), piece.usage
-            await self._guard(call, call.output, call.after)
-            call.finish()
-            yield replies.event(replies.chunk(head, {}, piece.finish, bucle=call.extra()))
-            if include_usage:
-                yield replies.event(replies.chunk(head, None, usage=replies.usage_of(piece.usage)))
-            yield replies.DONE
+            found = self._paths.get(path)
+            if found is not None:
+                method, handler, dialect = found
+            else:
+                method, handler = "GET", self._named
+            if scope["method"] != method and (method, scope["method"]) != ("GET", "HEAD"):
+                raise ApiError(405, "this path takes another method", code="method_not_allowed",
+                               headers={"allow": method})
+            await handler(exchange)
         except Exception as error:
             known = from_exception(error)
             if known.code == "internal_error":
-                log.exception("the stream of %s failed", call.route.name)
-            call.failed(known)
-            yield replies.event(known.body())
+                log.exception("%s failed", path)
+            if not known.traced:
+                self.metrics.refused(known.status, known.code)
+            if exchange.started:
+                raise
+            body = dialect.error_body(known) if dialect is not None else known.body()
+            await exchange.json(body, known.status, known.headers)
 
-    def _ended(self, call: Call, pump: Pump, turns: asyncio.Semaphore) -> None:
-        """The response is over, whole or not: free the model, and record a client that went away."""
-        if not call.done:
-            call.failed(ApiError(499, "the client closed the connection", code="client_closed"))
-        self._submit(pump.close, turns)
+    def serves(self, path: str) -> bool:
+        """Whether this path is the gateway's own."""
+        return path in self._paths or path.startswith("/v1/models/")
 
-    async def embeddings(self, request: Request) -> Response:
-        body = wire.parse_json(await read_body(request, self.limits))
-        route = wire.find_route(body, self.routes, embeddings=True)
-        asked = wire.parse_embed(body, route, self.limits)
-        assert route.embedder is not None  # noqa: S101
-        call = self._begin(request, route, asked.user, "\n".join(asked.texts)[:self.limits.input_chars])
-        try:
-            turns = await self._turn(call)
-            started = time.perf_counter()
-            metered = getattr(route.embedder, "embed_metered", None)
-            work = partial(metered or route.embedder.embed, asked.texts)
-            found = await self._in_pool(partial(for_somebody, call.forward, work), turns)
-            vectors, call.usage = found if metered else (found, Usage())
-            call.span("engine", started, texts=len(asked.texts))
-            call.first()
-            reply = replies.embeddings(route.name, vectors, call.usage, base64=asked.base64)
-            call.finish()
-            return JSONResponse(reply, headers=call.headers())
-        except BaseException as error:
-            raise call.failed(error) from error
+    async def read(self, exchange: Exchange) -> tuple[dict[str, Any], int]:
+        """The request's body as an object, and its bytes."""
+        if self.draining:
+            raise ApiError(503, "this server is about to end; ask again", code="draining",
+                           headers={"retry-after": "1", "connection": "close"})
+        data = await exchange.body(self.limits)
+        return wire.parse_json(data), len(data)
 
-    async def feedback(self, request: Request) -> Response:
-        asked = wire.parse_feedback(wire.parse_json(await read_body(request, self.limits)), self.limits)
-        item = Feedback(id=content_id("feedback", asdict(asked)), trace=asked.trace, by=asked.by,
-                        at=self._event_time(request) or utc(now()), rating=asked.rating,
-                        correction=asked.correction, reason=asked.reason,
-                        source="replay" if self._replay else "api")
-        try:
-            stored = asyncio.wrap_future(self.traces.feedback(item))
-            new = await asyncio.wait_for(stored, self.limits.timeout_s)
-        except queue.Full:
-            raise ApiError(503, "too much is waiting to be stored; try again", code="overloaded",
-                           headers={"retry-after": "1"}) from None
-        return JSONResponse({"id": item.id, "object": "bucle.feedback", "trace_id": item.trace,
-                             "new": bool(new)})
+    def find(self, body: Mapping[str, Any], *, embeddings: bool = False) -> Live:
+        """The route that `model` names. Raises ApiError 400 or 404."""
+        name = body.get("model")
+        live = self._live.get(name) if isinstance(name, str) else None
+        if live is None or (live.route.kind == "embed") != embeddings:
+            wire.find_route(body, self.routes, embeddings=embeddings)  # says what is wrong
+            raise ApiError(404, "this model is not served here", code="model_not_found", param="model")
+        return live
 
-    async def models(self, request: Request) -> Response:
-        """Every route, or the one that the path names."""
-        rows = [{"id": r.name, "object": "model", "created": self._started, "owned_by": "bucle",
-                 "bucle": {"kind": r.kind, "candidate": r.candidate, "release": r.release or self._release}}
-                for r in self.routes.values()]
-        name = request.path_params.get("name")
-        if name is None:
-            return JSONResponse({"object": "list", "data": rows})
-        for row in rows:
-            if row["id"] == name:
-                return JSONResponse(row)
-        raise ApiError(404, f"the model {replies.clean(name[:100])!r} is not served here",
-                       code="model_not_found")
+    def begin(self, exchange: Exchange, live: Live, user: str, text: str, size: int) -> Call:
+        """A call at work from now on. Raises ApiError 503 where too many are."""
+        at, trace_id, forward = self.replayed(exchange)
+        if self.active >= self.limits.in_flight:
+            raise ApiError(503, "too many requests at once; try again", code="overloaded",
+                           headers={"retry-after": "1"})
+        key = exchange.key
+        ctx = AskContext(identity=user or getattr(key, "id", "") or exchange.client, user=user,
+                         access=getattr(key, "labels", None) or frozenset(), forward=forward,
+                         deadline=time.monotonic() + self.limits.timeout_s)
+        call = Call(live.route, release=live.route.release or self.release_id, user=user, text=text, at=at,
+                    trace_id=trace_id, ctx=ctx, key=key, on_finish=partial(self._finished, live))
+        call.bound = size
+        self.active += 1
+        live.at_work += 1
+        return call
 
-    async def health(self, request: Request) -> Response:
-        return JSONResponse({"status": "ok"})
+    def reserve(self, call: Call, ask: ChatAsk | None) -> None:
+        """Hold what the call may cost, and promise its trace. A prompt has at most a token a byte of its request.
+        Raises ApiError 429 where a limit or budget says no."""
+        live = self._live_of(call)
+        out = (ask.max_tokens or self.limits.default_tokens) * ask.n if ask is not None else 0
+        usd = live.priced(call.bound, out)
+        usd = live.dearest or None if usd is None else max(usd, live.dearest)
+        tokens = call.bound // 4 + out
+        if self.accounts is not None:
+            call.reserved = self.accounts.reserve(call.key, usd=usd, tokens=tokens, trace=call.id, at=call.received)
+        self.traces.began(call.id, route=call.route.name, at=call.arrived, usd=usd or 0.0, tokens=tokens,
+                          key=getattr(call.key, "id", ""), team=getattr(call.key, "team", ""), release=call.release)
 
-    async def readiness(self, request: Request) -> Response:
-        return JSONResponse({"ready": self.ready}, status_code=200 if self.ready else 503)
+    def priced(self, call: Call, tokens_in: int, tokens_out: int) -> Usage:
+        """These tokens and what they cost on the call's route."""
+        return Usage(tokens_in=tokens_in, tokens_out=tokens_out,
+                     usd=self._live_of(call).priced(tokens_in, tokens_out) or 0.0)
 
-    async def prometheus(self, request: Request) -> Response:
-        return Response(self.metrics.text(), media_type="text/plain; version=0.0.4")
+    async def aside(self, work: Callable[..., T], *values: Any) -> T:
+        """`work(*values)` from a thread of the guards', within `timeout_s`."""
+        running = asyncio.get_running_loop().run_in_executor(self._threads, partial(work, *values))
+        return await asyncio.wait_for(asyncio.shield(running), self.limits.timeout_s)
 
-    def answering(self, handler: Callable[[Request], Any]) -> Callable[[Request], Any]:
-        """`handler`, with every failure as an OpenAI error; what is unexpected is logged, not told."""
-        async def run(request: Request) -> Response:
-            try:
-                answer: Response = await handler(request)
-                return answer
-            except Exception as error:
-                known = from_exception(error)
-                if known.code == "internal_error":
-                    log.exception("%s failed", request.url.path)
-                if not known.traced:
-                    self.metrics.refused(known.status, known.code)
-                return JSONResponse(known.body(), status_code=known.status, headers=known.headers)
-        return run
-
-    def _begin(self, request: Request, route: Route, user: str, text: str) -> Call:
-        at, trace_id, forward = self._event_time(request), "", {}
-        request_id, hold = (request.headers.get(h) for h in ("x-bucle-request-id", "x-upstream-ms"))
-        if request_id is not None:
-            if not self._replay:
-                raise _only_in_replay("x-bucle-request-id")
-            trace_id = wire.replay_trace_id(request_id)
-        if hold is not None and self._replay:
+    def replayed(self, exchange: Exchange) -> tuple[str, str, dict[str, str]]:
+        """The time, trace id and forwarded headers of a request that is replayed; nothing of another. Raises ApiError
+        400 for a replay's headers outside one."""
+        found = {name: value for name, value in exchange.scope["headers"] if name in _REPLAY}
+        if not found:
+            return "", "", {}
+        at, request_id, hold = (found[n].decode("latin-1") if n in found else None for n in _REPLAY)
+        for name, value in (("x-bucle-request-id", request_id), ("x-bucle-at", at)):
+            if value is not None and not self.replay:
+                raise ApiError(400, f"`{name}` is taken only while a log is replayed", code="unsupported_parameter",
+                               param=name)
+        forward: dict[str, str] = {}
+        if hold is not None and self.replay:
             if not hold.isdecimal() or len(hold) > 6:
                 raise ApiError(400, "`x-upstream-ms` must be whole milliseconds", code="invalid_value",
                                param="x-upstream-ms")
             forward = {"x-upstream-ms": hold}
-        if self._active >= self.limits.in_flight:
-            raise ApiError(503, "too many requests at once; try again", code="overloaded",
-                           headers={"retry-after": "1"})
-        self._active += 1
-        return Call(route, release=route.release or self._release, user=user, text=text, at=at,
-                    trace_id=trace_id, forward=forward, on_finish=self._finished)
+        trace_id = wire.replay_trace_id(request_id) if request_id is not None else ""
+        return wire.event_time(at) if at is not None else "", trace_id, forward
 
-    def _event_time(self, request: Request) -> str:
-        value = request.headers.get("x-bucle-at")
-        if value is None:
-            return ""
-        if not self._replay:
-            raise _only_in_replay("x-bucle-at")
-        return wire.event_time(value)
+    async def heard(self, trace_id: str, rating: int) -> None:
+        """Tell the route that answered what somebody thought of it, where it wants to know (a canary)."""
+        read = self._read_trace
+        if read is None or not any(hasattr(live.engine, "heard") for live in self._live.values()):
+            return
+        trace = await asyncio.to_thread(read, trace_id)
+        live = self._live.get(trace.route)
+        if (tell := getattr(live.engine if live else None, "heard", None)) is not None:
+            tell(trace, rating)
 
-    def _finished(self, call: Call) -> None:
-        self._active -= 1
-        if call not in self._late:
+    def _live_of(self, call: Call) -> Live:
+        live: Live = call.on_finish.args[0]  # type: ignore[attr-defined]
+        return live
+
+    def _finished(self, live: Live, call: Call) -> None:
+        self.active -= 1
+        live.at_work -= 1
+        if live.retired:
+            self._close_if_idle(live)
+        if not call.ctx.late:
             self._store(call)
+            return
+        with self._settling:  # it cannot be stopped: its trace waits for what it does, and what that costs
+            self._late[call] = live
+        for job in tuple(call.ctx.late):
+            job.add_done_callback(lambda _: self._settle_late(call, waiting=True))
+
+    def _settle_late(self, call: Call, *, waiting: bool = False) -> None:
+        """A late call is over, or the server is: its trace is written with what ran. From any thread."""
+        if waiting and not all(job.done() for job in call.ctx.late):
+            return
+        with self._settling:
+            if self._late.pop(call, None) is None:
+                return
+        for job in call.ctx.late:
+            answer: ChatAnswer | None = job.result() if job.done() and not job.cancelled() else None
+            if answer is None:
+                call.estimated = call.estimated or not job.done()
+                continue
+            found, used = answer.prediction, call.usage
+            call.usage = Usage(tokens_in=used.tokens_in + answer.usage.tokens_in,
+                               tokens_out=used.tokens_out + answer.usage.tokens_out,
+                               usd=used.usd + answer.usage.usd)
+            if found is not None:
+                call.chunks = found.chunks
+        self._store(call)
 
     def _store(self, call: Call) -> None:
+        live, usd = self._live_of(call), call.usage.usd
+        live.dearest = max(usd, live.dearest * 0.999)
+        if self.accounts is not None and call.reserved is not None:
+            self.accounts.settle(call.reserved, call.usage)
         trace = call.trace()
         self.metrics.finished(trace)
         self.traces.put(trace)
 
-    async def _guard(self, call: Call, text: str, verdicts: list[Any]) -> None:
-        if self._guards and text:
-            started = time.perf_counter()
-            checking = self._submit(partial(inspect, self._guards, text), pool=self._guard_pool)
-            verdicts += await asyncio.wait_for(asyncio.shield(checking), self.limits.timeout_s)
-            call.span("guard", started, on="input" if verdicts is call.before else "output")
+    def _close_if_idle(self, live: Live) -> None:
+        if live.at_work or not live.retired or self._loop is None:
+            return
+        live.retired = False  # once
+        if live.route.engine is not None and any(o.engine is live.engine for o in self._live.values()):
+            return  # the new route goes on with the same engine
+        task = self._loop.create_task(self._shut(live))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
 
-    async def _turn(self, call: Call) -> asyncio.Semaphore:
-        """Wait until the route's engine is free. Whoever gets the turn gives it back when its work has ended."""
-        started, turns = time.perf_counter(), self._turns[call.route.name]
-        await asyncio.wait_for(turns.acquire(), self.limits.timeout_s)
-        call.span("wait", started)
-        return turns
-
-    async def _in_pool(self, work: Callable[[], T], turns: asyncio.Semaphore | None = None) -> T:
-        """`work()` from a thread, for at most `timeout_s`; one that is late keeps its turn until it has ended."""
-        return await asyncio.wait_for(asyncio.shield(self._submit(work, turns)), self.limits.timeout_s)
-
-    def _submit(self, work: Callable[[], T], turns: asyncio.Semaphore | None = None,
-                pool: ThreadPoolExecutor | None = None) -> asyncio.Future[T]:
-        def ended(future: asyncio.Future[T]) -> None:
-            if turns is not None:
-                turns.release()
-            if not future.cancelled():
-                future.exception()  # looked at, so that a late failure is not reported as forgotten
-
-        future = asyncio.get_running_loop().run_in_executor(pool or self._pool, work)
-        future.add_done_callback(ended)
-        return future
+    async def _shut(self, live: Live) -> None:
+        if live.engine is None:
+            return
+        try:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(live.engine.close(), 30)
+        except Exception:
+            log.exception("the engine of %s could not be closed", live.route.name)
 
 
-def _only_in_replay(header: str) -> ApiError:
-    return ApiError(400, f"`{header}` is taken only while a log is replayed", code="unsupported_parameter",
-                    param=header)
+_REPLAY = (b"x-bucle-at", b"x-bucle-request-id", b"x-upstream-ms")

@@ -32,16 +32,29 @@ class Metrics:
         self._flagged = Counter("bucle_guard_flagged", "Texts flagged, by kind", ["route", "kind"], **common)
         Gauge("bucle_requests_active", "Requests at work", **common).set_function(active)
         self.registry.register(_Queue(traces))
+        self._routes: dict[str, tuple[Any, Any, Any, Any, Any, dict[int, Any]]] = {}  # a lookup of labels costs more
 
     def finished(self, trace: Trace) -> None:
         route = trace.route
-        self._requests.labels(route, str(trace.status)).inc()
-        self._seconds.labels(route).observe(trace.ms / 1000)
+        known = self._routes.get(route)
+        if known is None:
+            known = self._routes[route] = (
+                self._seconds.labels(route), self._first.labels(route), self._tokens.labels(route, "in"),
+                self._tokens.labels(route, "out"), self._usd.labels(route), {})
+        seconds, first, tokens_in, tokens_out, usd, statuses = known
+        count = statuses.get(trace.status)
+        if count is None:
+            count = statuses[trace.status] = self._requests.labels(route, str(trace.status))
+        count.inc()
+        seconds.observe(trace.ms / 1000)
         if trace.ms_first:
-            self._first.labels(route).observe(trace.ms_first / 1000)
-        self._tokens.labels(route, "in").inc(trace.usage.tokens_in)
-        self._tokens.labels(route, "out").inc(trace.usage.tokens_out)
-        self._usd.labels(route).inc(trace.usage.usd)
+            first.observe(trace.ms_first / 1000)
+        usage = trace.usage
+        if usage.tokens_in or usage.tokens_out:
+            tokens_in.inc(usage.tokens_in)
+            tokens_out.inc(usage.tokens_out)
+        if usage.usd:
+            usd.inc(usage.usd)
         if trace.guard.get("flagged"):
             for kind in trace.guard.get("kinds", ()):
                 self._flagged.labels(route, kind).inc()

@@ -25,8 +25,8 @@ class Route:
     which the gateway wraps. Of kind `embed` it is an `embedder`. `candidate` is the id that traces carry, `prompt` that
     of the prompt behind it. `places` says where each passage that may be cited stands (its id -> document and place): a
     reply cites that, its `chunks` stay ids. `release` overrides the gateway's own, for a route that was released by
-    itself. `usd_per_million_in` and `_out` are what budgets reserve by where the engine itself does not tell its price
-    (a method `priced(tokens_in, tokens_out)`).
+    itself. `usd_per_million_in` and `_out` are what budgets reserve by; None leaves it to the engine (a method
+    `priced(tokens_in, tokens_out)`), and what computes in this process costs nothing by the token.
 
     A predictor or chat model gets one call at a time, unless it says otherwise by a `max_parallel` of its own, or
     `parallel` is given. A predictor that gets one call at a time is given what waits as one batch, and where it raises
@@ -45,8 +45,8 @@ class Route:
     parallel: int = 0
     engine: ChatEngine | None = None
     prompt: str = ""
-    usd_per_million_in: float = 0.0
-    usd_per_million_out: float = 0.0
+    usd_per_million_in: float | None = None
+    usd_per_million_out: float | None = None
 
     @property
     def at_once(self) -> int:

@@ -19,14 +19,18 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
     from uvicorn import Server
 
+    from bucle.serve.gateway import Gateway
+
 __all__ = ["BackgroundServer", "how_to_call", "serve"]
 
 DRAIN_S = 30
 """How long requests at work may take to finish after SIGTERM."""
+BACKLOG = 2048
 
 
 def serve(app: FastAPI, host: str, port: int, *, ready: Any = None) -> None:
-    """Serve until SIGTERM or Ctrl+C; then finish what is at work, write every trace, and return.
+    """Serve until SIGTERM or Ctrl+C; then finish what is at work (new requests are told to come back, for up to
+    DRAIN_S), write every trace, and return. A second signal ends at once.
 
     `ready(url)` is called once the port is held. Raises ConfigError for an address that others can reach
     while no API keys are set, Infrastructure where the port cannot be had.
@@ -39,7 +43,7 @@ def serve(app: FastAPI, host: str, port: int, *, ready: Any = None) -> None:
     main = threading.current_thread() is threading.main_thread()
     # uvicorn raises the signal again once it has drained: it must not cut the caller's own ending short. One that comes
     # before uvicorn listens for it stops the server as well.
-    before = signal.signal(signal.SIGTERM, lambda *_: setattr(server, "should_exit", True)) if main else None
+    before = signal.signal(signal.SIGTERM, lambda *_: server.handle_exit(signal.SIGTERM, None)) if main else None
     try:
         if ready is not None:
             ready(_url(listener))
@@ -63,7 +67,7 @@ class BackgroundServer:
     def __enter__(self) -> BackgroundServer:
         self._listener = _listen("127.0.0.1", self._port)
         self.url = _url(self._listener)
-        self._server = _server(self._app)
+        self._server: Any = _server(self._app)
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._listener]},
                                         name="bucle-server", daemon=True)
         self._thread.start()
@@ -77,7 +81,7 @@ class BackgroundServer:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
-        self._server.should_exit = True
+        self._server.leave()
         self._thread.join(DRAIN_S + 35)
         self._listener.close()
 
@@ -106,7 +110,7 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host.strip("[]"), port))
-        listener.listen(1024)
+        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         why = {errno.EACCES: "may not be used by this user", errno.EADDRINUSE: "is in use"}
@@ -124,5 +128,32 @@ def _url(listener: socket.socket) -> str:
 def _server(app: Any) -> Server:
     import uvicorn
 
-    return uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, server_header=False,
-                                         http=patient_protocol(), ws="none", timeout_graceful_shutdown=DRAIN_S))
+    gateway: Gateway | None = getattr(getattr(app, "state", None), "gateway", None)
+
+    class Draining(uvicorn.Server):
+        """Once told to end it goes on answering until nothing is at work, so that a stream ends as it should and who
+        comes meanwhile gets a 503 and not a closed door."""
+
+        until: float | None = None
+
+        def handle_exit(self, sig: int, frame: Any) -> None:
+            if self.until is not None or sig == signal.SIGINT:
+                super().handle_exit(sig, frame)
+            else:
+                self.leave()
+
+        def leave(self) -> None:
+            self.until = time.monotonic() + DRAIN_S
+            if gateway is None or not gateway.active:
+                self.should_exit = True
+            if gateway is not None:
+                gateway.drain()
+
+        async def on_tick(self, counter: int) -> bool:
+            if self.until is not None and (gateway is None or not gateway.active or time.monotonic() > self.until):
+                self.should_exit = True
+            return await super().on_tick(counter)
+
+    return Draining(uvicorn.Config(
+        app, log_level="warning", access_log=False, server_header=False, date_header=False, loop="uvloop",
+        http=patient_protocol(), ws="none", timeout_graceful_shutdown=DRAIN_S, backlog=BACKLOG))

@@ -1,0 +1,149 @@
+"""What the gateway answers that is no conversation: embeddings, moderations, feedback, models, health, metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from functools import partial
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+from bucle.core.ids import content_id
+from bucle.core.ports import Verdict
+from bucle.core.records import Feedback, Usage
+from bucle.models.engines.thread import for_somebody
+from bucle.serve.call import now, utc
+from bucle.serve.dialects import (
+    Head,
+    clean,
+    embeddings_reply,
+    moderations_reply,
+    parse_embeddings,
+    parse_feedback,
+    parse_moderations,
+)
+from bucle.serve.errors import ApiError
+from bucle.serve.http import Exchange
+
+if TYPE_CHECKING:
+    from bucle.serve.call import Call
+    from bucle.serve.gateway import Gateway, Live
+
+__all__ = ["Endpoints"]
+
+FLAGGED = 0.5
+"""The score from which a text counts as flagged."""
+_TEXT = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
+
+
+class Endpoints:
+    """The plain endpoints of one gateway."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    def paths(self) -> list[tuple[str, str, Callable[[Exchange], Awaitable[None]]]]:
+        """Path, method and handler of each."""
+        return [("/v1/embeddings", "POST", self.embeddings), ("/v1/feedback", "POST", self.feedback),
+                ("/v1/moderations", "POST", self.moderations),
+                ("/v1/models", "GET", self.models), ("/healthz", "GET", self.health),
+                ("/readyz", "GET", self.readiness), ("/metrics", "GET", self.prometheus)]
+
+    async def embeddings(self, exchange: Exchange) -> None:
+        gateway = self._gateway
+        body, size = await gateway.read(exchange)
+        live = gateway.find(body, embeddings=True)
+        asked = parse_embeddings(body, live.route, gateway.limits)
+        text = "\n".join(asked.texts)[:gateway.limits.input_chars]
+        call = gateway.begin(exchange, live, asked.user, text, size)
+        try:
+            gateway.reserve(call, None)
+            vectors, call.usage = await self._embed(call, live, asked.texts)
+            call.first()
+            reply = embeddings_reply(live.route.name, vectors, call.usage, base64=asked.base64, extra=call.extra())
+            call.finish()
+        except BaseException as error:
+            known = call.failed(error)
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            raise known from error
+        await exchange.json(reply, headers=call.headers())
+
+    async def _embed(self, call: Call, live: Live, texts: tuple[str, ...]) -> tuple[Any, Usage]:
+        """Vectors and usage, from a thread; one that is late keeps its turn until it has ended."""
+        embedder: Any = live.route.embedder
+        metered = getattr(embedder, "embed_metered", None)
+        async with asyncio.timeout(call.ctx.left_s):
+            await live.turns.acquire()
+            started = time.perf_counter()
+            work = partial(for_somebody, call.ctx.forward, partial(metered or embedder.embed, texts))
+            running = asyncio.get_running_loop().run_in_executor(self._gateway.pool, work)
+            running.add_done_callback(lambda done: (live.turns.release(), done.cancelled() or done.exception()))
+            found = await asyncio.shield(running)
+        call.ctx.span("engine", started, texts=len(texts))
+        return found if metered else (found, Usage())
+
+    async def moderations(self, exchange: Exchange) -> None:
+        """What the server's own guards say of texts. Nothing is stored of them."""
+        gateway = self._gateway
+        body, _ = await gateway.read(exchange)
+        asked = parse_moderations(body, gateway.limits)
+        guards = gateway.guards
+        if guards is None:
+            raise ApiError(404, "no guards are on here, so there is nothing to moderate by", code="model_not_found",
+                           param="model")
+        scored = await gateway.aside(guards.moderate, asked.texts)
+        verdicts = [[Verdict(name, score >= FLAGGED, score, (name,) if score >= FLAGGED else ())
+                     for name, score in one.items()] for one in scored]
+        head = Head(f"modr-{secrets.token_hex(12)}", int(time.time()), asked.model or "bucle-guards")
+        await exchange.json(moderations_reply(head, verdicts, {}))
+
+    async def feedback(self, exchange: Exchange) -> None:
+        gateway = self._gateway
+        body, _ = await gateway.read(exchange)
+        asked = parse_feedback(body, gateway.limits)
+        at, _, _ = gateway.replayed(exchange)
+        item = Feedback(id=content_id("feedback", asdict(asked)), trace=asked.trace, by=asked.by, at=at or utc(now()),
+                        rating=asked.rating, correction=asked.correction, reason=asked.reason,
+                        source="replay" if gateway.replay else "api")
+        try:
+            stored = asyncio.wrap_future(gateway.traces.feedback(item))
+            new = await asyncio.wait_for(stored, gateway.limits.timeout_s)
+        except queue.Full:
+            raise ApiError(503, "too much is waiting to be stored; try again", code="overloaded",
+                           headers={"retry-after": "1"}) from None
+        if new and item.rating is not None:
+            await gateway.heard(item.trace, item.rating)
+        await exchange.json({"id": item.id, "object": "bucle.feedback", "trace_id": item.trace, "new": bool(new)})
+
+    async def models(self, exchange: Exchange) -> None:
+        """Every route."""
+        await exchange.json({"object": "list", "data": self._rows()})
+
+    async def model(self, exchange: Exchange) -> None:
+        """The route that the path names."""
+        name = unquote(exchange.path.removeprefix("/v1/models/"))
+        row = next((row for row in self._rows() if row["id"] == name), None)
+        if row is None:
+            raise ApiError(404, f"the model {clean(name[:100])!r} is not served here", code="model_not_found")
+        await exchange.json(row)
+
+    def _rows(self) -> list[dict[str, Any]]:
+        gateway = self._gateway
+        return [{"id": r.name, "object": "model", "created": gateway.started, "owned_by": "bucle",
+                 "bucle": {"kind": r.kind, "candidate": r.candidate, "release": r.release or gateway.release_id}}
+                for r in tuple(gateway.routes.values())]
+
+    async def health(self, exchange: Exchange) -> None:
+        await exchange.json({"status": "ok"})
+
+    async def readiness(self, exchange: Exchange) -> None:
+        ready = self._gateway.ready
+        await exchange.json({"ready": ready}, 200 if ready else 503)
+
+    async def prometheus(self, exchange: Exchange) -> None:
+        await exchange.reply(self._gateway.metrics.text(), 200, [_TEXT])

@@ -1,0 +1,279 @@
+"""A conversation's way through the gateway: guards, budget, engine, guards, settling, journal, answer.
+
+The same for every API (Dialect) and every engine (ChatEngine), whole and streamed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from bucle.core.engine import ChatAnswer, ChatAsk, Delta, wanted
+from bucle.core.errors import ModelUnavailable
+from bucle.serve.call import Call
+from bucle.serve.dialects import Dialect, Events, Head, clean
+from bucle.serve.errors import ApiError, from_exception
+from bucle.serve.guard import refusal
+from bucle.serve.http import Exchange
+
+if TYPE_CHECKING:
+    from bucle.serve.gateway import Gateway, Live
+
+__all__ = ["Chat"]
+
+log = logging.getLogger("bucle.serve")
+
+INLINE = 8_000
+"""Characters that guards look at on the event loop (a tenth of a millisecond a thousand); longer ones in a thread."""
+WORDS = {"json_object": "response_format", "json_schema": "response_format"}
+"""What the API calls it, where `wanted` says more exactly what is asked for."""
+
+
+class _Guarded(NamedTuple):
+    ask: ChatAsk
+    secret: Any
+
+
+class Chat:
+    """Answers the conversations of one gateway."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    async def answer(self, exchange: Exchange, dialect: Dialect) -> None:
+        """Read one request, answer it, leave its trace. Raises ApiError where nothing was sent yet."""
+        gateway = self._gateway
+        body, size = await gateway.read(exchange)
+        live = gateway.find(body)
+        ask = dialect.parse(body, gateway.limits)
+        ask = self._fitting(ask, live, dialect)
+        call = gateway.begin(exchange, live, ask.user, _input(live, ask), size)
+        try:
+            guarded = await self._before(call, ask)
+            gateway.reserve(call, guarded.ask)
+            if ask.stream:
+                await self._stream(call, exchange, dialect, live, guarded)
+                return
+            async with asyncio.timeout_at(_at(call)):
+                answer = await live.chat.complete(guarded.ask, call.ctx)
+            self._spanned(call)
+            call.first()
+            answer = await self._after(call, answer, guarded)
+            call.answered(answer)
+            reply = dialect.whole(_head(call, live), guarded.ask, answer, call.extra())
+            call.finish()
+        except BaseException as error:
+            self._partly(call, error)
+            known = call.failed(error)
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            raise known from error
+        await exchange.json(reply, headers=call.headers())
+
+    def _fitting(self, ask: ChatAsk, live: Live, dialect: Dialect) -> ChatAsk:
+        """`ask` as the route's engine is asked. Raises ApiError for what the engine does not offer."""
+        engine, route = live.chat, live.route
+        words: Mapping[str, str] = getattr(dialect, "words", WORDS)
+        one = route.kind != "chat"  # a task gives one fixed answer, whatever the temperature 0 means to a model
+        if one and ask.temperature == 0:
+            ask = replace(ask, temperature=None)
+        asked = wanted(ask)
+        if not engine.offers.issuperset(asked):
+            what = next(name for name in asked if name not in engine.offers)
+            word = words.get(what, what)
+            why = f": a {route.kind} route gives one fixed answer" if one else ""
+            raise ApiError(400, f"`{word}` is not served by {route.name!r}{why}; leave it out",
+                           code="unsupported_parameter", param=word)
+        if "tools" not in engine.offers and any(m["role"] == "tool" or "tool_calls" in m for m in ask.messages):
+            raise ApiError(400, f"`messages` hold calls of tools, which {route.name!r} does not serve; leave them out",
+                           code="unsupported_parameter", param="messages")
+        if one and not ask.text.strip():
+            raise ApiError(400, "there is nothing to answer: the user's text is missing or empty", code="empty_input",
+                           param="messages" if ask.prompt is None else "prompt")
+        if route.kind == "converse" and ask.messages and ask.messages[-1]["role"] != "user":
+            raise ApiError(400, "the last message must be the user's", code="invalid_value", param="messages")
+        if ask.max_tokens is None and "max_tokens" in engine.offers and ask.prompt is None:
+            return replace(ask, max_tokens=self._gateway.limits.default_tokens)
+        return ask
+
+    async def _before(self, call: Call, ask: ChatAsk) -> _Guarded:
+        guards, secret = self._gateway.guards, None
+        if guards is None:
+            return _Guarded(ask, None)
+        started = time.perf_counter()
+        if guards.inline and len(call.text) <= INLINE:
+            ask, checked = guards.check_ask(ask)
+        else:
+            ask, checked = await self._gateway.aside(guards.check_ask, ask)
+        call.before = checked.verdicts
+        call.ctx.span("guard", started, on="input")
+        if checked.blocked is not None:
+            raise refusal(checked.blocked)
+        if ask.messages:
+            messages, secret = guards.protect(ask.messages)
+            if secret is not None:
+                ask = replace(ask, messages=tuple(messages))
+        return _Guarded(ask, secret)
+
+    async def _after(self, call: Call, answer: ChatAnswer, guarded: _Guarded) -> ChatAnswer:
+        guards = self._gateway.guards
+        if guards is None:
+            return answer
+        started = time.perf_counter()
+        if guards.inline and len(answer.text) <= INLINE:
+            answer, checked = guards.check_answer(answer, guarded.ask, guarded.secret)
+        else:
+            answer, checked = await self._gateway.aside(guards.check_answer, answer, guarded.ask, guarded.secret)
+        call.after = checked.verdicts
+        call.ctx.span("guard", started, on="output")
+        return answer  # type: ignore[no-any-return]
+
+    async def _stream(self, call: Call, exchange: Exchange, dialect: Dialect, live: Live, guarded: _Guarded) -> None:
+        """Pieces as they come. Up to the first one a failure is still a status; a client that goes away ends it."""
+        ask, task = guarded.ask, asyncio.current_task()
+        assert task is not None  # noqa: S101
+        watch = asyncio.ensure_future(exchange.left())
+        watch.add_done_callback(lambda w: None if w.cancelled() or exchange.ended else task.cancel())
+        pieces = live.chat.stream(ask, call.ctx)
+        events = dialect.events(_head(call, live), ask)
+        try:
+            async with asyncio.timeout_at(_at(call)):
+                piece = await anext(pieces, None)
+                call.first()
+                await exchange.begin(call.headers())
+                await exchange.piece(events.begin())
+                await self._pieces(call, exchange, events, pieces, piece, guarded)
+        except asyncio.CancelledError:
+            if not exchange.gone:
+                raise
+            task.uncancel()
+            self._partly(call, ApiError(499, "", code="client_closed"))
+            call.failed(ApiError(499, "the client closed the connection", code="client_closed"))
+        except Exception as error:
+            if not exchange.started:
+                raise
+            self._partly(call, error)
+            known = from_exception(error)
+            if known.code == "internal_error":
+                log.exception("the stream of %s failed", call.route.name)
+            vars(known)["prediction"] = getattr(error, "prediction", None)
+            known = call.failed(known)
+            watch.cancel()
+            with_timeout = asyncio.timeout(5)  # a client that does not read is not waited for
+            try:
+                async with with_timeout:
+                    await exchange.end(events.error(known))
+            except (TimeoutError, OSError):
+                pass
+        finally:
+            watch.cancel()
+            await _closed(pieces)
+
+    async def _pieces(self, call: Call, exchange: Exchange, events: Events,
+                      pieces: AsyncIterator[Delta | ChatAnswer], piece: Delta | ChatAnswer | None,
+                      guarded: _Guarded) -> None:
+        guards: Any = self._gateway.guards
+        ask = guarded.ask
+        watching = {} if guards is None else {n: guards.stream(ask, guarded.secret) for n in range(ask.n)}
+        blocked: set[int] = set()
+        while isinstance(piece, Delta):
+            text = piece.text if piece.text.isascii() else clean(piece.text)
+            if piece.index == 0:
+                call.parts.append(text)
+            guard = watching.get(piece.index)
+            if guard is not None and text:
+                out = guard.feed(text) if guards.inline else await self._gateway.aside(guard.feed, text)
+                if guard.blocked:
+                    blocked.add(piece.index)
+            else:
+                out = text
+            if out == piece.text:
+                if piece.index not in blocked and (out or piece.tool_calls or piece.logprobs):
+                    await exchange.piece(events.delta(piece))
+            elif out or piece.tool_calls:  # what was kept back has no logprobs that would fit it
+                await exchange.piece(events.delta(Delta(out, piece.index, piece.tool_calls)))
+            if blocked and len(blocked) == len(watching):
+                break
+            piece = await anext(pieces, None)
+        self._spanned(call)
+        answer = piece if isinstance(piece, ChatAnswer) else None
+        if answer is None and not blocked:
+            raise ModelUnavailable("the model's stream ended before its reply did")
+        answer = await self._ended(call, exchange, events, watching, answer)
+        call.answered(answer)
+        last = events.end(answer, call.extra())
+        call.finish()
+        await exchange.end(last)
+
+    async def _ended(self, call: Call, exchange: Exchange, events: Events, watching: Mapping[int, Any],
+                     answer: ChatAnswer | None) -> ChatAnswer:
+        """The answer as its choices went out: what guards kept back is sent or cut off now."""
+        started, verdicts = time.perf_counter(), []
+        if answer is None:  # every choice was blocked half-way: what the engine would have said is not known
+            from bucle.core.engine import Choice
+
+            self._estimate(call)
+            answer = ChatAnswer(tuple(Choice("", "content_filter") for _ in watching), call.usage)
+        choices = list(answer.choices)
+        inline = watching and self._gateway.guards.inline and sum(map(len, call.parts)) <= INLINE
+        for index, guard in watching.items():
+            rest = guard.end() if inline else await self._gateway.aside(guard.end)
+            if rest:
+                await exchange.piece(events.delta(Delta(rest, index)))
+            checked = guard.checked
+            if checked is None:
+                continue
+            verdicts += checked.verdicts
+            if index < len(choices) and guard.blocked:
+                choices[index] = replace(choices[index], text="", finish="content_filter", logprobs=None)
+            elif index < len(choices) and checked.masked:
+                choices[index] = replace(choices[index], text=checked.text)
+        if watching:
+            call.after = tuple(verdicts)
+            call.ctx.span("guard", started, on="output")
+        return replace(answer, choices=tuple(choices)) if watching else answer
+
+    def _partly(self, call: Call, error: BaseException) -> None:
+        """What a call that ended early has used, as far as it can be known: an engine that was asked and not let end
+        has read the prompt, and wrote what came."""
+        early = isinstance(error, TimeoutError | asyncio.CancelledError) or getattr(error, "status", 0) == 499
+        if not call.done and call.usage.usd == 0 and (call.parts or early) and call.bound and not call.ctx.late:
+            self._estimate(call)
+
+    def _estimate(self, call: Call) -> None:
+        written = sum(map(len, call.parts))
+        call.usage, call.estimated = self._gateway.priced(call, call.bound // 4, (written + 3) // 4), True
+
+    def _spanned(self, call: Call) -> None:
+        if not any(s["name"] in ("engine", "attempt", "cache") for s in call.ctx.spans):
+            call.ctx.span("engine", call.ctx.started)
+
+
+def _input(live: Live, ask: ChatAsk) -> str:
+    """What the trace says was asked: what the engine is given, where it takes one text."""
+    shown = getattr(live.chat, "input_of", None)
+    return str(shown(ask)) if shown is not None else ask.text
+
+
+def _head(call: Call, live: Live) -> Head:
+    return Head(call.id, int(call.received), live.route.name)
+
+
+def _at(call: Call) -> float:
+    """The call's deadline on the loop's clock."""
+    return asyncio.get_running_loop().time() + call.ctx.left_s
+
+
+async def _closed(pieces: Any) -> None:
+    """Ends the engine's work, however it is."""
+    close = getattr(pieces, "aclose", None)
+    if close is None:
+        return
+    try:
+        await close()
+    except Exception:
+        log.exception("a stream could not be closed")
