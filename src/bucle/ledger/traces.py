@@ -242,8 +242,7 @@ def trace_json(trace: Trace, *, texts: bool = True) -> bytes:
     try:
         return bytes(orjson.dumps(fields, default=_plain))
     except TypeError:  # orjson is exact, and refuses what the standard library lets through
-        left = trace.model_dump(mode="json", exclude=None if texts else {"input", "output"})
-        return json.dumps(left, ensure_ascii=False).encode("utf-8", "replace")
+        return json.dumps(_safe(fields), ensure_ascii=False).encode()
 
 
 def _plain(value: Any) -> Any:
@@ -254,6 +253,23 @@ def _plain(value: Any) -> Any:
     if isinstance(value, set | frozenset):
         return sorted(value)
     raise TypeError
+
+
+def _safe(value: Any) -> Any:
+    """`value` in what JSON has."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if value is None or isinstance(value, int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, list | tuple):
+        return [_safe(item) for item in value]
+    try:
+        plain = value if isinstance(value, dict) else _plain(value)
+    except TypeError:
+        return _safe(str(value))
+    return {_safe(str(k)): _safe(v) for k, v in plain.items()} if isinstance(plain, dict) else _safe(plain)
 
 
 def _trace(said: str, answered: str, body: str) -> Trace:
