@@ -20,7 +20,7 @@ class Target(Section):
     alias) serves a task from another release than the one that is served."""
 
     to: str
-    weight: float = Field(1.0, gt=0)
+    weight: float = Field(1.0, ge=0, allow_inf_nan=False)
     release: str = ""
 
 
@@ -57,8 +57,11 @@ class RouteRule(Section):
     to: tuple[Target, ...]
     prefer: Literal["", "cost", "latency", "language", "context"] = ""
     languages: Mapping[str, str] = Field(default_factory=dict)
+    explore: float = Field(0.05, ge=0, le=0.5)
     shadow: tuple[str, ...] = ()
     shadow_share: float = Field(1.0, gt=0, le=1)
+    shadow_parallel: int = Field(4, ge=1, le=1000)
+    shadow_s: float = Field(60, gt=0, le=3600)
     fallback: tuple[str, ...] = ()
     retries: int = Field(1, ge=0, le=5)
     retry_share: float = Field(0.1, ge=0, le=1)

@@ -1,0 +1,121 @@
+"""One target of a route: asked through its breaker, its answer stamped, its outcome told, a span left."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import replace
+
+from bucle.core.engine import AskContext, ChatAnswer, ChatAsk, ChatEngine, Delta
+from bucle.core.errors import BadInput, UpstreamTimeout
+from bucle.models.endpoint import TimedOut
+from bucle.serve.routing.breaker import Breaker, Resting
+from bucle.serve.routing.facts import TargetFacts
+from bucle.serve.routing.opening import Layer, Outcome, Reply
+
+__all__ = ["HEDGED", "Attempt"]
+
+HEDGED = "hedged"
+"""The message that a task is cancelled with whose answer came from another target."""
+
+
+class _Run:
+    """One request at one target: told once how it ended."""
+
+    def __init__(self, of: Attempt, ctx: AskContext, watch: Outcome | None) -> None:
+        self.of, self.ctx, self.watch = of, ctx, watch
+        self.began, self.busy, self.over = time.perf_counter(), 0.0, False
+        try:
+            self.probe = of.breaker.enter()
+        except Exception as error:
+            self.ended(error, asked=False)
+            raise
+
+    def ended(self, error: BaseException | None = None, asked: bool = True) -> None:
+        if self.over:
+            return
+        self.over = True
+        of, ms = self.of, self.busy * 1000
+        hedged = isinstance(error, asyncio.CancelledError) and HEDGED in error.args
+        gone = isinstance(error, asyncio.CancelledError | GeneratorExit)
+        failed = error is not None and not gone and not isinstance(error, BadInput)
+        if asked:
+            if failed:
+                of.breaker.failed(self.probe, _pause(error))
+            elif gone:
+                of.breaker.left(self.probe)
+            else:
+                of.breaker.succeeded(self.probe)
+            if not gone or hedged:  # what was given up for a hedge took at least so long
+                of.told(of.name, not failed, ms)
+        if self.watch is not None and (failed or error is None or hedged):
+            self.watch(of.name, not failed, ms)
+        kind = HEDGED if hedged else "cancelled" if gone else type(error).__name__ if error is not None else ""
+        told = {"release": of.facts.release, "error": kind}
+        self.ctx.span("attempt", self.began, route=of.route, target=of.name, engine_ms=round(ms, 3),
+                      **{name: value for name, value in told.items() if value})
+
+
+class Attempt(Layer):
+    """`engine`, known to `route` as `name`. `told(name, ok, ms)` hears of all that were asked; ms is the time that the
+    engine took, without the time in which whoever reads the stream was busy elsewhere."""
+
+    def __init__(self, route: str, name: str, engine: ChatEngine, facts: TargetFacts, breaker: Breaker,
+                 told: Callable[[str, bool, float], None]) -> None:
+        self.route, self.name, self.engine, self.facts, self.breaker, self.told = (
+            route, name, engine, facts, breaker, told)
+        self.offers = engine.offers
+
+    async def open(self, ask: ChatAsk, ctx: AskContext, whole: bool, watch: Outcome | None = None) -> Reply:
+        if ctx.left_s <= 0:
+            raise TimedOut(f"{self.route} ran out of time before {self.name} was asked", "raise serve.timeout_s")
+        run = _Run(self, ctx, watch)
+        if not whole:
+            pieces = self._pieces(ask, ctx, run)
+            return Reply(await anext(pieces), pieces)
+        since = time.perf_counter()
+        try:
+            answer = await self.engine.complete(ask, ctx)
+        except BaseException as error:
+            run.busy = time.perf_counter() - since
+            run.ended(error)
+            raise
+        run.busy = time.perf_counter() - since
+        run.ended()
+        return Reply(self._stamped(answer))
+
+    async def _pieces(self, ask: ChatAsk, ctx: AskContext, run: _Run) -> AsyncGenerator[Delta | ChatAnswer, None]:
+        source = self.engine.stream(ask, ctx)
+        try:
+            while True:
+                since = time.perf_counter()
+                try:
+                    piece = await anext(source)
+                except StopAsyncIteration:
+                    raise UpstreamTimeout(f"{self.name} ended its stream without an answer", "try again") from None
+                finally:
+                    run.busy += time.perf_counter() - since
+                if isinstance(piece, ChatAnswer):
+                    run.ended()
+                    yield self._stamped(piece)
+                    return
+                yield piece
+        except BaseException as error:
+            run.ended(error)
+            raise
+        finally:
+            if (end := getattr(source, "aclose", None)) is not None:
+                await end()
+
+    def _stamped(self, answer: ChatAnswer) -> ChatAnswer:
+        """Who answered, said by the innermost route that chose."""
+        facts = self.facts
+        return replace(answer, route=answer.route or self.name, release=answer.release or facts.release,
+                       candidate=answer.candidate or facts.candidate, served_by=answer.served_by or self.engine.name)
+
+
+def _pause(error: BaseException | None) -> float | None:
+    """The pause above a second that a provider asked for. Another route that rests asks for none."""
+    asked = None if isinstance(error, Resting) else getattr(error, "retry_after", None)
+    return float(asked) if asked and asked > 1 else None
