@@ -247,7 +247,8 @@ def trace_json(trace: Trace, *, texts: bool = True) -> bytes:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Usage):
-        return value.__dict__ if math.isfinite(value.usd) else {**value.__dict__, "usd": 0.0}
+        return {"tokens_in": tokens(value.tokens_in), "tokens_out": tokens(value.tokens_out),
+                "usd": value.usd if math.isfinite(value.usd) else 0.0}
     if hasattr(value, "items"):
         return dict(value)
     if isinstance(value, set | frozenset):
