@@ -189,7 +189,7 @@ class Endpoint:
                 if last:
                     raise lost from error
                 _note(lost.message)
-                self._sleep(_backoff(attempt))
+                self._sleep(backoff(attempt))
                 continue
             except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError) as error:
                 lost = ModelUnavailable(f"{self.name} closed the connection without a reply ({type(error).__name__})",
@@ -197,7 +197,7 @@ class Endpoint:
                 if last:
                     raise lost from error
                 _note(lost.message)
-                self._sleep(_backoff(attempt))
+                self._sleep(backoff(attempt))
                 continue
             except httpx.TimeoutException as error:
                 raise self._late() from error
@@ -218,7 +218,7 @@ class Endpoint:
                     raise self._refused(response, wait)
             finally:
                 response.close()
-            self._sleep(wait if wait is not None else _backoff(attempt))
+            self._sleep(wait if wait is not None else backoff(attempt))
 
     def usage(self, reply: Mapping[str, Any]) -> Usage:
         """Tokens as the provider counted them; dollars by the configured price, the list price, or 0."""
@@ -360,7 +360,7 @@ def come_back(wait: float | None) -> str:
     return f"try again in {span_of(wait)}" if wait and wait > MAX_WAIT_S else "wait, or lower the concurrency"
 
 
-def _backoff(attempt: int) -> float:
+def backoff(attempt: int) -> float:
     """Seconds before the next try: 0.5, 1, 2, … up to 8, with up to half of it taken off at random."""
     return min(8.0, 0.5 * 2**attempt) * random.uniform(0.5, 1.0)
 
