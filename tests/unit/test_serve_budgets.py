@@ -417,3 +417,19 @@ def test_the_tightest_limit_is_told_and_refusals_take_nothing() -> None:
     other = Key("key:2", "b", team="support", requests_per_minute=50)
     assert accounts.reserve(other, usd=0, tokens=1, trace="t").headers()["x-ratelimit-limit-requests"] == "3"
     assert "the team" in refused(accounts, other, 0).message
+
+
+def test_the_snapshot_stands_before_it_is_asked_what_was_settled(ledger: Ledger) -> None:
+    """So a trace that is written in between is in neither the spend nor the traces found: it stays waiting."""
+    store, watch = TraceStore(ledger), SpendWatch(ledger)
+    store.add_traces([trace("trace:1", 0.5)])
+
+    def settled() -> list[str]:
+        store.add_traces([trace("trace:2", 0.25)])
+        return ["trace:1", "trace:2"]
+
+    rows, known = watch.read(["2026-11"], settled)
+    assert ([row.nano_usd for row in rows], known) == ([NANO // 2], {"trace:1"})
+    rows, known = watch.read(["2026-11", "2026-10"], lambda: ["trace:1", "trace:2", "trace:3"])
+    assert ([row.nano_usd for row in rows], known) == ([3 * NANO // 4], {"trace:1", "trace:2"})
+    watch.close()
