@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-import orjson
-
 from bucle.core.errors import NotFound
-from bucle.core.records import Feedback, Trace, Usage
+from bucle.core.records import Feedback, Trace
 from bucle.ledger.search import parse_query
 from bucle.ledger.spend import add_spend, nano_usd, tokens
 from bucle.ledger.store import Ledger
+from bucle.ledger.trace_json import trace_from, trace_json
 
-__all__ = ["Pruned", "TraceStore", "trace_json"]
+__all__ = ["Pruned", "TraceStore"]
 
 FEW = 2_000
 """A query with at most so many hits is answered from the hits, sorted; with more, from the traces in order of time."""
@@ -80,7 +77,7 @@ class TraceStore:
             rows = self.ledger.rows(sql + "t.id >= ? AND t.id < ? LIMIT 2", (trace_id, trace_id + "~"))
         if len(rows) != 1:
             raise NotFound(f"{'No' if not rows else 'More than one'} trace is called `{trace_id}`.", "bucle traces")
-        return _trace(*rows[0])
+        return trace_from(*rows[0])
 
     def traces(
         self,
@@ -112,10 +109,22 @@ class TraceStore:
             yield from (found for _, found in page)
             place = (page[-1][0], page[-1][1].id)
 
+    def follow(self, after: int = -1, *, route: str = "", user: str = "", release: str = "", key: str = "",
+               status: int = 0, since: float = 0.0, before: float = 0.0, query: str = "") -> tuple[int, list[Trace]]:
+        """What was stored since a place, in that order, and the next place. Without one: the place now, and nothing."""
+        now = int(self.ledger.rows("SELECT coalesce(max(seq), 0) FROM traces")[0][0])
+        if after < 0 or now <= after:
+            return now, []
+        asked = _Asked(route=route, user=user, release=release, key=key, status=status, query=query, since=since,
+                       before=before)
+        return now, [found for _, found in self._page(asked, False, 0, None, (after, now))]
+
     def _page(
-        self, asked: _Asked, newest_first: bool, limit: int, after: tuple[float, str] | None
+        self, asked: _Asked, newest_first: bool, limit: int, after: tuple[float, str] | None,
+        stored: tuple[int, int] | None = None,
     ) -> list[tuple[float, Trace]]:
-        """At most `limit` (0: all) of what is asked, those after `after` (time, id) in the order, with their times."""
+        """At most `limit` (0: all) of what is asked, those after `after` (time, id) in the order, with their times;
+        `stored` are the first `seq` left out and the last."""
         where, values = ["1"], list[Any]()
         for column in ("route", "user", "release", "key"):
             if value := getattr(asked, column):
@@ -129,6 +138,9 @@ class TraceStore:
         if after is not None:
             where.append(f"(t.at_epoch, t.id) {'<' if newest_first else '>'} (?, ?)")
             values += after
+        if stored is not None:
+            where.append("t.seq > ? AND t.seq <= ?")
+            values += stored
         source = "traces t"
         if asked.query.strip():
             query = parse_query(asked.query)
@@ -153,7 +165,7 @@ class TraceStore:
         if limit:
             sql += " LIMIT ?"
             values.append(limit)
-        return [(row[0], _trace(*row[1:])) for row in self.ledger.rows(sql, values)]
+        return [(row[0], trace_from(*row[1:])) for row in self.ledger.rows(sql, values)]
 
     def known(self, trace_ids: Sequence[str]) -> set[str]:
         """Those of `trace_ids` that are stored."""
@@ -233,47 +245,3 @@ class _Asked:
     query: str
     since: float
     before: float
-
-
-def trace_json(trace: Trace, *, texts: bool = True) -> bytes:
-    """`trace` as JSON, without `input` and `output` where `texts` is false. What is no Unicode (half of a surrogate
-    pair) becomes a question mark; NaN and infinity null."""
-    fields = trace.__dict__ if texts else {k: v for k, v in trace.__dict__.items() if k not in ("input", "output")}
-    try:
-        return bytes(orjson.dumps(fields, default=_plain))
-    except TypeError:  # orjson is exact, and refuses what the standard library lets through
-        return json.dumps(_safe(fields), ensure_ascii=False).encode()
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Usage):
-        return {"tokens_in": tokens(value.tokens_in), "tokens_out": tokens(value.tokens_out),
-                "usd": value.usd if math.isfinite(value.usd) else 0.0}
-    if hasattr(value, "items"):
-        return dict(value)
-    if isinstance(value, set | frozenset):
-        return sorted(value)
-    raise TypeError
-
-
-def _safe(value: Any) -> Any:
-    """`value` in what JSON has."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
-    if value is None or isinstance(value, int):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, list | tuple):
-        return [_safe(item) for item in value]
-    try:
-        plain = value if isinstance(value, dict) else _plain(value)
-    except TypeError:
-        return _safe(str(value))
-    return {_safe(str(k)): _safe(v) for k, v in plain.items()} if isinstance(plain, dict) else _safe(plain)
-
-
-def _trace(said: str, answered: str, body: str) -> Trace:
-    fields = orjson.loads(body)
-    fields["input"], fields["output"] = said, answered
-    return Trace.model_validate(fields)

@@ -25,7 +25,7 @@ import orjson
 
 from bucle.core.errors import Infrastructure
 from bucle.core.records import Trace, Usage
-from bucle.ledger.traces import trace_json
+from bucle.ledger.trace_json import trace_json
 
 __all__ = ["Journal", "Recovered", "recover"]
 
