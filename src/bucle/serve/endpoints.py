@@ -50,7 +50,8 @@ class Endpoints:
         """Path, method and handler of each."""
         return [("/v1/embeddings", "POST", self.embeddings), ("/v1/feedback", "POST", self.feedback),
                 ("/v1/moderations", "POST", self.moderations),
-                ("/v1/models", "GET", self.models), ("/healthz", "GET", self.health),
+                ("/v1/models", "GET", self.models), ("/openapi.json", "GET", self.openapi),
+                ("/healthz", "GET", self.health),
                 ("/readyz", "GET", self.readiness), ("/metrics", "GET", self.prometheus)]
 
     async def embeddings(self, exchange: Exchange) -> None:
@@ -137,6 +138,12 @@ class Endpoints:
         return [{"id": r.name, "object": "model", "created": gateway.started, "owned_by": "bucle",
                  "bucle": {"kind": r.kind, "candidate": r.candidate, "release": r.release or gateway.release_id}}
                 for r in tuple(gateway.routes.values())]
+
+    async def openapi(self, exchange: Exchange) -> None:
+        """What is served now, described."""
+        from bucle.serve.openapi import openapi
+
+        await exchange.json(openapi(self._gateway.routes, self._gateway.limits))
 
     async def health(self, exchange: Exchange) -> None:
         await exchange.json({"status": "ok"})

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from bucle.core.engine import ChatAnswer, ChatAsk, Delta, wanted
 from bucle.core.errors import ModelUnavailable
 from bucle.serve.call import Call
-from bucle.serve.dialects import Dialect, Events, Head, clean
+from bucle.serve.dialects import Dialect, Events, Head, clean, encode
 from bucle.serve.errors import ApiError, from_exception
 from bucle.serve.guard import refusal
 from bucle.serve.http import Exchange
@@ -29,8 +29,6 @@ log = logging.getLogger("bucle.serve")
 
 INLINE = 8_000
 """Characters that guards look at on the event loop (a tenth of a millisecond a thousand); longer ones in a thread."""
-WORDS = {"json_object": "response_format", "json_schema": "response_format"}
-"""What the API calls it, where `wanted` says more exactly what is asked for."""
 
 
 class _Guarded(NamedTuple):
@@ -72,15 +70,17 @@ class Chat:
             if isinstance(error, asyncio.CancelledError):
                 raise
             raise known from error
-        await exchange.json(reply, headers=call.headers())
+        await exchange.json(encode(reply), headers=call.headers())
 
     def _fitting(self, ask: ChatAsk, live: Live, dialect: Dialect) -> ChatAsk:
         """`ask` as the route's engine is asked. Raises ApiError for what the engine does not offer."""
         engine, route = live.chat, live.route
-        words: Mapping[str, str] = getattr(dialect, "words", WORDS)
+        words = dialect.words
         one = route.kind != "chat"  # a task gives one fixed answer, whatever the temperature 0 means to a model
         if one and ask.temperature == 0:
             ask = replace(ask, temperature=None)
+        if one and ask.max_tokens is not None and "max_tokens" in dialect.needs:
+            ask = replace(ask, max_tokens=None)  # this API's clients cannot leave it out
         asked = wanted(ask)
         if not engine.offers.issuperset(asked):
             what = next(name for name in asked if name not in engine.offers)

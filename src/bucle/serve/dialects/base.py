@@ -10,6 +10,7 @@ import orjson
 
 from bucle.core.engine import ChatAnswer, ChatAsk, Delta
 from bucle.core.records import Usage
+from bucle.serve.dialects.fields import Shape
 from bucle.serve.errors import ApiError
 from bucle.serve.routes import Limits
 
@@ -44,10 +45,17 @@ class Events(Protocol):
 
 
 class Dialect(Protocol):
-    """One API. `name` is for metrics and traces, `path` where it is served."""
+    """One API. `name` is for metrics and traces, `path` where it is served. `words` is what this API calls some of
+    core.engine.OFFERS; `needs` are those that its clients cannot leave out, so that they ask for nothing."""
 
     name: str
     path: str
+    words: Mapping[str, str]
+    needs: frozenset[str]
+
+    def shape(self, limits: Limits) -> Shape:
+        """What a body may hold."""
+        ...
 
     def parse(self, body: Mapping[str, Any], limits: Limits) -> ChatAsk:
         """The checked question. Raises ApiError that names the field in this API's words."""

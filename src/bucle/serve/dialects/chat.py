@@ -34,6 +34,9 @@ _CUSTOM = {"custom": "is custom: only functions are served"}
 
 class ChatCompletions:
     name, path = "chat", "/v1/chat/completions"
+    words: Mapping[str, str] = {"json_object": "response_format", "json_schema": "response_format",
+                                "regex": "structured_outputs"}
+    needs = frozenset[str]()
 
     def shape(self, limits: Limits) -> f.Shape:
         """What a body may hold."""

@@ -21,6 +21,9 @@ class Completions:
     """One prompt a request, as text. Where `max_tokens` is left out the engine's own default holds, not OpenAI's 16."""
 
     name, path = "completions", "/v1/completions"
+    words: Mapping[str, str] = {"json_object": "structured_outputs", "json_schema": "structured_outputs",
+                                "regex": "structured_outputs"}
+    needs = frozenset[str]()
 
     def shape(self, limits: Limits) -> f.Shape:
         """What a body may hold."""

@@ -41,6 +41,8 @@ _HINT = f.Shape({"type": f.Choice(("ephemeral",)), "ttl": f.Choice(("5m", "1h"))
 
 class Messages:
     name, path = "messages", "/v1/messages"
+    words: Mapping[str, str] = {"json_schema": "output_config", "stop": "stop_sequences"}
+    needs = frozenset({"max_tokens"})
 
     def shape(self, limits: Limits) -> f.Shape:
         """What a body may hold."""

@@ -37,6 +37,9 @@ _ANNOTATED = f.ListOf(f.MapOf(f.Refused(), 0), 0)
 
 class Responses:
     name, path = "responses", "/v1/responses"
+    words: Mapping[str, str] = {"json_object": "text.format", "json_schema": "text.format",
+                                "max_tokens": "max_output_tokens", "logprobs": "include"}
+    needs = frozenset[str]()
 
     def shape(self, limits: Limits) -> f.Shape:
         """What a body may hold."""
