@@ -105,7 +105,8 @@ def test_all_are_exported_whole_and_nothing_is_written_over(project: TraceStore,
 
 
 def test_new_ones_are_followed_in_the_order_they_came(project: TraceStore) -> None:
-    assert [json.loads(x)["input"] for x in run(project, "tail", "--once", "-n", "2", "--json").output.splitlines()] == [
+    said = run(project, "tail", "--once", "-n", "2", "--json").output.splitlines()
+    assert [json.loads(x)["input"] for x in said] == [
         "la cuota mensual", "我想取消 🦊"]
     place, nothing = project.follow()
     assert nothing == []
