@@ -48,13 +48,12 @@ def build_routes(
     that names the key.
     """
     built: dict[str, Alias] = {}
-    known = dict(facts)
+    engines, known = dict(targets), dict(facts)
     for name in in_order(rules, targets, facts, encoder is not None):
-        engines: dict[str, ChatEngine] = {**targets, **built}
         stopped = set((rolled_back or {}).get(name, ()))
         rollbacks = RollBacks(name, stopped & {target_key(t) for t in rules[name].to[1:]}, on_rollback)
         rng = random.Random(seed)
-        built[name] = _alias(name, rules[name], engines, known, rollbacks, encoder, clock, on_shadow, rng)
+        engines[name] = built[name] = _alias(name, rules[name], engines, known, rollbacks, encoder, clock, on_shadow, rng)
         known[name] = _together([known.get(target_key(t), TargetFacts()) for t in rules[name].to])
     return {name: built[name] for name in rules}
 

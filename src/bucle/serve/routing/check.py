@@ -11,6 +11,9 @@ from bucle.serve.routing.facts import TargetFacts, target_key
 
 __all__ = ["in_order"]
 
+DEEPEST = 10
+"""Routes that one may lead through."""
+
 
 def in_order(rules: Mapping[str, RouteRule], targets: Mapping[str, ChatEngine], facts: Mapping[str, TargetFacts],
              encoder: bool) -> list[str]:
@@ -76,23 +79,21 @@ def _asked(rule: RouteRule) -> list[str]:
 
 
 def _sorted(rules: Mapping[str, RouteRule]) -> list[str]:
-    """Depth first, iteratively: a file may nest routes as deep as it likes."""
     done: dict[str, None] = {}
-    for start in rules:
-        path: list[tuple[str, list[str]]] = [(start, [])]
-        if start not in done:
-            path[0] = (start, [k for k in _asked(rules[start]) if k in rules])
-        while path:
-            name, left = path[-1]
-            if name in done or not left:
-                done[name] = None
-                path.pop()
-                continue
-            following = left.pop(0)
-            if following in [n for n, _ in path]:
-                turn = [n for n, _ in path][[n for n, _ in path].index(following):]
-                raise ConfigError(f"serve.routes.{name} leads back to {following}: {' -> '.join([*turn, following])}",
-                                  "a route may ask others, but no circle of them")
-            if following not in done:
-                path.append((following, [k for k in _asked(rules[following]) if k in rules]))
+
+    def visit(name: str, above: tuple[str, ...]) -> None:
+        if name in above:
+            circle = " -> ".join([*above[above.index(name):], name])
+            raise ConfigError(f"serve.routes.{above[-1]} leads back to {name}: {circle}",
+                              "a route may ask others, but no circle of them")
+        if len(above) >= DEEPEST:
+            raise ConfigError(f"serve.routes.{above[0]} is more than {DEEPEST} routes deep", "name its targets directly")
+        if name not in done:
+            for key in _asked(rules[name]):
+                if key in rules:
+                    visit(key, (*above, name))
+            done[name] = None
+
+    for name in rules:
+        visit(name, ())
     return list(done)

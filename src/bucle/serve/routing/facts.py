@@ -8,12 +8,12 @@ from typing import Any, Literal
 
 from bucle.core.engine import AskContext, ChatAnswer, ChatAsk
 from bucle.core.serving import Target
+from bucle.models.tokens import CHARACTERS, MESSAGE, WHOLE
 
 __all__ = ["RollBack", "ShadowRun", "TargetFacts", "target_key"]
 
-_CHARS_A_TOKEN = 3.5
-"""Characters of a token where nobody counts: English has about 4, Spanish and code fewer (by GPT-4's tokenizer)."""
-_BYTES_A_TOKEN = 3.0
+_TOKENS_A_BYTE = 0.3
+"""Added for each byte of a text beyond one a character: with it 3-byte characters (Chinese) count as one token each."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +78,11 @@ def target_key(target: Target) -> str:
 
 
 def estimate(ask: ChatAsk) -> int:
-    """Tokens of what is asked, from its characters and bytes, on the high side; 4 for each message's frame."""
+    """Tokens of what is asked, from its characters and bytes, on the high side: of 40 texts like those that models.tokens
+    measured one takes more, and dense code may."""
     texts = [ask.prompt] if ask.prompt is not None else [str(m.get("content") or "") for m in ask.messages]
     texts += [str(m["tool_calls"]) for m in ask.messages if m.get("tool_calls")]
     texts += [str(tool) for tool in ask.tools] + ([str(ask.schema)] if ask.schema else [])
     chars = sum(map(len, texts))
-    weight = max(chars / _CHARS_A_TOKEN, sum(len(t.encode(errors="replace")) for t in texts) / (_BYTES_A_TOKEN + 1))
-    return int(weight) + 1 + 4 * len(ask.messages)
+    more = sum(len(text.encode(errors="replace")) for text in texts) - chars
+    return int(chars / CHARACTERS[""][0] + max(0, more) * _TOKENS_A_BYTE) + WHOLE + MESSAGE * len(ask.messages)

@@ -66,15 +66,15 @@ class ByLanguage:
 
 
 class ByLatency:
-    """The fastest lately first, the others after it. A target's figure is the mean of its log milliseconds, in which
-    what is `half_life_s` old counts half; a failure counts as slow. One that nobody asked yet is asked first; `explore`
+    """The fastest lately first, the others after it. A target's figure is the mean of its milliseconds, in which what is
+    `half_life_s` old counts half; a failure counts as `failure_ms`. One that nobody asked yet is asked first; `explore`
     of the requests begin with a random other, so that a slow one is seen to recover."""
 
     def __init__(self, names: Sequence[str], rng: random.Random, *, clock: Callable[[], float] = time.monotonic,
-                 explore: float = 0.05, half_life_s: float = 60.0, failure_ms: float = 60_000.0) -> None:
+                 explore: float = 0.05, half_life_s: float = 60.0, failure_ms: float = 10_000.0) -> None:
         self._names, self._rng, self._clock = list(names), rng, clock
         self.explore, self.half_life_s, self.failure_ms = explore, half_life_s, failure_ms
-        self._sums = dict.fromkeys(names, (0.0, 0.0, 0.0))  # weight, weight * log(ms), when
+        self._sums = dict.fromkeys(names, (0.0, 0.0, 0.0))  # weight, weight * ms, when
 
     def told(self, name: str, ok: bool, ms: float) -> None:
         if name not in self._sums:  # a fallback
@@ -82,13 +82,12 @@ class ByLatency:
         weight, total, then = self._sums[name]
         now = self._clock()
         faded = 0.5 ** ((now - then) / self.half_life_s)
-        taken = math.log(max(ms if ok else max(ms, self.failure_ms), 0.01))
-        self._sums[name] = (weight * faded + 1.0, total * faded + taken, now)
+        self._sums[name] = (weight * faded + 1.0, total * faded + (ms if ok else max(ms, self.failure_ms)), now)
 
     def ms(self, name: str) -> float:
-        """The target's milliseconds lately (a geometric mean); 0 of one never asked."""
+        """The target's milliseconds lately; 0 of one never asked."""
         weight, total, _ = self._sums[name]
-        return math.exp(total / weight) if weight else 0.0
+        return total / weight if weight else 0.0
 
     def order(self, ask: ChatAsk, ctx: AskContext) -> Sequence[str]:
         ranked = sorted(self._names, key=self.ms)

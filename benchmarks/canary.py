@@ -1,0 +1,91 @@
+"""How often a canary is rolled back that is no worse, and how soon one that is: `python benchmarks/canary.py`.
+
+Simulated with the gate that serves (serve.routing.gate.Gate) and its defaults: a canary at 10% of the traffic, errors 1%,
+answers of 300 ms in the median (log-normal, sigma 0.5), one answer in 20 rated, of these 20% badly. `--runs`, `--seed`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from typing import Any
+
+import numpy as np
+
+from bucle.core.serving import Canary
+from bucle.evaluate.sequential import log_evidence
+from bucle.serve.routing.gate import GATES, Gate, RollBacks
+
+SHARE, RATED = 0.1, 0.05
+USUAL = {"errors": 0.01, "times": 1.0, "bad": 0.2}
+
+
+def one_run(rng: np.random.Generator, requests: int, new: dict[str, float], outages: float = 0.0) -> tuple[int, str]:
+    """The request (of all) at which the canary was rolled back, and the gate; (0, "") where it never was."""
+    rollbacks = RollBacks("r", (), None)
+    gate = Gate(Canary(), "old", ["new"], rollbacks)
+    canary = rng.random(requests) < SHARE
+    chance = np.where(canary, new["errors"], USUAL["errors"])
+    if outages:  # stretches of 100 requests in which everything fails, of both
+        down = np.repeat(rng.random(requests // 100 + 1) < outages, 100)[:requests]
+        chance = np.where(down, 1.0, chance)
+    ok = rng.random(requests) >= chance
+    ms = 300 * np.exp(0.5 * rng.standard_normal(requests)) * np.where(canary, new["times"], 1.0)
+    rated, bad = rng.random(requests) < RATED, rng.random(requests) < np.where(canary, new["bad"], USUAL["bad"])
+    for n in range(requests):
+        target = "new" if canary[n] else "old"
+        gate.outcome(target, bool(ok[n]), float(ms[n]))
+        if rated[n]:
+            gate.rated(target, -1 if bad[n] else 1, str(n))
+        if rollbacks.stopped:
+            return n + 1, rollbacks.history[0].gate
+    return 0, ""
+
+
+def shares(rng: np.random.Generator, runs: int, canary_requests: int, old: float, new: float, margin: float,
+           level: float) -> tuple[float, Any]:
+    """The share of `runs` in which the test of a share decides within so many requests of the canary, looking after
+    each; and after how many of them it did."""
+    k1, n1, k2, n2 = (np.zeros(runs) for _ in range(4))
+    at = np.zeros(runs, dtype=int)
+    for step in range(1, canary_requests + 1):
+        more = rng.geometric(SHARE, runs) - 1  # of the old one between two of the canary
+        n1, k1 = n1 + more, k1 + rng.binomial(more, old)
+        n2, k2 = n2 + 1, k2 + (rng.random(runs) < new)
+        over = log_evidence(k2, n2, k1, n1, margin) >= math.log(1 / level)
+        at[(at == 0) & over] = step
+    return float((at > 0).mean()), at[at > 0]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0)
+    said = parser.parse_args()
+    rng, began, rule = np.random.default_rng(said.seed), time.perf_counter(), Canary()
+    print(f"{said.runs} runs each, seed {said.seed}; level {rule.level:g} over the whole run and all three gates\n")
+    print("the test of shares alone, looked at after each of 5,000 requests of the canary (50,000 in all):")
+    for old, new, margin in ((0.01, 0.01, 0.02), (0.01, 0.03, 0.02), (0.2, 0.25, 0.05), (0.05, 0.05, 0.0)):
+        rate, _ = shares(rng, said.runs, 5000, old, new, margin, rule.level)
+        print(f"  {old:.0%} against {new:.0%}, margin {margin:.0%}: decided in {rate:.2%} (at most {rule.level:.0%})")
+    print("\nthe gate, no difference or as much as is allowed, 4,000 requests:")
+    edge = {"errors": USUAL["errors"] + rule.errors, "times": rule.p95_ratio, "bad": USUAL["bad"] + rule.bad_ratings}
+    for name, new, outages in (("no difference", USUAL, 0.0), ("no difference, outages of both", USUAL, 0.03),
+                               ("all three at the edge of what is allowed", edge, 0.0)):
+        found = [one_run(rng, 4000, new, outages) for _ in range(said.runs)]
+        print(f"  {name}: rolled back in {sum(n > 0 for n, _ in found) / said.runs:.2%}")
+    print("\nplanted faults, 300 runs each, 20,000 requests: caught; after how many of the canary's (median, 95%)")
+    for name, fault in (("errors 5%", {"errors": 0.05}), ("errors 10%", {"errors": 0.1}), ("errors 30%", {"errors": 0.3}),
+                        ("all fail", {"errors": 1.0}), ("3 times as slow", {"times": 3.0}),
+                        ("5 times as slow", {"times": 5.0}), ("50% bad ratings", {"bad": 0.5}),
+                        ("90% bad ratings", {"bad": 0.9})):
+        found = [one_run(rng, 20_000, {**USUAL, **fault}) for _ in range(min(300, said.runs))]
+        took = np.array([n for n, _ in found if n]) * SHARE
+        print(f"  {name}: {len(took) / len(found):.1%}" + (
+            f"; {np.median(took):.0f}, {np.quantile(took, 0.95):.0f}" if len(took) else ""))
+    print(f"\n{time.perf_counter() - began:.0f} s; each gate has a level of {rule.level / GATES:.4f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,266 @@
+"""Fallbacks, retries, breakers and hedges of a route."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bucle.core.engine import AskContext, ChatAnswer, Delta
+from bucle.core.errors import BadInput, BucleError, ContextOverflow, ModelUnavailable
+from bucle.models.endpoint import RateLimited, Refused, TimedOut
+from bucle.serve.routing import TargetFacts
+from bucle.serve.routing.breaker import Breaker, Resting
+from bucle.serve.routing.retry import BASE_S, LONGEST_S, RESERVE, RetryBudget, backoff
+from routing_engines import Told, attempts, one, pieces_of, say
+
+GONE = ModelUnavailable("gone")
+
+
+def ask(engine, text="hola", **context):  # type: ignore[no-untyped-def]
+    ctx = AskContext(**{"trace": "t", "identity": "ana", **context})
+    return asyncio.run(engine.complete(say(text), ctx)), ctx
+
+
+@pytest.mark.parametrize("error", [GONE, RateLimited("later"), TimedOut("slow"), Refused("no key")])
+def test_the_next_is_asked_where_the_chosen_one_fails(error: BucleError) -> None:
+    route = one({"to": [{"to": "a"}], "fallback": ["b", "c"], "retries": 0},
+                Told("a", always=error), Told("b", always=error), Told("c"), facts={"c": TargetFacts(release="r7")})
+    answer, ctx = ask(route)
+    assert (answer.text, answer.route, answer.release, answer.served_by) == ("c: hola", "c", "r7", "c")
+    kind = type(error).__name__
+    assert attempts(ctx) == [("a", kind), ("b", kind), ("c", "")]
+    assert route.standing()["fallbacks"] == 2
+
+
+@pytest.mark.parametrize("error", [BadInput("bad"), ContextOverflow("long"), ValueError("a mistake")])
+def test_what_the_asker_did_wrong_is_nobody_elses_to_answer(error: Exception) -> None:
+    spare = Told("b")
+    route = one({"to": [{"to": "a"}], "fallback": ["b"]}, Told("a", always=error), spare)
+    with pytest.raises(type(error)):
+        ask(route)
+    assert spare.asked == []
+
+
+def test_the_first_real_error_is_told_where_all_fail() -> None:
+    route = one({"to": [{"to": "a"}], "fallback": ["b"], "retries": 0},
+                Told("a", always=RateLimited("wait", retry_after=7.0)), Told("b", always=GONE))
+    with pytest.raises(RateLimited) as caught:
+        ask(route)
+    assert caught.value.retry_after == 7.0
+
+
+def test_nothing_is_asked_again_where_an_engine_may_have_acted() -> None:
+    chain, spare = Told("a", always=GONE, acts=True), Told("b")
+    with pytest.raises(ModelUnavailable):
+        ask(one({"to": [{"to": "a"}], "fallback": ["b"], "retries": 3}, chain, spare))
+    assert (len(chain.asked), len(spare.asked)) == (1, 0)
+
+
+def test_a_stream_falls_back_before_its_first_piece_and_never_after() -> None:
+    broken = Told("a", breaks=GONE)
+    route = one({"to": [{"to": "a"}], "fallback": ["b"], "retries": 0}, Told("a", fails=[GONE]), Told("b"))
+    pieces = asyncio.run(pieces_of(route, say("hola")))
+    assert pieces[0] == Delta("b: ")
+    assert isinstance(pieces[-1], ChatAnswer)
+    assert pieces[-1].route == "b"
+
+    async def break_off() -> list[object]:
+        seen: list[object] = []
+        spare = one({"to": [{"to": "a"}], "fallback": ["b"]}, broken, Told("b"))
+        with pytest.raises(ModelUnavailable):
+            async for piece in spare.stream(say("hola"), AskContext(trace="t")):
+                seen.append(piece)
+        return seen
+
+    assert asyncio.run(break_off()) == [Delta("a: ")]
+    assert broken.open == 0
+
+
+def test_a_reader_who_leaves_ends_the_work() -> None:
+    engine = Told("a")
+
+    async def leave() -> None:
+        stream = one({"to": [{"to": "a"}]}, engine).stream(say("hola"), ctx := AskContext(trace="t"))
+        await anext(stream)
+        await stream.aclose()  # type: ignore[attr-defined]
+        assert attempts(ctx) == [("a", "cancelled")]
+
+    asyncio.run(leave())
+    assert engine.open == 0
+
+
+def test_retries_wait_as_asked_and_stop_at_the_deadline() -> None:
+    twice = Told("a", fails=[RateLimited("wait", retry_after=0.05), GONE])
+    began = time.perf_counter()
+    answer, ctx = ask(one({"to": [{"to": "a"}], "retries": 2}, twice))
+    assert answer.text == "a: hola"
+    assert [error for _, error in attempts(ctx)] == ["RateLimited", "ModelUnavailable", ""]
+    assert time.perf_counter() - began >= 0.05
+
+    for error, context in ((RateLimited("wait", retry_after=30.0), {}), (Refused("no key"), {}),
+                           (RateLimited("wait", retry_after=0.9), {"deadline": time.monotonic() + 0.5})):
+        failing = Told("a", always=error)
+        with pytest.raises(type(error)):
+            ask(one({"to": [{"to": "a"}], "retries": 5}, failing), **context)
+        assert len(failing.asked) == 1
+    with pytest.raises(TimedOut):
+        ask(one({"to": [{"to": "a"}]}, Told("a")), deadline=time.monotonic() - 1)
+
+
+def test_retries_are_paid_from_the_traffic() -> None:
+    failing = Told("a", always=GONE)
+    route = one({"to": [{"to": "a"}], "retries": 1, "retry_share": 0.1, "breaker": 10_000}, failing)
+    route.chain.targets["a"]._sleep = lambda _: asyncio.sleep(0)
+
+    async def many() -> None:
+        for n in range(200):
+            with pytest.raises(ModelUnavailable):
+                await route.complete(say(str(n)), AskContext(trace=str(n)))
+
+    asyncio.run(many())
+    assert 200 < len(failing.asked) <= 200 * 1.1 + RESERVE
+    assert route.standing()["retries"]["refused"] > 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(share=st.floats(0, 1), asks=st.lists(st.integers(0, 4), max_size=200))
+def test_the_budget_holds_whatever_comes(share: float, asks: list[int]) -> None:
+    budget = RetryBudget(share)
+    for wanted in asks:
+        budget.earn()
+        for _ in range(wanted):
+            budget.spend()
+    assert budget.spent <= share * len(asks) + RESERVE + 1e-6
+    assert budget.spent + budget.refused == sum(asks)
+    assert budget.spent == 0 or share > 0
+
+
+@given(again=st.integers(0, 60), seed=st.integers(0, 99))
+def test_pauses_grow_and_are_bounded(again: int, seed: int) -> None:
+    assert 0 <= backoff(again, random.Random(seed)) <= min(LONGEST_S, BASE_S * 2.0**again)
+
+
+
+    def __init__(self, failures: int, rest: float) -> None:
+        self.failures, self.rest, self.row, self.until, self.probe = failures, rest, 0, None, False
+
+
+@settings(max_examples=120, deadline=None)
+@given(failures=st.integers(1, 4),
+       steps=st.lists(st.tuples(st.sampled_from(["enter", "ok", "fail", "left", "wait"]), st.floats(0.1, 30)), max_size=80))
+def test_a_breaker_opens_after_so_many_and_lets_one_probe_through(
+    failures: int, steps: list[tuple[str, float]]
+) -> None:
+    now = [0.0]
+    breaker = Breaker("a", failures, 10.0, lambda: now[0])
+    at_work: list[bool] = []
+    row, opened_at = 0, None
+    for step, seconds in steps:
+        if step == "wait":
+            now[0] += seconds
+        elif step == "enter":
+            may = opened_at is None or (now[0] >= opened_at + 10.0 and not any(at_work))
+            if may:
+                at_work.append(breaker.enter())
+                assert at_work[-1] == (opened_at is not None)
+            else:
+                with pytest.raises(Resting) as caught:
+                    breaker.enter()
+                assert 0 <= (caught.value.retry_after or 0.0) <= 10.0
+            assert sum(at_work) <= 1, "one probe at a time"
+        elif at_work:
+            probe = at_work.pop(0)
+            {"ok": breaker.succeeded, "fail": breaker.failed, "left": breaker.left}[step](probe)
+            if step == "fail":
+                row += 1
+                if probe or row >= failures:
+                    opened_at = now[0]
+            elif step == "ok" and (probe or opened_at is None):
+                row, opened_at = 0, None
+        assert (breaker.state == "closed") == (opened_at is None)
+
+
+def test_a_resting_target_is_not_asked_and_its_probe_brings_it_back() -> None:
+    now = [0.0]
+    sick, spare = Told("a", fails=[GONE] * 3), Told("b")
+    route = one({"to": [{"to": "a"}], "fallback": ["b"], "retries": 0, "breaker": 3, "breaker_s": 30}, sick, spare,
+                clock=lambda: now[0])
+    for _ in range(5):
+        assert ask(route)[0].route == "b"
+    assert len(sick.asked) == 3
+    assert route.standing()["targets"]["a"]["breaker"] == "open"
+    assert attempts(ask(route)[1]) == [("a", "Resting"), ("b", "")]
+    now[0] = 31.0
+    assert ask(route)[0].route == "a"
+    assert route.standing()["targets"]["a"]["breaker"] == "closed"
+
+
+def test_a_pause_that_a_provider_asks_for_is_kept_by_all() -> None:
+    now = [0.0]
+    limited = Told("a", fails=[RateLimited("wait", retry_after=20.0)])
+    route = one({"to": [{"to": "a"}]}, limited, clock=lambda: now[0])
+    for _ in range(3):
+        with pytest.raises(RateLimited):
+            ask(route)
+    assert len(limited.asked) == 1
+    now[0] = 20.5
+    assert ask(route)[0].route == "a"
+
+
+def test_a_second_one_answers_where_the_first_is_silent() -> None:
+    slow, quick = Told("a", waits=5.0), Told("b")
+    facts = {"a": TargetFacts(price_in=100.0, price_out=1000.0), "b": TargetFacts(price_in=1.0)}
+    route = one({"to": [{"to": "a"}], "fallback": ["b"], "hedge_ms": 10}, slow, quick, facts=facts)
+    answer, ctx = ask(route)
+    assert (answer.route, slow.cancelled) == ("b", 1)
+    assert answer.usage.usd == pytest.approx(0.001 + (100 * 10 + 1000 * 5) / 1e6)
+    assert sorted(attempts(ctx)) == [("a", "hedged"), ("b", "")]
+
+    pieces = asyncio.run(pieces_of(one({"to": [{"to": "a"}], "fallback": ["b"], "hedge_ms": 10}, slow, quick,
+                                       facts=facts), say("hola")))
+    assert pieces[0] == Delta("b: ")
+    assert pieces[-1].usage.usd == pytest.approx(0.007)  # type: ignore[union-attr]
+    assert slow.open == 0
+
+
+def test_one_that_speaks_in_time_is_not_hedged_and_one_alone_is_asked_twice() -> None:
+    calm, spare = Told("a"), Told("b")
+    assert ask(one({"to": [{"to": "a"}], "fallback": ["b"], "hedge_ms": 500}, calm, spare))[0].usage.usd == 0.001
+    assert spare.asked == []
+    alone = Told("a", waits=0.05)
+    assert ask(one({"to": [{"to": "a"}], "hedge_ms": 10}, alone))[0].route == "a"
+    assert (len(alone.asked), alone.cancelled) == (2, 1)
+    broke = Told("a", waits=0.05)
+    ask(one({"to": [{"to": "a"}], "hedge_ms": 10, "retry_share": 0}, broke))
+    assert len(broke.asked) == 1, "a hedge is paid from the budget of retries"
+    acting = Told("a", waits=0.05, acts=True)
+    ask(one({"to": [{"to": "a"}], "hedge_ms": 10}, acting))
+    assert len(acting.asked) == 1, "one that may act elsewhere is not asked twice"
+
+
+def test_a_hedge_that_fails_leaves_the_first_to_answer_and_both_failing_go_on() -> None:
+    slow, sick, last = Told("a", waits=0.05), Told("b", always=GONE), Told("c")
+    rule = {"to": [{"to": "a"}], "fallback": ["b", "c"], "hedge_ms": 10, "retries": 0}
+    assert ask(one(rule, slow, sick, last))[0].route == "a"
+    slow.always = GONE
+    answer, ctx = ask(one(rule, slow, sick, last))
+    assert answer.route == "c"
+    assert sorted(attempts(ctx)) == [("a", "ModelUnavailable"), ("b", "ModelUnavailable"), ("c", "")]
+
+
+def test_whoever_asks_and_leaves_takes_both_along() -> None:
+    slow, slower = Told("a", waits=5), Told("b", waits=5)
+
+    async def leave() -> None:
+        route = one({"to": [{"to": "a"}], "fallback": ["b"], "hedge_ms": 5}, slow, slower)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(route.complete(say("hola"), AskContext(trace="t")), 0.05)
+        await asyncio.sleep(0)
+
+    asyncio.run(leave())
+    assert (slow.cancelled, slower.cancelled) == (1, 1)
