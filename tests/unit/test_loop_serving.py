@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,8 @@ def test_a_released_chain_is_served_side_by_side_and_its_steps_are_kept(ws: Work
         out = tmp_path / "out"
         out.mkdir()
         node = model(ws, peer.url)
+        here = OpenAIModel(kind="openai", base_url=peer.url, model="m", api_key_env="")
+        ws = replace(ws, config=ws.config.model_copy(update={"models": {"gpt": here}}))
         ChainTechnique().fit(FitContext(out=out, work=out, train=(), validation=(), labels=(), params=params, seed=0,
                                         kind="generate", report=lambda done, total, note="": None,
                                         models={"gpt": remote}, project=tmp_path))  # type: ignore[dict-item]
@@ -91,8 +94,8 @@ def test_only_who_waits_for_others_gets_several_calls(ws: Workspace, monkeypatch
         def predict(self, inputs: Any) -> list[Any]:
             return []
 
-    monkeypatch.setattr("bucle.loop.serving.open_candidate", lambda *args, **more: Made())
+    monkeypatch.setattr("bucle.loop.task_route.open_candidate", lambda *args, **more: Made())
     attrs = {"name": "m", "kind": kind, **({"max_parallel": 5, "base_url": "http://x"} if kind == "openai" else {})}
     parents = [("base", ws.ledger.put("base_model", attrs).id)] if kind else []
     app = app_for(ws, released(ws, technique, parents))
-    assert app.state.routes["t"].at_once == at_once
+    assert app.state.routes["t"].engine.parallel == at_once

@@ -104,8 +104,10 @@ class Project:
         return self.workspace.ledger.read(node, "card.md").decode()
 
     def app(self, release: str = "production", *, studio: Callable[[Any], Any] | None = None) -> Any:
-        """The ASGI app that serves a release; `studio(source)` makes the app for all other paths."""
-        node = measure.release_called(self.workspace, release)
+        """The ASGI app that serves a release (before the first, the models alone); `studio(source)` makes the app for
+        all other paths."""
+        alone = release == "production" and not self.workspace.ledger.alias(release) and self.workspace.config.models
+        node = None if alone else measure.release_called(self.workspace, release)
         source = Source(self.workspace, node)
         return app_for(self.workspace, node, studio=studio(source) if studio else None)
 

@@ -219,7 +219,7 @@ def model_folder(ws: Workspace, node_id: str) -> Path:
     )
 
 
-def remote_model(attrs: Mapping[str, Any]) -> OpenAIModel | AnthropicModel | ProviderModel:
+def _remote_settings(attrs: Mapping[str, Any]) -> OpenAIModel | AnthropicModel | ProviderModel:
     """The settings of a remote model from its node's attributes."""
     kinds: dict[str, type[OpenAIModel | AnthropicModel | ProviderModel]] = {
         "openai": OpenAIModel, "anthropic": AnthropicModel, "provider": ProviderModel}
@@ -234,7 +234,20 @@ def chat_model(ws: Workspace, node_id: str) -> ChatModel:
         from bucle.models.catalogue import facts, paid
         from bucle.models.remote import OpenAIChat
 
-        settings = remote_model(node.attrs)
+        settings = _remote_settings(node.attrs)
+        if not isinstance(settings, OpenAIModel):
+            from bucle.loop.engines import remote_engine
+            from bucle.models.engines.blocking import BlockingChat
+
+            name = str(node.attrs["name"])
+            return BlockingChat(
+                remote_engine(ws, name, settings),
+                max_parallel=settings.max_parallel,
+                timeout_s=settings.timeout_s,
+                requests_per_minute=settings.requests_per_minute,
+                tokens_per_minute=settings.tokens_per_minute,
+                context=facts(name, settings, ws.config.catalogue).context,
+            )
         usd_in, usd_out = paid(str(node.attrs["name"]), settings, ws.config.catalogue)
         return OpenAIChat(
             str(node.attrs["name"]),

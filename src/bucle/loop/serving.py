@@ -1,122 +1,127 @@
-"""From a release to an app: one route a task, one a model that writes, one an encoder; the studio beside them."""
+"""From a release and bucle.yaml to an app: tasks, models, encoders and the routes made of them, behind one door."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Mapping
-from functools import cached_property
+import logging
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from bucle.core.ports import ChatModel, Guard
-from bucle.core.records import Node, TaskKind
-from bucle.customise.registry import technique
-from bucle.loop.model_steps import chat_model, model_folder
-from bucle.loop.opening import open_candidate
+from bucle.core.config import EncoderModel, RerankerModel
+from bucle.core.errors import BucleError
+from bucle.core.ports import ChatModel
+from bucle.core.records import Node, Trace
+from bucle.core.serving import Traces
+from bucle.loop.aliases import aliases
+from bucle.loop.engines import AsModel, adapters_of, engine_of
+from bucle.loop.model_steps import model_folder, node_of
+from bucle.loop.task_route import AT_ONCE, task_route
 from bucle.loop.workspace import Workspace
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from bucle.serve.routes import Route
+
 __all__ = ["app_for", "redactor"]
 
-AT_ONCE = 16
-"""Calls that a provider gets at once where nothing says how many."""
+log = logging.getLogger("bucle.serve")
 
 
 def app_for(
     ws: Workspace,
-    release: Node,
+    release: Node | None,
     *,
     replay: bool = False,
     studio: Any = None,
     override: Mapping[str, ChatModel] | None = None,
 ) -> FastAPI:
-    """The gateway that serves `release`. `override` puts another engine behind a model's name (the replay's
-    stand-in)."""
-    from bucle.monitor.injection import suspicion
+    """The gateway that serves `release`, or the models alone where it is None. `override` puts another engine behind a
+    model's name (the replay's stand-in). What a server that was killed left in its journal is committed first."""
+    from bucle.ledger.keys import KeyStore
+    from bucle.ledger.spend_watch import SpendWatch
     from bucle.serve.app import create_app
-    from bucle.serve.guard import PersonalDataGuard, ScoreGuard
-    from bucle.serve.routes import Route
+    from bucle.serve.budgets import Accounts
+    from bucle.serve.guard import GuardSet
+    from bucle.serve.journal import Journal, recover
+    from bucle.serve.keys import Keys, keys_from_environment, studio_keys_from_environment
+    from bucle.serve.routes import Limits
+    from bucle.serve.traces import TraceQueue
 
-    routes = {}
-    for task, candidate in release.attrs["tasks"].items():
-        kind: TaskKind = ws.ledger.get(candidate).attrs["kind"]  # what it was fitted as, whatever bucle.yaml says now
-        routes[task] = Route(
-            task, kind, candidate=candidate, predictor=open_candidate(ws, candidate, serving=True),
-            places=_places(ws, candidate), parallel=_side_by_side(ws, candidate)
-        )
-    for node in _models(ws).values():
-        name = str(node.attrs["name"])
-        if name in routes:
-            continue
-        if node.attrs["kind"] == "encoder":
-            at_once = AT_ONCE if node.attrs.get("base_url") else 0
-            routes[name] = Route(name, "embed", candidate=node.id, embedder=_Encoder(ws, node.id, name),
-                                 parallel=at_once)
-        else:
-            given = (override or {}).get(name)
-            routes[name] = Route(name, "chat", candidate=node.id, chat=given or _Lazy(ws, node.id, name),
-                                 parallel=0 if given else _calls(node.attrs))
-    guards: list[Guard] = [ScoreGuard(lambda text: suspicion(text)[0]), PersonalDataGuard()]
+    settings = ws.config.serve
+    journals = ws.ledger.folder / "journal"
+    found = recover(journals, ws.traces.add_traces)
+    if found.new:
+        log.warning("a server had been killed: %d of its answers are written now, %d requests of it were cut off",
+                    found.ended, found.began)
+    routes = {**_tasks(ws, release), **_models(ws, release, override or {})}
+    routes |= aliases(ws, routes, lambda trace: traces.put(trace))
+    accounts = Accounts(SpendWatch(ws.ledger), settings.teams)
+    traces = TraceQueue(ws.traces, size=settings.traces.queue, journal=Journal(journals),
+                        redact=redactor() if settings.redact else None, also=_collector(settings.traces),
+                        keep_days=settings.traces.keep_days)
     return create_app(
         routes,
         writer=ws.traces,
-        release_id=release.id,
+        release_id=release.id if release else "",
+        limits=Limits(body_bytes=settings.body_kb * 1024, timeout_s=settings.timeout_s, in_flight=settings.in_flight),
         replay=replay,
         studio=studio,
-        guards=guards,
-        redact=redactor() if ws.config.serve.redact else None,
+        guards=GuardSet(settings.guards),
+        keys=Keys(keys_from_environment(), studio_keys_from_environment(), KeyStore(ws.ledger)),
+        accounts=accounts,
+        traces=traces,
     )
 
 
-def _calls(model: Mapping[str, Any]) -> int:
-    """Calls that a model gets at once: of a provider as many as bucle.yaml says, of one in this process 1."""
-    return int(model.get("max_parallel", AT_ONCE)) if model.get("kind") == "openai" else 1
+def _collector(settings: Traces) -> Callable[[Trace], object] | None:
+    """Where traces go besides the ledger."""
+    if not settings.otlp:
+        return None
+    from bucle.serve.otlp import TraceExport
+
+    return TraceExport(settings.otlp, content=settings.otlp_content).put
 
 
-def _side_by_side(ws: Workspace, candidate: str) -> int:
-    """Calls that a candidate gets at once. One that waits for a provider gets as many as that may, and each input once,
-    unless a model of it computes in this process; 0 leaves it to the candidate, which knows (a chain)."""
-    t = technique(str(ws.ledger.get(candidate).attrs["technique"]))
-    needs = getattr(t, "serving_needs", t.needs)
-    roles = {e.role: ws.ledger.get(e.parent).attrs for e in ws.ledger.parents(candidate)
-             if e.role in ("base", "encoder", "reranker")}
-    if "base" in roles and {"base", "chat"} & needs:
-        return _calls(roles["base"])
-    return AT_ONCE if any(model.get("base_url") for model in roles.values()) else 0
+# tasks of the release ------------------------------------------------------------------------------------------
 
 
-def _places(ws: Workspace, candidate: str) -> Mapping[str, str]:
-    """Chunk id -> path and place in the project's language, of the index behind a candidate; empty without one."""
-    index = next((e.parent for e in ws.ledger.parents(candidate) if e.role == "index"), "")
-    return _Places(ws, index) if index else {}
+def _tasks(ws: Workspace, release: Node | None) -> dict[str, Route]:
+    tasks = release.attrs["tasks"] if release else {}
+    return {task: task_route(ws, task, candidate) for task, candidate in tasks.items()}
 
 
-class _Places(Mapping[str, str]):
-    """Where passages stand, looked up in their index when one is cited: of most nobody ever asks. Only ids that an
-    answer holds are asked for, so what may not be seen was left out before."""
+# models --------------------------------------------------------------------------------------------------------
 
-    def __init__(self, ws: Workspace, index: str) -> None:
-        self._ws, self._node = ws, index
 
-    @cached_property
-    def _index(self) -> Any:
-        from bucle.customise.retrieve.index import Index
+def _models(ws: Workspace, release: Node | None, override: Mapping[str, ChatModel]) -> dict[str, Route]:
+    """A route for each model of bucle.yaml that can be asked; a task of the same name goes before. One that cannot be
+    had says so in the log and is left out."""
+    from bucle.serve.routes import Route
 
-        return Index(model_folder(self._ws, self._node), None)
+    routes: dict[str, Route] = {}
+    tasks = release.attrs["tasks"] if release else {}
+    for name, model in ws.config.models.items():
+        if name in tasks or isinstance(model, RerankerModel):
+            continue
+        try:
+            node = node_of(ws, name)
+            if isinstance(model, EncoderModel):
+                routes[name] = Route(name, "embed", candidate=node, embedder=_Encoder(ws, node, name),
+                                     parallel=AT_ONCE if model.base_url else 0)
+            elif name in override:
+                routes[name] = Route(name, "chat", candidate=node, chat=override[name])
+            else:
+                engine = engine_of(ws, name, node)
+                adapters = [f"{name}:{adapter}" for adapter in adapters_of(ws, model)]
+                routes[name] = Route(name, "chat", candidate=node, engine=engine)
+                routes |= {called: Route(called, "chat", candidate=node, engine=AsModel(engine, called))
+                           for called in adapters}
+        except BucleError as error:
+            log.warning("%s is not served: %s (%s)", name, error.message, error.hint)
+    return routes
 
-    def __getitem__(self, chunk: str) -> str:
-        from bucle.loop.report.formats import place
 
-        found = self._index.chunks[chunk]
-        told = place(f"{found.path} {found.place}".strip())
-        return str(told.es if self._ws.config.language == "es" else told.en)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._index.chunks)
-
-    def __len__(self) -> int:
-        return len(self._index.chunks)
+# parts ---------------------------------------------------------------------------------------------------------
 
 
 def redactor() -> Any:
@@ -125,31 +130,6 @@ def redactor() -> Any:
 
     policy: dict[str, Action] = dict.fromkeys(KINDS, "mask")
     return lambda text: apply(text, policy)[0]
-
-
-def _models(ws: Workspace) -> dict[str, Node]:
-    """The newest node of each model that bucle.yaml names."""
-    newest = {str(n.attrs.get("name", "")): n for n in ws.ledger.nodes("base_model")}
-    return {name: newest[name] for name in ws.config.models if name in newest}
-
-
-class _Lazy:
-    """A model that is opened at its first request, so that a server of baselines starts without torch."""
-
-    def __init__(self, ws: Workspace, node: str, name: str) -> None:
-        self._ws, self._node, self.name, self._lock = ws, node, name, threading.Lock()
-        self._model: ChatModel | None = None
-
-    def chat(self, *args: Any, **kwargs: Any) -> Any:
-        return self._opened().chat(*args, **kwargs)
-
-    def stream(self, *args: Any, **kwargs: Any) -> Any:
-        return self._opened().stream(*args, **kwargs)
-
-    def _opened(self) -> ChatModel:
-        with self._lock:  # once: the connections of a remote one are kept between requests
-            self._model = self._model or chat_model(self._ws, self._node)
-            return self._model
 
 
 class _Encoder:

@@ -1,0 +1,105 @@
+"""The routes of bucle.yaml that stand for others: built over what is served, and what became of them kept."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING, Literal
+
+from bucle.core.errors import ConfigError
+from bucle.core.ids import content_id
+from bucle.core.records import Trace, Usage
+from bucle.ledger import now
+from bucle.loop.measure import release_called
+from bucle.loop.task_route import task_route
+from bucle.loop.workspace import Workspace
+
+if TYPE_CHECKING:
+    from bucle.serve.routes import Route
+    from bucle.serve.routing import ShadowRun, TargetFacts
+
+__all__ = ["aliases"]
+
+log = logging.getLogger("bucle.serve")
+
+
+def aliases(ws: Workspace, routes: Mapping[str, Route], put: Callable[[Trace], object]) -> dict[str, Route]:
+    """The routes that `serve.routes` makes of `routes`; `put` gets a trace of each shadow's answer. Raises ConfigError
+    where a rule cannot be meant."""
+    from bucle.serve.routes import Route
+    from bucle.serve.routing import build_routes
+
+    rules = ws.config.serve.routes
+    if not rules:
+        return {}
+    taken = sorted(set(rules) & set(routes))
+    if taken:
+        raise ConfigError(f"serve.routes.{taken[0]} is the name of a task or model.", "Call the route otherwise.")
+    known = dict(routes) | {key: _of_release(ws, key) for rule in rules.values() for target in rule.to
+                            if target.release and (key := f"{target.to}@{target.release}")}
+    targets = {name: route.engine for name, route in known.items() if route.engine is not None}
+    facts = {name: _facts(ws, name, route) for name, route in known.items()}
+    def shadowed(run: ShadowRun) -> None:
+        put(_shadow_trace(run))
+
+    encoder = next((route.embedder for route in routes.values() if route.embedder is not None), None)
+    built = build_routes(rules, targets, facts, encoder=encoder, seed=ws.config.seed,
+                         on_rollback=lambda route, target, why: _rolled_back(ws, route, target, why),
+                         on_shadow=shadowed, rolled_back=_rollbacks(ws, rules))
+    return {name: Route(name, "chat", engine=engine) for name, engine in built.items()}
+
+
+def _of_release(ws: Workspace, key: str) -> Route:
+    """The route of `TASK@RELEASE`: that task as another release has it."""
+    task, _, called = key.partition("@")
+    release = release_called(ws, called)
+    if task not in release.attrs["tasks"]:
+        raise ConfigError(f"serve.routes: release {called} has no task `{task}`.",
+                          f"It has: {', '.join(release.attrs['tasks'])}.")
+    return task_route(ws, task, release.attrs["tasks"][task], name=key, release=release.id)
+
+
+def _facts(ws: Workspace, name: str, route: Route) -> TargetFacts:
+    from bucle.models.catalogue import facts
+    from bucle.serve.routing import TargetFacts
+
+    kind: Literal["chat", "embeddings"] = "embeddings" if route.kind == "embed" else "chat"
+    base = name.partition(":")[0]
+    if base not in ws.config.models or route.kind not in ("chat", "embed"):
+        return TargetFacts(price_in=0.0, price_out=0.0, release=route.release, candidate=route.candidate, kind=kind)
+    known = facts(base, ws.config.models[base], ws.config.catalogue)
+    return TargetFacts(price_in=known.usd_per_million_in, price_out=known.usd_per_million_out, context=known.context,
+                       release=route.release, candidate=route.candidate, kind=kind)
+
+
+def _rolled_back(ws: Workspace, route: str, target: str, why: str) -> None:
+    """Kept in the ledger: a server that is started again gives the target no traffic either."""
+    told = {"route": route, "target": target, "why": why, "at": now(), "restored": False}
+    log.warning("route %s gives %s no more traffic: %s", route, target, why)
+    # the event loop, which tells it, waits for no disk
+    threading.Thread(target=ws.ledger.put, args=("rollback", told), daemon=True).start()
+
+
+def _rollbacks(ws: Workspace, rules: Collection[str]) -> dict[str, set[str]]:
+    """The targets of each route that a gate stopped and nobody restored since."""
+    out: dict[str, set[str]] = {}
+    for node in sorted(ws.ledger.nodes("rollback"), key=lambda n: str(n.attrs["at"])):
+        route, target = str(node.attrs["route"]), str(node.attrs["target"])
+        if route in rules:
+            stopped = out.setdefault(route, set())
+            stopped.discard(target) if node.attrs["restored"] else stopped.add(target)
+    return out
+
+
+def _shadow_trace(run: ShadowRun) -> Trace:
+    """What a shadow answered, as a trace of its own that nobody saw; it belongs to no key, for no user asked for it."""
+    answer = run.answer
+    moment = now()
+    return Trace(
+        id=content_id("trace", {"shadow": run.ctx.trace, "target": run.target}), at=moment, received_at=moment,
+        route=run.route, model=run.target, release=run.release, candidate=run.candidate, user=run.ctx.user,
+        input=run.ask.text, output=answer.text if answer else "", status=200 if answer else 502, error=run.error,
+        ms=round(run.ms, 3), usage=answer.usage if answer else Usage(), spans=tuple(run.ctx.spans),
+        served_by=answer.served_by if answer else "", role="shadow",
+    )
