@@ -266,7 +266,7 @@ def test_a_setting_that_is_not_taken_is_left_out_from_then_on() -> None:
         chat = blocking(engine)
         assert chat.chat(HI, max_tokens=9, seed=4, schema={"type": "object"}).text == "x"
         assert chat.chat(HI, max_tokens=9, schema={"type": "object"}).text == "x"
-        assert list(chat.stream(HI, max_tokens=9))[0] == "x"
+        assert next(iter(chat.stream(HI, max_tokens=9))) == "x"
         assert len(peer.asked) == 5
         assert "seed" not in peer.asked[0]
 
