@@ -13,7 +13,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -96,6 +96,7 @@ class Child:
         self.ready_at = 0.0
         self.facts: Mapping[str, Any] = {}
         self.busy = 0
+        self.using: Counter[str] = Counter()
         self.idle = asyncio.Event()
         self.idle.set()
         self.dead = asyncio.Event()
@@ -128,12 +129,16 @@ class Child:
         """The last lines that it wrote."""
         return "\n".join(self._log)
 
-    def enter(self) -> None:
+    def enter(self, adapter: str) -> None:
+        """Count a request, for `adapter` where it names one."""
         self.busy += 1
+        self.using[adapter] += 1
         self.idle.clear()
 
-    def leave(self) -> None:
+    def leave(self, adapter: str) -> None:
+        """Count it off."""
         self.busy -= 1
+        self.using[adapter] -= 1
         if not self.busy:
             self.idle.set()
 

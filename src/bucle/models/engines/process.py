@@ -8,7 +8,7 @@ import logging
 import random
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 __all__ = ["EngineDied", "EngineProcess", "Supervised", "Watch", "adapter_of"]
 
 LOG = logging.getLogger("bucle.engines")
+
+LONGEST_S = 3600.0
+"""What an engine's process may take for one request; who asks has a deadline of its own."""
 
 
 class EngineDied(ModelUnavailable):
@@ -246,27 +249,14 @@ class Supervised:
 
     async def complete(self, ask: ChatAsk, ctx: AskContext) -> ChatAnswer:
         """The whole answer. Raises EngineDied where the process ended over it."""
-        child, client, ask = await self._for(ask, ctx)
-        try:
-            return await client.complete(ask, ctx)
-        except ModelUnavailable as error:
-            raise await self._explained(child, error) from error
-        finally:
-            child.leave()
+        async with self._for(ask, ctx) as (client, told):
+            return await client.complete(told, ctx)
 
     async def stream(self, ask: ChatAsk, ctx: AskContext) -> AsyncIterator[Delta | ChatAnswer]:
         """Pieces as they come, then the ChatAnswer."""
-        child, client, ask = await self._for(ask, ctx)
-        pieces = client.stream(ask, ctx)
-        try:
+        async with self._for(ask, ctx) as (client, told), contextlib.aclosing(_closable(client, told, ctx)) as pieces:
             async for piece in pieces:
                 yield piece
-        except ModelUnavailable as error:
-            raise await self._explained(child, error) from error
-        finally:
-            if hasattr(pieces, "aclose"):
-                await pieces.aclose()
-            child.leave()
 
     def with_adapter(self, adapter: str) -> ChatEngine:
         """This engine as it answers with `adapter`, for a route of its own (`NAME:ADAPTER`)."""
@@ -274,8 +264,9 @@ class Supervised:
             raise BadInput(f"{self.name} has no adapter {adapter!r}")
         return _WithAdapter(self, adapter)
 
-    async def _for(self, ask: ChatAsk, ctx: AskContext) -> tuple[Child, ChatEngine, ChatAsk]:
-        """The process for one request, which is counted as its own from now on."""
+    @contextlib.asynccontextmanager
+    async def _for(self, ask: ChatAsk, ctx: AskContext) -> AsyncIterator[tuple[ChatEngine, ChatAsk]]:
+        """The client for one request, whose process counts it as its own meanwhile, and what it is told."""
         if self._closing:
             raise self._stopping()
         adapter = adapter_of(ask.model, self.name, self.adapters)
@@ -285,18 +276,23 @@ class Supervised:
         began = time.perf_counter()
         first = self.state == "starting"
         child = await self._ready(min(self.settings.start_s if first else self.settings.wait_s, ctx.left_s))
-        child.enter()
+        child.enter(adapter)
         try:
-            await self._prepare(child, adapter)
-            client = self._client(child, adapter)
-        except BaseException as error:
-            child.leave()
-            if isinstance(error, ModelUnavailable):
-                raise await self._explained(child, error) from error
-            raise
-        if (waited := time.perf_counter() - began) > 0.01:
-            ctx.span("engine start", began, engine=self.name, ms_waited=round(waited * 1000, 1))
-        return child, client, replace(ask, model=f"{self.name}:{adapter}" if adapter else self.name)
+            await self._prepare(child, adapter, ctx)
+            if time.perf_counter() - began > 0.01:
+                ctx.span("engine start", began, engine=self.name)
+            yield self._client(child, adapter), self._told(ask)
+        except ModelUnavailable as error:
+            raise await self._explained(child, error) from error
+        finally:
+            child.leave(adapter)
+
+    def _told(self, ask: ChatAsk) -> ChatAsk:
+        """What the process is asked in the place of `ask`."""
+        return ask
+
+    async def _prepare(self, child: Child, adapter: str, ctx: AskContext) -> None:
+        """Make sure that `child` has `adapter`, where that is not its own business."""
 
     async def _ready(self, within_s: float) -> Child:
         until = time.monotonic() + within_s
@@ -327,24 +323,27 @@ class Supervised:
     def _stopping(self) -> EngineDied:
         return EngineDied(f"{self.name} is being stopped", "try again when the server is back", 5.0)
 
-    async def _prepare(self, child: Child, adapter: str) -> None:
-        """Make sure that `child` has `adapter`, where that is not its own business."""
-
     def _client(self, child: Child, adapter: str) -> ChatEngine:
         from bucle.models.engines.wire import WireEngine
 
         key = (child, adapter)
         if key not in self._clients:
             launch = child.launch
-            model = f"{self.name}:{adapter}" if adapter else self.name
-            self._clients[key] = WireEngine(self.name, launch.base_url, self._wire_name(model, adapter), api_key_env="",
-                                            timeout_s=3600.0, offers=self.offers, uds=launch.uds,
-                                            headers=dict(launch.headers))
+            self._clients[key] = WireEngine(
+                self.name, launch.base_url, f"{self.name}:{adapter}" if adapter else self.name, api_key_env="",
+                timeout_s=LONGEST_S, offers=self.offers, uds=launch.uds, headers=launch.headers)
         return self._clients[key]
 
-    def _wire_name(self, model: str, adapter: str) -> str:
-        """What the process calls the base model or an adapter."""
-        return model
+
+async def _closable(client: ChatEngine, ask: ChatAsk, ctx: AskContext) -> AsyncGenerator[Delta | ChatAnswer, None]:
+    """What `client` streams; closing it closes that."""
+    pieces = client.stream(ask, ctx)
+    try:
+        async for piece in pieces:
+            yield piece
+    finally:
+        if (close := getattr(pieces, "aclose", None)) is not None:
+            await close()
 
 
 class _WithAdapter:
