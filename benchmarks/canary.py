@@ -1,7 +1,8 @@
 """How often a canary is rolled back that is no worse, and how soon one that is: `python benchmarks/canary.py`.
 
-Simulated with the gate that serves (serve.routing.gate.Gate) and its defaults: a canary at 10% of the traffic, errors 1%,
-answers of 300 ms in the median (log-normal, sigma 0.5), one answer in 20 rated, of these 20% badly. `--runs`, `--seed`.
+Simulated with the gate that serves (serve.routing.gate.Gate) and its defaults: a canary at 10% of the traffic, errors
+1%, answers of 300 ms in the median (log-normal, sigma 0.5), one answer in 20 rated, of these 20% badly. `--runs`,
+`--seed`.
 """
 
 from __future__ import annotations
@@ -75,8 +76,9 @@ def main() -> None:
                                ("all three at the edge of what is allowed", edge, 0.0)):
         found = [one_run(rng, 4000, new, outages) for _ in range(said.runs)]
         print(f"  {name}: rolled back in {sum(n > 0 for n, _ in found) / said.runs:.2%}")
-    print("\nplanted faults, 300 runs each, 20,000 requests: caught; after how many of the canary's (median, 95%)")
-    for name, fault in (("errors 5%", {"errors": 0.05}), ("errors 10%", {"errors": 0.1}), ("errors 30%", {"errors": 0.3}),
+    print("\nplanted faults, 300 runs of 20,000 requests: caught; after how many of the canary's (median, 95%)")
+    for name, fault in (("errors 5%", {"errors": 0.05}), ("errors 10%", {"errors": 0.1}),
+                        ("errors 30%", {"errors": 0.3}),
                         ("all fail", {"errors": 1.0}), ("3 times as slow", {"times": 3.0}),
                         ("5 times as slow", {"times": 5.0}), ("50% bad ratings", {"bad": 0.5}),
                         ("90% bad ratings", {"bad": 0.9})):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from routing_engines import Told, attempts, one, pieces_of, say
 from scipy.optimize import minimize_scalar
 from scipy.special import xlogy
 
@@ -21,10 +22,10 @@ from bucle.core.serving import Canary
 from bucle.evaluate.sequential import Times, _fewest, later_quantile, log_evidence
 from bucle.serve.routing import ShadowRun, TargetFacts
 from bucle.serve.routing.gate import Gate, RollBacks
-from routing_engines import Told, attempts, one, pieces_of, say
 
 CANARY = {"to": [{"to": "old", "weight": 50}, {"to": "new", "weight": 50}], "retries": 0, "breaker": 1000,
           "canary": {"min_requests": 20}}
+SHADOW = {"to": [{"to": "a"}], "shadow": ["shadow"]}
 
 
 @settings(max_examples=150, deadline=None)
@@ -235,7 +236,7 @@ def test_ratings_find_the_target_that_answered() -> None:
 def test_a_shadow_answers_nobody_and_delays_nobody() -> None:
     runs: list[ShadowRun] = []
     shadow = Told("shadow", waits=0.05, usd=9.0)
-    route = one({"to": [{"to": "a"}], "shadow": ["shadow"], "shadow_parallel": 3}, Told("a"), shadow, on_shadow=runs.append,
+    route = one({**SHADOW, "shadow_parallel": 3}, Told("a"), shadow, on_shadow=runs.append,
                 facts={"shadow": TargetFacts(release="r9")})
 
     async def ten() -> float:
@@ -269,8 +270,8 @@ def test_a_shadow_that_fails_hangs_or_cannot_is_counted_and_its_listener_may_fai
 
     heard: list[str] = []
     rule = {"to": [{"to": "a"}], "shadow": ["sick", "hangs", "mute"], "shadow_s": 0.03}
-    engines = (Told("a"), Told("sick", always=ValueError("x")), Told("hangs", waits=60), Told("mute", offers=frozenset()))
-    route = one(rule, *engines, on_shadow=fails)
+    sick, hangs, mute = Told("sick", always=ValueError("x")), Told("hangs", waits=60), Told("mute", offers=frozenset())
+    route = one(rule, Told("a"), sick, hangs, mute, on_shadow=fails)
 
     async def once() -> None:
         await pieces_of(route, say("hola", max_tokens=3))
@@ -284,15 +285,15 @@ def test_a_shadow_that_fails_hangs_or_cannot_is_counted_and_its_listener_may_fai
 
 def test_a_share_of_the_requests_is_shadowed_and_none_that_failed_or_left() -> None:
     shadow = Told("shadow")
-    route = one({"to": [{"to": "a"}], "shadow": ["shadow"], "shadow_share": 0.3, "shadow_parallel": 1000}, Told("a"), shadow)
+    route = one({**SHADOW, "shadow_share": 0.3, "shadow_parallel": 1000}, Told("a"), shadow)
     serve(route, 300)
     assert 60 < len(shadow.asked) < 120
     alone = Told("shadow")
-    failing = one({"to": [{"to": "a"}], "shadow": ["shadow"]}, Told("a", always=ModelUnavailable("gone")), alone)
+    failing = one(SHADOW, Told("a", always=ModelUnavailable("gone")), alone)
     serve(failing, 3)
 
     async def leave() -> None:
-        stream = one({"to": [{"to": "a"}], "shadow": ["shadow"]}, Told("a"), alone).stream(say("x"), AskContext(trace="t"))
+        stream = one(SHADOW, Told("a"), alone).stream(say("x"), AskContext(trace="t"))
         await anext(stream)
         await stream.aclose()  # type: ignore[attr-defined]
         await asyncio.sleep(0)

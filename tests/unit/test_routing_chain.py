@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections.abc import AsyncIterator
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from routing_engines import Told, attempts, one, pieces_of, say
 
-from bucle.core.engine import AskContext, ChatAnswer, Delta
+from bucle.core.engine import AskContext, ChatAnswer, ChatAsk, Delta
 from bucle.core.errors import BadInput, BucleError, ContextOverflow, ModelUnavailable
 from bucle.models.endpoint import RateLimited, Refused, TimedOut
 from bucle.serve.routing import TargetFacts
 from bucle.serve.routing.breaker import Breaker, Resting
 from bucle.serve.routing.retry import BASE_S, LONGEST_S, RESERVE, RetryBudget, backoff
-from routing_engines import Told, attempts, one, pieces_of, say
 
 GONE = ModelUnavailable("gone")
 
@@ -71,10 +72,10 @@ def test_a_stream_falls_back_before_its_first_piece_and_never_after() -> None:
 
     async def break_off() -> list[object]:
         seen: list[object] = []
-        spare = one({"to": [{"to": "a"}], "fallback": ["b"]}, broken, Told("b"))
+        stream = one({"to": [{"to": "a"}], "fallback": ["b"]}, broken, Told("b")).stream(say("hola"), AskContext())
+        seen.append(await anext(stream))
         with pytest.raises(ModelUnavailable):
-            async for piece in spare.stream(say("hola"), AskContext(trace="t")):
-                seen.append(piece)
+            await anext(stream)
         return seen
 
     assert asyncio.run(break_off()) == [Delta("a: ")]
@@ -92,6 +93,20 @@ def test_a_reader_who_leaves_ends_the_work() -> None:
 
     asyncio.run(leave())
     assert engine.open == 0
+
+
+def test_a_whole_stream_is_read_to_its_end() -> None:
+    class Lingers(Told):
+        async def stream(self, ask: ChatAsk, ctx: AskContext) -> AsyncIterator[Delta | ChatAnswer]:
+            async for piece in super().stream(ask, ctx):
+                yield piece
+            self.ended = True  # where an engine of the wire gives its connection back
+
+    engine = Lingers("a")
+    for rule in ({}, {"cache": {}}, {"shadow": ["b"]}, {"hedge_ms": 50, "fallback": ["b"]}):
+        engine.ended = False
+        asyncio.run(pieces_of(one({"to": [{"to": "a"}], **rule}, engine, Told("b")), say("hola")))
+        assert engine.ended
 
 
 def test_retries_wait_as_asked_and_stop_at_the_deadline() -> None:
@@ -152,7 +167,8 @@ def test_pauses_grow_and_are_bounded(again: int, seed: int) -> None:
 
 @settings(max_examples=120, deadline=None)
 @given(failures=st.integers(1, 4),
-       steps=st.lists(st.tuples(st.sampled_from(["enter", "ok", "fail", "left", "wait"]), st.floats(0.1, 30)), max_size=80))
+       steps=st.lists(st.tuples(st.sampled_from(["enter", "ok", "fail", "left", "wait"]), st.floats(0.1, 30)),
+                      max_size=80))
 def test_a_breaker_opens_after_so_many_and_lets_one_probe_through(
     failures: int, steps: list[tuple[str, float]]
 ) -> None:

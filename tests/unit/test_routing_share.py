@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from routing_engines import Told, attempts, one, say
 
 from bucle.core.engine import OFFERS, AskContext, ChatAnswer
 from bucle.core.errors import ConfigError, ContextOverflow, ModelUnavailable
@@ -19,7 +20,6 @@ from bucle.serve.routing import Alias, TargetFacts, build_routes
 from bucle.serve.routing.facts import estimate
 from bucle.serve.routing.prefer import ByLatency
 from bucle.serve.routing.share import fraction, pick
-from routing_engines import Told, attempts, one, say
 
 USERS = [f"user-{n}" for n in range(20_000)]
 
@@ -115,7 +115,8 @@ def test_the_least_context_that_holds_it() -> None:
     assert served(route, "hola", max_tokens=500_000) == "any"
     engines["small"].always = ContextOverflow("longer than was thought")
     assert served(route, "hola", max_tokens=100) == "counts"
-    two = one({"to": [{"to": "small"}, {"to": "counts"}], "prefer": "context"}, Told("small"), Told("counts"), facts=facts)
+    rule = {"to": [{"to": "small"}, {"to": "counts"}], "prefer": "context"}
+    two = one(rule, Told("small"), Told("counts"), facts=facts)
     assert served(two, "hola", max_tokens=9000) == "counts", "where none holds it the longest may say so"
 
 
@@ -169,7 +170,8 @@ def test_the_fastest_lately_is_asked_and_a_slow_one_can_recover() -> None:
 
 def test_it_offers_what_all_offer_who_may_be_asked() -> None:
     few = Told("b", offers=frozenset({"seed", "stop"}))
-    route = one({"to": [{"to": "a"}], "fallback": ["b"], "shadow": ["c"]}, Told("a"), few, Told("c", offers=frozenset()))
+    rule = {"to": [{"to": "a"}], "fallback": ["b"], "shadow": ["c"]}
+    route = one(rule, Told("a"), few, Told("c", offers=frozenset()))
     assert route.offers == {"seed", "stop"}
     assert one({"to": [{"to": "a"}]}, Told("a")).offers == OFFERS
 
@@ -205,10 +207,10 @@ def test_a_route_of_routes_says_who_answered_in_the_end() -> None:
     ({"r": {"to": [{"to": "s"}]}, "s": {"to": [{"to": "a"}], "shadow": ["r"]}}, "s leads back to r: r -> s -> r"),
     ({"a": {"to": [{"to": "b"}]}}, "serve.routes.a has the name of a task or model"),
     ({"r": {"to": [{"to": "e"}]}}, "r.to names e, which embeds"),
-    ({"r": {"to": [{"to": "a"}], "cache": {"kind": "semantic"}}}, "r.cache is semantic, and the project has no encoder"),
+    ({"r": {"to": [{"to": "a"}], "cache": {"kind": "semantic"}}}, "r.cache is semantic, and the project has no"),
     ({"r": {"to": [{"to": "a"}], "canary": {}}}, "r.canary compares"),
     ({"r": {"to": [{"to": "a", "weight": 0}, {"to": "b"}], "canary": {}}}, "r.canary compares"),
-    ({"r": {"to": [{"to": "a", "weight": 2}, {"to": "b"}], "prefer": "cost"}}, "r.to has weights, which `prefer: cost`"),
+    ({"r": {"to": [{"to": "a", "weight": 2}, {"to": "b"}], "prefer": "cost"}}, "r.to has weights, which `prefer:"),
     ({"r": {"to": [{"to": "a"}], "languages": {"es": "a"}}}, "r.languages is read with"),
     ({"r": {"to": [{"to": "a"}], "prefer": "language", "languages": {"es": "b"}}}, "r.languages.es names b"),
     ({"r": {"to": [{"to": "s", "release": "x"}]}, "s": {"to": [{"to": "a"}]}}, "r.to names s@x"),

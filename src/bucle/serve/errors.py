@@ -25,6 +25,7 @@ from bucle.core.records import Prediction
 from bucle.models.endpoint import RateLimited, Refused, TimedOut
 from bucle.models.engines.process import EngineDied
 from bucle.models.engines.wire_errors import Unsupported
+from bucle.serve.routing.breaker import Resting
 
 __all__ = ["ApiError", "from_exception", "from_prediction"]
 
@@ -58,6 +59,7 @@ _FACTS: Mapping[type[BaseException], tuple[int, str, str]] = {  # status, code, 
     UpstreamTimeout: (504, "upstream_timeout", "what this model asks did not answer in time"),
     RateLimited: (429, "upstream_rate_limit", "what this model asks takes no more requests for now; try again later"),
     Refused: (502, "upstream_refused", "what this model asks refuses to answer the server"),
+    Resting: (503, "engine_resting", "what this model asks failed too often and rests for a while; ask again"),
     EngineDied: (503, "engine_restarting", "the model behind this is being started again; ask again"),
     ModelUnavailable: (502, "engine_unavailable", "what this model asks cannot be reached or failed"),
     SchemaBroken: (502, "schema_broken", "no answer in the form that was asked for came of this input"),

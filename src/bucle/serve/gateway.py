@@ -71,7 +71,7 @@ class Live:
         told: Any = getattr(self.engine, "priced", None)
         if told is not None:
             priced = told(tokens_in, tokens_out)
-            return float(getattr(priced, "usd", priced))
+            return None if priced is None else float(getattr(priced, "usd", priced))
         return None if self.route.engine is None and self.route.at_once > 1 else 0.0
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from bucle.core.engine import AskContext, ChatAsk
 from bucle.core.errors import NotFound
 from bucle.core.records import Trace, Usage
+from bucle.serve.routing.attempt import Attempt
 from bucle.serve.routing.cached import Cached
 from bucle.serve.routing.chain import Chain
 from bucle.serve.routing.facts import RollBack, TargetFacts
@@ -33,7 +34,10 @@ class Alias(Layer):
                  rollbacks: RollBacks, gate: Gate | None) -> None:
         self.name, self.chooser, self.chain, self.gate = name, chooser, chain, gate
         self._members, self.engine, self._rollbacks = dict(members), engine, rollbacks
-        self.offers = chain.offers
+
+    @property
+    def offers(self) -> frozenset[str]:
+        return self.chain.offers
 
     @property
     def history(self) -> list[RollBack]:
@@ -50,6 +54,11 @@ class Alias(Layer):
     def heard(self, trace: Trace, rating: int) -> bool:
         """Count a rating (+1 or -1) of the answer in `trace` for the canary gate; whether it was. Only a user's first
         one counts (where no user is named: a trace's), and none of an answer from a cache or of a stand-in."""
+        inner = [t.attempt.engine for t in self.chain.targets.values()]
+        told = [engine.heard(trace, rating) for engine in inner if isinstance(engine, Alias)]
+        return self._counted(trace, rating) or any(told)
+
+    def _counted(self, trace: Trace, rating: int) -> bool:
         target = self._answered(trace)
         if self.gate is None or not target or trace.cached or trace.role or rating not in (-1, 1):
             return False
@@ -64,17 +73,15 @@ class Alias(Layer):
         found = [name for name, facts in self._members.items() if facts.release and facts.release == trace.release]
         return found[0] if len(found) == 1 and trace.route == self.name else ""
 
-    def priced(self, tokens_in: int, tokens_out: int) -> Usage:
-        """These tokens at the dearest target that may be asked: what a budget reserves. A hedge may ask two."""
-        each = []
-        for target in self.chain.targets.values():
-            own = getattr(target.attempt.engine, "priced", None)
-            known = target.attempt.facts
-            each.append(own(tokens_in, tokens_out).usd if own is not None and known.price_in is None
-                        and known.price_out is None else known.usd(tokens_in, tokens_out))
-        usd = sum(sorted(each)[-2:]) if self.chain.hedge_s is not None and len(each) > 1 else max(each) * (
-            2 if self.chain.hedge_s is not None else 1)
-        return Usage(tokens_in=tokens_in, tokens_out=tokens_out, usd=usd)
+    def priced(self, tokens_in: int, tokens_out: int) -> Usage | None:
+        """These tokens at the dearest target that may be asked, a hedge's added: what a budget reserves. None where
+        nobody knows the price of one."""
+        each = [_price(target.attempt, tokens_in, tokens_out) for target in self.chain.targets.values()]
+        known = sorted(usd for usd in each if usd is not None)
+        if len(known) < len(each):
+            return None
+        twice = 0.0 if self.chain.hedge_s is None else known[-2] if len(known) > 1 else known[-1]
+        return Usage(tokens_in=tokens_in, tokens_out=tokens_out, usd=known[-1] + twice)
 
     def pool(self, ctx: AskContext) -> str:
         """What may answer this asker unless it fails: targets, releases and candidates, of inner routes too."""
@@ -142,3 +149,14 @@ class Alias(Layer):
 
 
 _NO_ASK = ChatAsk("")
+
+
+def _price(target: Attempt, tokens_in: int, tokens_out: int) -> float | None:
+    """US dollars of these tokens at one target: by what is known of it, else by what its engine says, else nothing
+    where it computes here, and None where it asks others (it takes several at once)."""
+    if target.facts.price_in is not None or target.facts.price_out is not None:
+        return target.facts.usd(tokens_in, tokens_out)
+    if (priced := getattr(target.engine, "priced", None)) is not None:
+        said = priced(tokens_in, tokens_out)
+        return None if said is None else float(getattr(said, "usd", said))
+    return None if getattr(target.engine, "parallel", 1) > 1 else 0.0

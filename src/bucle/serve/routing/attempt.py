@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 
 from bucle.core.engine import AskContext, ChatAnswer, ChatAsk, ChatEngine, Delta
 from bucle.core.errors import BadInput, UpstreamTimeout
-from bucle.models.endpoint import TimedOut
+from bucle.models.endpoint import RateLimited, TimedOut
 from bucle.serve.routing.breaker import Breaker, Resting
 from bucle.serve.routing.facts import TargetFacts
 from bucle.serve.routing.opening import Layer, Outcome, Reply
@@ -42,7 +43,7 @@ class _Run:
         failed = error is not None and not gone and not isinstance(error, BadInput)
         if asked:
             if failed:
-                of.breaker.failed(self.probe, _pause(error))
+                of.breaker.failed(self.probe, _pause(error), limited=isinstance(error, RateLimited))
             elif gone:
                 of.breaker.left(self.probe)
             else:
@@ -65,7 +66,10 @@ class Attempt(Layer):
                  told: Callable[[str, bool, float], None]) -> None:
         self.route, self.name, self.engine, self.facts, self.breaker, self.told = (
             route, name, engine, facts, breaker, told)
-        self.offers = engine.offers
+
+    @property
+    def offers(self) -> frozenset[str]:
+        return self.engine.offers
 
     async def open(self, ask: ChatAsk, ctx: AskContext, whole: bool, watch: Outcome | None = None) -> Reply:
         if ctx.left_s <= 0:
@@ -99,6 +103,8 @@ class Attempt(Layer):
                 if isinstance(piece, ChatAnswer):
                     run.ended()
                     yield self._stamped(piece)
+                    with contextlib.suppress(Exception):
+                        await anext(source)  # nothing more comes; an engine may have a connection to give back
                     return
                 yield piece
         except BaseException as error:

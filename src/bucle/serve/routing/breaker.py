@@ -57,7 +57,7 @@ class Breaker:
         left = max(0.0, (self._until or 0.0) - self._clock())
         why = RateLimited if self._limited else Resting
         raise why(f"{self.name} rests after {self.in_a_row} failures in a row" if why is Resting
-                  else f"{self.name} asked for a pause", f"try again in {left:.0f} s", left)
+                  else f"{self.name} limits its requests", f"try again in {left:.0f} s", left)
 
     def succeeded(self, probe: bool = False) -> None:
         """It answered. An answer to a request from before the breaker opened does not close it: only a probe's does."""
@@ -66,8 +66,8 @@ class Breaker:
         if probe:
             self._probing = False
 
-    def failed(self, probe: bool = False, pause_s: float | None = None) -> None:
-        """It failed; `pause_s` is the pause that it asked for."""
+    def failed(self, probe: bool = False, pause_s: float | None = None, *, limited: bool = False) -> None:
+        """It failed; `pause_s` is the pause that it asked for, `limited` that it limits its requests."""
         self.in_a_row += 1
         if probe:
             self._probing = False
@@ -75,7 +75,7 @@ class Breaker:
             rest = min(pause_s, LONGEST_PAUSE_S) if pause_s else self.rest_s
             self.opened += self._until is None or probe
             self._until = max(self._until or 0.0, self._clock() + rest)
-            self._limited = bool(pause_s)
+            self._limited = limited
 
     def left(self, probe: bool = False) -> None:
         """Nobody waited for its answer: nothing is known. The next request is the probe."""

@@ -53,7 +53,8 @@ def build_routes(
         stopped = set((rolled_back or {}).get(name, ()))
         rollbacks = RollBacks(name, stopped & {target_key(t) for t in rules[name].to[1:]}, on_rollback)
         rng = random.Random(seed)
-        engines[name] = built[name] = _alias(name, rules[name], engines, known, rollbacks, encoder, clock, on_shadow, rng)
+        made = _alias(name, rules[name], engines, known, rollbacks, encoder, clock, on_shadow, rng)
+        engines[name] = built[name] = made
         known[name] = _together([known.get(target_key(t), TargetFacts()) for t in rules[name].to])
     return {name: built[name] for name in rules}
 

@@ -53,13 +53,17 @@ class Cached(Layer):
     def __init__(self, inner: Layer, rule: Cache, pool: Callable[[AskContext], str],
                  own: Callable[[AskContext], Collection[str]], encoder: Embedder | None,
                  clock: Callable[[], float] = time.monotonic) -> None:
-        self.inner, self.rule, self.name, self.offers = inner, rule, inner.name, inner.offers
+        self.inner, self.rule, self.name = inner, rule, inner.name
         self._pool, self._own, self._encoder = pool, own, encoder
         self._similar = Similar(rule.entries, encoder.dimensions, rule.similarity) if encoder is not None else None
         forget = self._similar.forget if self._similar is not None else None
         self.answers = Answers(rule.entries, rule.minutes * 60, clock, forget)
         self._flights: dict[bytes, _Flight] = {}
         self.counts = _Counts()
+
+    @property
+    def offers(self) -> frozenset[str]:
+        return self.inner.offers
 
     async def open(self, ask: ChatAsk, ctx: AskContext, whole: bool, watch: Outcome | None = None) -> Reply:
         pool, own = self._pool(ctx), self._own(ctx)

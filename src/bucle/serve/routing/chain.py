@@ -29,8 +29,11 @@ class Chain(Layer):
         self.name, self.chooser, self.targets, self.fallback = name, chooser, targets, tuple(fallback)
         self.budget, self.hedge_s, self._stopped, self._watch = budget, hedge_s, stopped, watch
         self._passes: tuple[type[BucleError], ...] = (ModelUnavailable, *([ContextOverflow] if longer else []))
-        self.offers = frozenset.intersection(*(frozenset(t.offers) for t in targets.values()))
         self.hedges = self.fallen_back = 0
+
+    @property
+    def offers(self) -> frozenset[str]:
+        return frozenset.intersection(*(frozenset(t.offers) for t in self.targets.values()))
 
     def order(self, ask: ChatAsk, ctx: AskContext) -> list[str]:
         """Whom this ask goes to, in order."""

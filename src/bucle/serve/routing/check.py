@@ -87,7 +87,8 @@ def _sorted(rules: Mapping[str, RouteRule]) -> list[str]:
             raise ConfigError(f"serve.routes.{above[-1]} leads back to {name}: {circle}",
                               "a route may ask others, but no circle of them")
         if len(above) >= DEEPEST:
-            raise ConfigError(f"serve.routes.{above[0]} is more than {DEEPEST} routes deep", "name its targets directly")
+            raise ConfigError(f"serve.routes.{above[0]} is more than {DEEPEST} routes deep",
+                              "name its targets directly")
         if name not in done:
             for key in _asked(rules[name]):
                 if key in rules:

@@ -78,8 +78,8 @@ def target_key(target: Target) -> str:
 
 
 def estimate(ask: ChatAsk) -> int:
-    """Tokens of what is asked, from its characters and bytes, on the high side: of 40 texts like those that models.tokens
-    measured one takes more, and dense code may."""
+    """Tokens of what is asked, from its characters and bytes, on the high side: of 40 texts like those that
+    models.tokens measured one takes more, and dense code may."""
     texts = [ask.prompt] if ask.prompt is not None else [str(m.get("content") or "") for m in ask.messages]
     texts += [str(m["tool_calls"]) for m in ask.messages if m.get("tool_calls")]
     texts += [str(tool) for tool in ask.tools] + ([str(ask.schema)] if ask.schema else [])

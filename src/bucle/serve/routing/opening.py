@@ -30,7 +30,11 @@ class Layer(ABC):
     """A ChatEngine by one method: `open`."""
 
     name: str
-    offers: frozenset[str]
+
+    @property
+    @abstractmethod
+    def offers(self) -> frozenset[str]:
+        """What every target behind it offers now."""
 
     @abstractmethod
     async def open(self, ask: ChatAsk, ctx: AskContext, whole: bool, watch: Outcome | None = None) -> Reply:

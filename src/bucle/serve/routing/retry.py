@@ -56,7 +56,11 @@ class Retried(Layer):
     def __init__(self, attempt: Attempt, retries: int, budget: RetryBudget, rng: random.Random,
                  sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
         self.attempt, self.retries, self.budget, self._rng, self._sleep = attempt, retries, budget, rng, sleep
-        self.name, self.offers = attempt.name, attempt.offers
+        self.name = attempt.name
+
+    @property
+    def offers(self) -> frozenset[str]:
+        return self.attempt.offers
 
     async def open(self, ask: ChatAsk, ctx: AskContext, whole: bool, watch: Outcome | None = None) -> Reply:
         again = 0

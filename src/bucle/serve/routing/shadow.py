@@ -36,10 +36,14 @@ class Shadowed(Layer):
 
     def __init__(self, inner: Layer, shadows: Mapping[str, ChatEngine], facts: Mapping[str, TargetFacts], share: float,
                  places: int, seconds: float, on_shadow: Callable[[ShadowRun], None] | None) -> None:
-        self.inner, self.shadows, self.name, self.offers = inner, shadows, inner.name, inner.offers
+        self.inner, self.shadows, self.name = inner, shadows, inner.name
         self._facts, self._share, self._places, self._seconds, self._tell = facts, share, places, seconds, on_shadow
         self._tasks: set[asyncio.Task[None]] = set()
         self.counts = {name: _Counts() for name in shadows}
+
+    @property
+    def offers(self) -> frozenset[str]:
+        return self.inner.offers
 
     async def open(self, ask: ChatAsk, ctx: AskContext, whole: bool, watch: Outcome | None = None) -> Reply:
         reply = await self.inner.open(ask, ctx, whole, watch)
