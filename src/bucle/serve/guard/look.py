@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 from bucle.data.personal import Finding, find
 from bucle.serve.guard.leak import Secret
 
-__all__ = ["NOTHING", "Around", "Found", "Look", "findings", "language", "personal", "schema", "secrets"]
+__all__ = ["NOTHING", "Around", "Found", "Look", "findings", "forget", "language", "personal", "schema", "secrets"]
 
 SHORT = 40
 """Letters below which no language is told: a name, a code or `ok gracias` has none that is sure."""
+READ = 500
+"""Characters that the language is told by."""
 SURE = 0.95
 """A share of probability below which py3langid's first language is a guess."""
 
@@ -46,6 +48,14 @@ def findings(text: str) -> tuple[Finding, ...]:
     return tuple(find(text))
 
 
+def forget() -> None:
+    """Drop what is remembered of texts."""
+    from bucle.serve.guard import classifier
+
+    findings.cache_clear()
+    classifier.scores.cache_clear()
+
+
 def personal(text: str, around: Around) -> Found:
     """Personal data by the kinds of `bucle.data.personal`, all but secrets."""
     return _found([one for one in findings(text) if one.kind != "secret"])
@@ -68,7 +78,7 @@ def language(accepted: tuple[str, ...]) -> Look:
     wanted = frozenset(accepted)
 
     def look(text: str, around: Around) -> Found:
-        head = text[:2000]
+        head = text[:READ]
         if sum(map(str.isalpha, head)) < SHORT:
             return NOTHING
         code, sure = _identifier().classify(head)
@@ -83,7 +93,7 @@ def language(accepted: tuple[str, ...]) -> Look:
 def _identifier() -> Any:
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
-    return LanguageIdentifier.from_pickled_model(MODEL_FILE, norm_probs=True)
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
 
 def schema(text: str, around: Around) -> Found:
