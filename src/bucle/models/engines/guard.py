@@ -21,10 +21,12 @@ def main() -> int:
         print(f"{command[0]}: {error.strerror}", flush=True)
         return 127
 
+    unwanted = threading.Event()
+
     def wait_for_the_end() -> None:
         while os.read(0, 4096):
             pass
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        unwanted.set()
         os.killpg(0, signal.SIGTERM)
         until = time.monotonic() + GRACE_S
         while time.monotonic() < until and child.poll() is None:
@@ -34,10 +36,11 @@ def main() -> int:
         os.killpg(0, signal.SIGKILL)
 
     signal.signal(signal.SIGTERM, lambda *_: None)  # the program has it too: it is of this group
-    threading.Thread(target=wait_for_the_end, daemon=True).start()
+    ender = threading.Thread(target=wait_for_the_end, daemon=True)
+    ender.start()
     code = child.wait()
-    if code < 0:
-        time.sleep(0.2)  # where the thread above is at it, it ends this process
+    if unwanted.is_set():
+        ender.join()  # which ends this process too
     return 128 - code if code < 0 else code
 
 

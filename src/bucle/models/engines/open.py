@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bucle.core.errors import BucleError
 from bucle.models.engines.host import Host, HostSpec
 
 __all__ = ["open_host"]
@@ -17,6 +16,7 @@ def open_host(spec: HostSpec) -> Host:
         return TransformersHost(spec)
     try:
         from bucle.models.engines.openvino.host import OpenVINOHost
+        from bucle.models.engines.openvino.trace import NotConverted
     except ImportError as error:
         if spec.engine == "openvino":
             raise
@@ -25,5 +25,5 @@ def open_host(spec: HostSpec) -> Host:
         return OpenVINOHost(spec)
     try:
         return OpenVINOHost(spec)
-    except BucleError as error:
+    except NotConverted as error:
         return TransformersHost(spec, note=f"OpenVINO does not take this model: {error.message}")

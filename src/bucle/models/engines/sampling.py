@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 __all__ = ["Answer"]
 
 
+COLDEST = 1e-3
+"""Temperatures below are taken as 0: divided by them, logits overflow."""
+
+
 class Answer:
     """Choice `index` of the answers to `ask`. `decode` makes text of token ids, `spell` bytes of one token."""
 
@@ -62,7 +66,7 @@ class Answer:
             logits[seen] -= (ask.frequency_penalty or 0.0) * often + (ask.presence_penalty or 0.0)
         if self._guide is not None:
             self._guide.apply(logits)
-        if ask.temperature:
+        if ask.temperature and ask.temperature >= COLDEST:
             if self._random is None:
                 seed = secrets.randbits(62) if ask.seed is None else ask.seed
                 self._random = torch.Generator().manual_seed((seed + self.index * 0x9E3779B9) % 2**63)
