@@ -200,3 +200,34 @@ def test_a_team_shares_its_budget_and_no_secret_is_left_anywhere(tmp_path: Path,
     assert made[0][0].id.encode() in everywhere
     served.store.close()
     served.ledger.close()
+
+
+def test_a_model_whose_price_nobody_knows_is_refused_to_a_key_with_a_budget(tmp_path: Path) -> None:
+    from bucle.loop.serving import app_for
+    from bucle.loop.workspace import Workspace
+
+    (tmp_path / "bucle.yaml").write_text(
+        "project: p\ntasks:\n  t: {kind: generate, data: t.tsv}\nmodels:\n"
+        "  free: {kind: openai, base_url: 'http://127.0.0.1:9/v1', model: m}\n"  # the team's own machine
+        "  paid: {kind: openai, base_url: 'https://127.0.0.2.invalid/v1', model: m, usd_per_million_in: 1}\n"
+        "  unknown: {kind: openai, base_url: 'https://127.0.0.2.invalid/v1', model: m}\n"
+        "serve:\n  routes:\n    some: {to: [{to: paid}], fallback: [unknown]}\n    outer: {to: [{to: some}]}\n"
+        "    fine: {to: [{to: paid}, {to: free}]}\n", "utf-8")
+    ws = Workspace.open(tmp_path)
+    for name, model in ws.config.models.items():
+        ws.ledger.put("base_model", {"name": name, **model.model_dump(mode="json", exclude_none=True)})
+    _, rich = KeyStore(ws.ledger).create("rich", by="ana")
+    _, poor = KeyStore(ws.ledger).create("poor", by="ana", usd_per_month=0.000001)
+    app = app_for(ws, None)
+    known = {name: route.price_known for name, route in app.state.gateway.routes.items()}
+    assert known == {"free": True, "paid": True, "unknown": False, "some": False, "outer": False, "fine": True}
+    with BackgroundServer(app) as server, httpx.Client(base_url=server.url + "/v1", timeout=20) as http:
+        def said(model: str, secret: str) -> tuple[int, str]:
+            answer = http.post("/chat/completions", json={"model": model, **ASK},
+                               headers={"authorization": f"Bearer {secret}"})
+            return answer.status_code, code(answer)
+
+        assert said("unknown", poor) == said("outer", poor) == (403, "price_unknown")
+        assert said("paid", poor) == said("fine", poor) == (429, "budget_exceeded")
+        assert said("free", poor)[0] == said("free", rich)[0] == said("unknown", rich)[0] == 502  # they were asked
+    ws.close()

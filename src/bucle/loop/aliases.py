@@ -47,7 +47,13 @@ def aliases(ws: Workspace, routes: Mapping[str, Route], put: Callable[[Trace], o
     built = build_routes(rules, targets, facts, encoder=encoder, seed=ws.config.seed,
                          on_rollback=lambda route, target, why: _rolled_back(ws, route, target, why),
                          on_shadow=shadowed, rolled_back=_rollbacks(ws, rules))
-    return {name: Route(name, "chat", engine=engine) for name, engine in built.items()}
+
+    def price_known(name: str) -> bool:  # of all that may be asked; `build_routes` has refused a circle
+        if name in known:
+            return known[name].price_known
+        return all(price_known(n) for n in (*(t.to for t in rules[name].to), *rules[name].fallback))
+
+    return {name: Route(name, "chat", engine=engine, price_known=price_known(name)) for name, engine in built.items()}
 
 
 def _of_release(ws: Workspace, key: str) -> Route:

@@ -96,6 +96,7 @@ def _tasks(ws: Workspace, release: Node | None) -> dict[str, Route]:
 def _models(ws: Workspace, release: Node | None, override: Mapping[str, ChatModel]) -> dict[str, Route]:
     """A route for each model of bucle.yaml that can be asked; a task of the same name goes before. One that cannot be
     had says so in the log and is left out."""
+    from bucle.models.catalogue import price_known
     from bucle.serve.routes import Route
 
     routes: dict[str, Route] = {}
@@ -104,16 +105,16 @@ def _models(ws: Workspace, release: Node | None, override: Mapping[str, ChatMode
         if name in tasks or isinstance(model, RerankerModel):
             continue
         try:
-            node = node_of(ws, name)
+            node, known = node_of(ws, name), price_known(name, model, ws.config.catalogue)
             if isinstance(model, EncoderModel):
                 routes[name] = Route(name, "embed", candidate=node, embedder=_Encoder(ws, node, name),
-                                     parallel=AT_ONCE if model.base_url else 0)
+                                     parallel=AT_ONCE if model.base_url else 0, price_known=known)
             elif name in override:
                 routes[name] = Route(name, "chat", candidate=node, chat=override[name])
             else:
                 engine = engine_of(ws, name, node)
                 adapters = [f"{name}:{adapter}" for adapter in adapters_of(ws, model)]
-                routes[name] = Route(name, "chat", candidate=node, engine=engine)
+                routes[name] = Route(name, "chat", candidate=node, engine=engine, price_known=known)
                 routes |= {called: Route(called, "chat", candidate=node, engine=AsModel(engine, called))
                            for called in adapters}
         except BucleError as error:

@@ -65,6 +65,8 @@ class Live:
 
     def priced(self, tokens_in: int, tokens_out: int) -> float | None:
         """US dollars of these tokens, as the route or the engine tells; None where nobody knows."""
+        if not self.route.price_known:
+            return None
         usd_in, usd_out = self.route.usd_per_million_in, self.route.usd_per_million_out
         if usd_in is not None or usd_out is not None:
             return ((usd_in or 0.0) * tokens_in + (usd_out or 0.0) * tokens_out) / 1e6

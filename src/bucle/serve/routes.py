@@ -27,6 +27,7 @@ class Route:
     reply cites that, its `chunks` stay ids. `release` overrides the gateway's own, for a route that was released by
     itself. `usd_per_million_in` and `_out` are what budgets reserve by; None leaves it to the engine (a method
     `priced(tokens_in, tokens_out)`), and what computes in this process costs nothing by the token.
+    Without `price_known` it costs, and nobody knows what: a key with a budget is refused.
 
     A predictor or chat model gets one call at a time, unless it says otherwise by a `max_parallel` of its own, or
     `parallel` is given. A predictor that gets one call at a time is given what waits as one batch, and where it raises
@@ -47,6 +48,7 @@ class Route:
     prompt: str = ""
     usd_per_million_in: float | None = None
     usd_per_million_out: float | None = None
+    price_known: bool = True
 
     @property
     def at_once(self) -> int:
