@@ -28,11 +28,11 @@ class Call:
     """Gathers what a Trace holds; finishes exactly once.
 
     `parts` are the pieces of a stream so far; `reserved` what Accounts holds for it, `bound` the tokens that its prompt
-    has at most; `ctx` goes to the engines.
+    has at most; `ctx` goes to the engines, `arrived` is ISO 8601.
     """
 
-    __slots__ = ("after", "answer", "at", "before", "bound", "chunks", "ctx", "done", "error", "estimated", "id", "key",
-                 "ms", "ms_first", "on_finish", "output", "parts", "received", "release", "reserved", "route", "score",
+    __slots__ = ("_guard", "after", "answer", "arrived", "at", "before", "bound", "chunks", "ctx", "done", "error", "estimated", "id",
+                 "key", "ms", "ms_first", "on_finish", "output", "parts", "received", "release", "reserved", "route", "score",
                  "status", "text", "usage", "user")
 
     def __init__(self, route: Route, *, release: str, user: str, text: str, at: str, trace_id: str, ctx: AskContext,
@@ -40,6 +40,8 @@ class Call:
         self.route, self.release, self.user, self.text, self.key = route, release, user, text, key
         self.id = ctx.trace = trace_id or f"trace:{secrets.token_hex(32)}"
         self.received = time.time()
+        self.arrived = utc(datetime.fromtimestamp(self.received, UTC))
+        self._guard: tuple[int, dict[str, Any]] = (-1, {})
         self.at, self.ctx, self.on_finish = at, ctx, on_finish
         self.before: tuple[Verdict, ...] = ()
         self.after: tuple[Verdict, ...] = ()
@@ -54,9 +56,12 @@ class Call:
         self.bound = 0
 
     @property
-    def arrived(self) -> str:
-        """When the request came, ISO 8601."""
-        return utc(datetime.fromtimestamp(self.received, UTC))
+    def guard(self) -> dict[str, Any]:
+        """What the guards said so far, put together once."""
+        said = len(self.before) + len(self.after)
+        if self._guard[0] != said:
+            self._guard = said, summary(self.before, self.after)
+        return self._guard[1]
 
     def first(self) -> None:
         """The first piece of the answer is there."""
@@ -102,7 +107,7 @@ class Call:
     def extra(self) -> dict[str, Any]:
         """The `bucle` object of the reply."""
         answer, told = self.answer, {"trace": self.id, "release": self.release, "candidate": self.route.candidate,
-                                     "guard": summary(self.before, self.after)}
+                                     "guard": self.guard}
         if answer is not None:
             if answer.release:
                 told["release"] = answer.release
@@ -122,7 +127,7 @@ class Call:
                      input=self.text, output=self.output or "".join(self.parts),  # a stream that was cut left its parts
                      score=self.score, status=self.status, error=self.error, ms=round(self.ms, 3),
                      ms_first=round(self.ms_first, 3), usage=self.usage, chunks=self.chunks,
-                     guard=summary(self.before, self.after), spans=tuple(ctx.spans),
+                     guard=self.guard, spans=tuple(ctx.spans),
                      key=getattr(self.key, "id", ""), team=getattr(self.key, "team", ""), prompt=route.prompt,
                      estimated=self.estimated, **more)
 

@@ -73,13 +73,12 @@ class WireEngine:
     async def complete(self, ask: ChatAsk, ctx: AskContext) -> ChatAnswer:
         """The whole answer."""
         started = time.perf_counter()
-        limit = min(self._timeout, ctx.left_s)
-        async with self._reply(replace(ask, stream=False) if ask.stream else ask, ctx) as response:
-            try:
-                async with asyncio.timeout(limit):
+        try:
+            async with asyncio.timeout(min(self._timeout, ctx.left_s)):
+                async with self._reply(replace(ask, stream=False) if ask.stream else ask, ctx) as response:
                     data = await self._read(response)
-            except TimeoutError as error:
-                raise self._late() from error
+        except TimeoutError as error:
+            raise self._late() from error
         value = _object(data)
         if value is None:
             raise ModelUnavailable(f"{self.name} answered something that is not a JSON object",
@@ -164,11 +163,10 @@ class WireEngine:
         for again in (True, False):
             sent = time.monotonic()
             try:
-                async with asyncio.timeout(min(self._timeout, ctx.left_s)):
-                    return await session.post(url, data=body, headers=headers, allow_redirects=False)
-            except (TimeoutError, aiohttp.ServerTimeoutError) as error:
-                if isinstance(error, aiohttp.ConnectionTimeoutError):
-                    raise self._unreachable(error) from error
+                return await session.post(url, data=body, headers=headers, allow_redirects=False)
+            except aiohttp.ConnectionTimeoutError as error:
+                raise self._unreachable(error) from error
+            except TimeoutError as error:  # of the socket
                 raise self._late() from error
             except aiohttp.ClientConnectorError as error:
                 raise self._unreachable(error) from error

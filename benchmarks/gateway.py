@@ -1,0 +1,218 @@
+"""What a gateway costs: ours and LiteLLM's proxy in front of one mock model server, same load, same core, same run.
+
+    python benchmarks/gateway.py --peer /path/to/venv/bin/python [--quick] [--json]
+
+PYTHON of `--peer` is that of a virtual environment with `pip install 'litellm[proxy]'`. Ours runs as a user runs it:
+traces, journal, redaction, default guards, keys and budgets on; then once more without guards. Each gateway is one
+process on one core, the mock and the load on another. Added latency is the gateway's percentile less that of the mock
+asked directly, at 200 requests a second in an open loop; saturation is asked by 1, 16 and 64 connections. Fails where
+a target is missed: added p50 < 1 ms and p99 < 5 ms, and at least 8 times the peer's requests a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+RATE, P50_MS, P99_MS, RATIO = 200, 1.0, 5.0, 8.0
+MALICIOUS = ("1.82.7", "1.82.8")
+"""Releases of litellm that stole credentials."""
+ASKED = ("Please tell me, in a few words, what a gateway in front of a language model should cost the people who use it "
+         "every day of their working lives, and why they should care about it at all: I have never noticed one so far.")
+
+
+def cores() -> tuple[int, int]:
+    """The core of the gateways, and that of mock and load."""
+    mine = sorted(os.sched_getaffinity(0))
+    return mine[0], mine[-1]
+
+
+@contextlib.contextmanager
+def process(command: list[str], core: int, log: Path, **more: Any) -> Iterator[subprocess.Popen[str]]:
+    with log.open("w") as errors:
+        made = subprocess.Popen(["taskset", "-c", str(core), *command], stdout=subprocess.PIPE, stderr=errors, text=True,
+                                start_new_session=True, **more)
+        try:
+            yield made
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(made.pid, signal.SIGTERM)
+            try:
+                made.wait(15)
+            except subprocess.TimeoutExpired:
+                os.killpg(made.pid, signal.SIGKILL)
+                made.wait()
+
+
+def said(made: subprocess.Popen[str]) -> list[str]:
+    assert made.stdout is not None
+    line = made.stdout.readline().split()
+    if not line:
+        raise SystemExit(f"{made.args} did not start")
+    return line
+
+
+def usage(pid: int) -> tuple[float, float]:
+    """CPU seconds and resident MiB of a process and its children."""
+    seconds = mib = 0.0
+    ticks = os.sysconf("SC_CLK_TCK")
+    tree = [str(pid)]
+    for one in tree:
+        with contextlib.suppress(OSError):
+            fields = Path(f"/proc/{one}/stat").read_text().rpartition(") ")[2].split()
+            seconds += (int(fields[11]) + int(fields[12])) / ticks
+            mib += int(Path(f"/proc/{one}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+            for task in Path(f"/proc/{one}/task").iterdir():
+                tree += (task / "children").read_text().split()
+    return seconds, mib
+
+
+class Bench:
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def load(self, port: int, *, stream: bool, key: str = "", pid: int = 0, seconds: float = 0, **how: Any
+             ) -> dict[str, Any]:
+        body = {"model": "mock", "messages": [{"role": "system", "content": "You are a helpful assistant."},
+                                              {"role": "user", "content": ASKED}], **({"stream": True} if stream else {})}
+        plan = {"port": port, "body": json.dumps(body, separators=(",", ":")), "seconds": seconds or self.seconds, **how}
+        if key:
+            plan["headers"] = {"authorization": f"Bearer {key}"}
+        before = usage(pid)[0] if pid else 0.0
+        done = subprocess.run(["taskset", "-c", str(cores()[1]), sys.executable, str(HERE / "gateway_load.py"),
+                               json.dumps(plan)], capture_output=True, text=True, check=True)
+        found: dict[str, Any] = json.loads(done.stdout)
+        if pid:
+            found["cpu_us"] = round((usage(pid)[0] - before) * 1e6 / max(1, found["requests"]))
+        return found
+
+    def gateway(self, port: int, key: str, pid: int, direct: dict[str, Any]) -> dict[str, Any]:
+        """Everything that is measured of one gateway."""
+        found: dict[str, Any] = {}
+        for name, stream in (("plain", False), ("stream", True)):
+            self.load(port, stream=stream, key=key, seconds=1, rate=50)  # connections, caches
+            calm = self.load(port, stream=stream, key=key, pid=pid, rate=RATE)
+            base = direct[name]
+            added = {f"{what}_{p}": round(calm[f"{what}_ms"].get(p, float("inf")) - base[f"{what}_ms"][p], 3)
+                     for what in ("first", "last") for p in ("p50", "p99")}
+            full = {c: self.load(port, stream=stream, key=key, pid=pid, connections=c) for c in (1, 16, 64)}
+            found[name] = {"added_ms": added, "at_rate": calm, "saturated": {
+                c: {k: v for k, v in one.items() if k in ("rps", "errors", "cpu_us")} for c, one in full.items()},
+                "rps": max(one["rps"] for one in full.values())}
+        found["rss_mib"] = round(usage(pid)[1])
+        return found
+
+
+@contextlib.contextmanager
+def ours(upstream: int, folder: Path, guards: bool) -> Iterator[tuple[int, str, int]]:
+    plan = json.dumps({"upstream": upstream, "folder": str(folder / f"ledger-{guards}"), "guards": guards})
+    with process([sys.executable, str(HERE / "gateway_serve.py"), plan], cores()[0], folder / "ours.log") as made:
+        port, key = said(made)
+        yield int(port), key, made.pid
+
+
+@contextlib.contextmanager
+def litellm(python: Path, upstream: int, folder: Path) -> Iterator[tuple[int, str, int]]:
+    key = "sk-" + secrets.token_hex(16)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    config = folder / "litellm.yaml"
+    config.write_text(json.dumps({  # JSON is YAML
+        "model_list": [{"model_name": "mock", "litellm_params": {
+            "model": "openai/mock", "api_base": f"http://127.0.0.1:{upstream}/v1", "api_key": "none"}}],
+        "general_settings": {"master_key": key}, "litellm_settings": {"telemetry": False, "set_verbose": False}}))
+    command = [str(python.parent / "litellm"), "--config", str(config), "--port", str(port), "--host", "127.0.0.1",
+               "--num_workers", "1"]
+    env = {**os.environ, "LITELLM_LOG": "ERROR", "LITELLM_MODE": "PRODUCTION", "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+           "NO_PROXY": "127.0.0.1"}
+    with process(command, cores()[0], folder / "litellm.log", env=env) as made:
+        end = time.monotonic() + 180
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                break
+            if made.poll() is not None or time.monotonic() > end:
+                raise SystemExit("litellm did not start:\n" + (folder / "litellm.log").read_text()[-3000:])
+            time.sleep(0.5)
+        time.sleep(3)
+        yield port, key, made.pid
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peer", type=Path, help="python of an environment with litellm[proxy]")
+    parser.add_argument("--quick", action="store_true", help="3 s a measurement instead of 8")
+    parser.add_argument("--json", action="store_true")
+    asked = parser.parse_args()
+    bench, found = Bench(3 if asked.quick else 8), dict[str, Any]()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        with process([sys.executable, str(HERE / "gateway_mock.py")], cores()[1], folder / "mock.log") as made:
+            mock = int(said(made)[0])
+            direct = {"plain": bench.load(mock, stream=False, rate=RATE), "stream": bench.load(mock, stream=True, rate=RATE)}
+            found["direct"] = {**direct, "rps": bench.load(mock, stream=False, connections=16)["rps"]}
+            for name, guards in (("ours", True), ("ours_without_guards", False)):
+                with ours(mock, folder, guards) as (port, key, pid):
+                    found[name] = bench.gateway(port, key, pid, direct)
+            if asked.peer is not None:
+                version = subprocess.run([str(asked.peer), "-c", "import importlib.metadata as m; print(m.version('litellm'))"],
+                                         capture_output=True, text=True, check=True).stdout.strip()
+                if version in MALICIOUS:
+                    raise SystemExit(f"litellm {version} steals credentials: install the newest")
+                with litellm(asked.peer, mock, folder) as (port, key, pid):
+                    found["litellm"] = {"version": version, **bench.gateway(port, key, pid, direct)}
+    missed = judge(found)
+    print(json.dumps({**found, "missed": missed}) if asked.json else table(found, missed))
+    return 1 if missed else 0
+
+
+def judge(found: dict[str, Any]) -> list[str]:
+    missed = []
+    for kind in ("plain", "stream"):
+        added = found["ours"][kind]["added_ms"]
+        for what in ("first", "last") if kind == "stream" else ("last",):
+            missed += [f"{kind}: added {what} byte {p} {added[f'{what}_{p}']:.2f} ms, not under {limit:g}"
+                       for p, limit in (("p50", P50_MS), ("p99", P99_MS)) if added[f"{what}_{p}"] >= limit]
+        if "litellm" in found:
+            ratio = found["ours"][kind]["rps"] / found["litellm"][kind]["rps"]
+            found.setdefault("ratio", {})[kind] = round(ratio, 2)
+            if ratio < RATIO:
+                missed.append(f"{kind}: {ratio:.1f} times the peer's requests a second, not {RATIO:g}")
+        if errors := found["ours"][kind]["at_rate"]["errors"]:
+            missed.append(f"{kind}: {errors} errors")
+    return missed
+
+
+def table(found: dict[str, Any], missed: list[str]) -> str:
+    lines = [f"mock alone: {found['direct']['rps']:,.0f} requests/s; at {RATE}/s p50 "
+             f"{found['direct']['plain']['last_ms']['p50']} ms, p99 {found['direct']['plain']['last_ms']['p99']} ms", "",
+             f"{'':22}{'':8}{'added ms p50':>13}{'p99':>8}{'first p50':>11}{'p99':>8}{'rps 1':>9}{'16':>8}{'64':>8}"
+             f"{'us CPU':>8}{'MiB':>6}"]
+    for name in ("ours", "ours_without_guards", "litellm"):
+        for kind in ("plain", "stream") if name in found else ():
+            one, added = found[name][kind], found[name][kind]["added_ms"]
+            full = one["saturated"]
+            lines.append(f"{name:22}{kind:8}{added['last_p50']:13.2f}{added['last_p99']:8.2f}{added['first_p50']:11.2f}"
+                         f"{added['first_p99']:8.2f}{full[1]['rps']:9,.0f}{full[16]['rps']:8,.0f}{full[64]['rps']:8,.0f}"
+                         f"{full[16]['cpu_us']:8,}{found[name]['rss_mib']:6}")
+    if "ratio" in found:
+        lines += ["", "times the peer's requests/s at saturation: "
+                  + ", ".join(f"{k} {v}" for k, v in found["ratio"].items())]
+    return "\n".join([*lines, "", *(f"MISSED {one}" for one in missed)])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
