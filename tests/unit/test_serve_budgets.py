@@ -205,14 +205,6 @@ def test_budgets_change_while_requests_are_at_work() -> None:
     assert refused(accounts, smaller, 0.01).code == "budget_exceeded"
 
 
-def test_a_shadow_is_charged_without_having_been_asked() -> None:
-    accounts = Accounts()
-    accounts.charge(KEY, cost(2.0), trace="shadow:1")
-    accounts.charge(None, cost(2.0), trace="shadow:2")
-    assert standing(accounts, "support") == (2 * NANO, 0)
-    assert refused(accounts, KEY, 0.01).code == "budget_exceeded"
-
-
 # months -----------------------------------------------------------------------------------------------------------
 
 def test_a_request_counts_in_the_month_it_came_in_and_a_clock_that_goes_back_finds_it() -> None:

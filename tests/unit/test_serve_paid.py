@@ -23,6 +23,7 @@ from bucle.ledger.spend_watch import SpendWatch
 from bucle.models.engines.wire import WireEngine
 from bucle.serve.app import create_app
 from bucle.serve.budgets import Accounts
+from bucle.serve.guard import PersonalDataGuard
 from bucle.serve.keys import Keys
 from bucle.serve.routes import Limits, Route
 from bucle.serve.server import BackgroundServer
@@ -64,8 +65,8 @@ class Served:
                                                                 usd_per_million_in=1000, usd_per_million_out=2000)),
                   "slow": Route("slow", "chat", chat=Slowly(), usd_per_million_in=1000, usd_per_million_out=2000),
                   "numbers": Route("numbers", "embed", embedder=Numbers(), usd_per_million_in=1000)}
-        self.app = create_app(routes, writer=self.traces, keys=self.keys, accounts=self.accounts,
-                              limits=Limits(timeout_s=20))
+        self.app = create_app(routes, writer=self.traces, guards=[PersonalDataGuard()], keys=self.keys,
+                              accounts=self.accounts, limits=Limits(timeout_s=20))
         self.server = BackgroundServer(self.app)
 
     def __enter__(self) -> Served:
@@ -126,16 +127,23 @@ def test_64_clients_spend_a_budget_and_not_more(served: Served) -> None:
 
 
 def test_limits_are_told_in_openais_headers_and_every_route_counts(served: Served) -> None:
-    key, secret = served.key("app", requests_per_minute=3, usd_per_month=5)
+    key, secret = served.key("app", requests_per_minute=5, usd_per_month=5)
     with served, served.client(secret) as http:
         first = http.post("/chat/completions", json={"model": "far", **ASK})
-        assert first.headers["x-ratelimit-limit-requests"] == "3"
-        assert first.headers["x-ratelimit-remaining-requests"] == "2"
+        assert first.headers["x-ratelimit-limit-requests"] == "5"
+        assert first.headers["x-ratelimit-remaining-requests"] == "4"
         assert first.headers["x-ratelimit-reset-requests"].startswith("1m")
         assert http.post("/embeddings", json={"model": "numbers", "input": "a b c"}).status_code == 200
         with http.stream("POST", "/chat/completions", json={"model": "slow", **ASK, "stream": True}) as streamed:
-            assert streamed.headers["x-ratelimit-remaining-requests"] == "0"
+            assert streamed.headers["x-ratelimit-remaining-requests"] == "2"
             streamed.read()
+        assert http.post("/moderations", json={"input": "a"}).headers["x-ratelimit-remaining-requests"] == "1"
+        rating = {"trace_id": first.headers["x-bucle-trace"], "rating": 1}
+        end = time.monotonic() + 5
+        while not served.traces.known([rating["trace_id"]]) and time.monotonic() < end:
+            time.sleep(0.02)
+        assert http.post("/feedback", json=rating).status_code == 200
+        assert code(http.post("/moderations", json={"input": "a"})) == "rate_limit_exceeded"
         refused = http.post("/chat/completions", json={"model": "far", **ASK})
         assert (refused.status_code, code(refused)) == (429, "rate_limit_exceeded")
         assert 55 <= int(refused.headers["retry-after"]) <= 61

@@ -45,7 +45,8 @@ def _named(ws: Workspace, candidate: str) -> list[str]:
 def _known(ws: Workspace, name: str) -> bool:
     from bucle.models.catalogue import price_known
 
-    return price_known(name, ws.config.models[name], ws.config.catalogue)
+    model = ws.config.models.get(name)  # what was released may ask one that bucle.yaml has no more
+    return model is not None and price_known(name, model, ws.config.catalogue)
 
 
 def is_remote(ws: Workspace, candidate: str) -> bool:

@@ -10,6 +10,7 @@ from bucle.core.records import TaskKind
 from bucle.customise.registry import technique
 from bucle.loop.model_steps import model_folder
 from bucle.loop.opening import open_candidate
+from bucle.loop.pricing import known_price
 from bucle.loop.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ def task_route(ws: Workspace, task: str, candidate: str, *, name: str = "", rele
     engine = TaskEngine(open_candidate(ws, candidate, serving=True), name or task, kind, places=places,
                         parallel=_side_by_side(ws, candidate))
     prompt = next((e.parent for e in ws.ledger.parents(candidate) if e.role == "prompt"), "")
-    return Route(name or task, kind, candidate=candidate, engine=engine, places=places, prompt=prompt, release=release)
+    return Route(name or task, kind, candidate=candidate, engine=engine, places=places, prompt=prompt, release=release,
+                 price_known=known_price(ws, candidate))
 
 
 def _side_by_side(ws: Workspace, candidate: str) -> int:

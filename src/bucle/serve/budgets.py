@@ -149,18 +149,6 @@ class Accounts:
         """The request used nothing. It still counts among the requests of its minute."""
         self._close(reservation, 0, 0)
 
-    def charge(self, key: Key | None, usage: Usage, *, trace: str, at: float | None = None) -> None:
-        """Count what was used without a reservation, under a trace of its own: a shadow's copy. It cannot be refused
-        any more; what comes next is."""
-        if key is None:
-            return
-        made = Reservation(trace, 0, 0)
-        made._whos = _whos(key)
-        made._month = self._month(at)
-        with self._lock:
-            made._purses = tuple(made._month.purse(who) for who in made._whos)
-        self.settle(made, usage)
-
     def _close(self, held: Reservation, nano: int, tokens: int) -> None:
         with self._lock:
             if not held._open:
@@ -227,7 +215,12 @@ class Accounts:
             end = datetime(day.year + day.month // 12, day.month % 12 + 1, 1, tzinfo=UTC)
             found = _Month(name, start.timestamp(), end.timestamp())
             if self._spent is not None:  # also of the month before, where a clock went back
-                _record(found, self._spent.read([name], list)[0])
+                try:
+                    _record(found, self._spent.read([name], list)[0])
+                except Infrastructure as error:
+                    if now is None:  # the first month: a server does not start with budgets that it cannot know
+                        raise
+                    log.warning("%s It is read again in a moment.", error.message)
             with self._lock:
                 found = self._months.setdefault(name, found)
         self._now = found

@@ -51,7 +51,7 @@ class Endpoints:
         return [("/v1/embeddings", "POST", self.embeddings), ("/v1/feedback", "POST", self.feedback),
                 ("/v1/moderations", "POST", self.moderations),
                 ("/v1/models", "GET", self.models), ("/openapi.json", "GET", self.openapi),
-                ("/healthz", "GET", self.health),
+                ("/openapi.json", "GET", self.described), ("/healthz", "GET", self.health),
                 ("/readyz", "GET", self.readiness), ("/metrics", "GET", self.prometheus)]
 
     async def embeddings(self, exchange: Exchange) -> None:
@@ -91,8 +91,9 @@ class Endpoints:
     async def moderations(self, exchange: Exchange) -> None:
         """What the server's own guards say of texts. Nothing is stored of them."""
         gateway = self._gateway
-        body, _ = await gateway.read(exchange)
+        body, size = await gateway.read(exchange)
         asked = parse_moderations(body, gateway.limits)
+        limits = self._counted(exchange, size // 4)
         guards = gateway.guards
         if guards is None:
             raise ApiError(404, "no guards are on here, so there is nothing to moderate by", code="model_not_found",
@@ -101,12 +102,13 @@ class Endpoints:
         verdicts = [[Verdict(name, score >= FLAGGED, score, (name,) if score >= FLAGGED else ())
                      for name, score in one.items()] for one in scored]
         head = Head(f"modr-{secrets.token_hex(12)}", int(time.time()), asked.model or "bucle-guards")
-        await exchange.json(moderations_reply(head, verdicts, {}))
+        await exchange.json(moderations_reply(head, verdicts, {}), headers=limits)
 
     async def feedback(self, exchange: Exchange) -> None:
         gateway = self._gateway
         body, _ = await gateway.read(exchange)
         asked = parse_feedback(body, gateway.limits)
+        limits = self._counted(exchange, 0)
         at, _, _ = gateway.replayed(exchange)
         item = Feedback(id=content_id("feedback", asdict(asked)), trace=asked.trace, by=asked.by, at=at or utc(now()),
                         rating=asked.rating, correction=asked.correction, reason=asked.reason,
@@ -119,7 +121,18 @@ class Endpoints:
                            headers={"retry-after": "1"}) from None
         if new and item.rating is not None:
             await gateway.heard(item.trace, item.rating)
-        await exchange.json({"id": item.id, "object": "bucle.feedback", "trace_id": item.trace, "new": bool(new)})
+        await exchange.json({"id": item.id, "object": "bucle.feedback", "trace_id": item.trace, "new": bool(new)},
+                            headers=limits)
+
+    def _counted(self, exchange: Exchange, tokens: int) -> dict[str, str]:
+        """Count a request that costs nothing in its key's minute; the headers that tell its limits. Raises ApiError
+        429."""
+        accounts = self._gateway.accounts
+        if accounts is None:
+            return {}
+        held = accounts.reserve(exchange.key, usd=0.0, tokens=tokens, trace="")
+        accounts.settle(held, Usage(tokens_in=tokens))
+        return held.headers()
 
     async def models(self, exchange: Exchange) -> None:
         """Every route."""
@@ -144,6 +157,12 @@ class Endpoints:
         from bucle.serve.openapi import openapi
 
         await exchange.json(openapi(self._gateway.routes, self._gateway.limits))
+
+    async def described(self, exchange: Exchange) -> None:
+        """The API as OpenAPI 3.1."""
+        from bucle.serve.openapi import openapi
+
+        await exchange.json(openapi(dict(self._gateway.routes), self._gateway.limits))
 
     async def health(self, exchange: Exchange) -> None:
         await exchange.json({"status": "ok"})
