@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from bucle.core.serving import Canary
-from bucle.evaluate.sequential import log_evidence
+from bucle.evaluate.sequential import GAPS, log_bets, log_mean
 from bucle.serve.routing.gate import GATES, Gate, RollBacks
 
 SHARE, RATED = 0.1, 0.05
@@ -48,14 +48,14 @@ def shares(rng: np.random.Generator, runs: int, canary_requests: int, old: float
            level: float) -> tuple[float, Any]:
     """The share of `runs` in which the test of a share decides within so many requests of the canary, looking after
     each; and after how many of them it did."""
-    k1, n1, k2, n2 = (np.zeros(runs) for _ in range(4))
+    k1, n1, logs = np.zeros(runs), np.zeros(runs), np.zeros((runs, len(GAPS)))
     at = np.zeros(runs, dtype=int)
     for step in range(1, canary_requests + 1):
-        more = rng.geometric(SHARE, runs) - 1  # of the old one between two of the canary
-        n1, k1 = n1 + more, k1 + rng.binomial(more, old)
-        n2, k2 = n2 + 1, k2 + (rng.random(runs) < new)
-        over = log_evidence(k2, n2, k1, n1, margin) >= math.log(1 / level)
-        at[(at == 0) & over] = step
+        more = rng.geometric(SHARE, runs)  # of the old one between two of the canary
+        bad, of_old = rng.random(runs) < new, rng.binomial(more, old)
+        logs += log_bets(k1, n1, of_old, more, bad, np.ones(runs), margin)
+        k1, n1 = k1 + of_old, n1 + more
+        at[(at == 0) & (log_mean(logs) >= math.log(1 / level))] = step
     return float((at > 0).mean()), at[at > 0]
 
 
@@ -66,9 +66,9 @@ def main() -> None:
     said = parser.parse_args()
     rng, began, rule = np.random.default_rng(said.seed), time.perf_counter(), Canary()
     print(f"{said.runs} runs each, seed {said.seed}; level {rule.level:g} over the whole run and all three gates\n")
-    print("the test of shares alone, looked at after each of 5,000 requests of the canary (50,000 in all):")
+    print("the test of shares alone, looked at after each of 2,000 requests of the canary (20,000 in all):")
     for old, new, margin in ((0.01, 0.01, 0.02), (0.01, 0.03, 0.02), (0.2, 0.25, 0.05), (0.05, 0.05, 0.0)):
-        rate, _ = shares(rng, said.runs, 5000, old, new, margin, rule.level)
+        rate, _ = shares(rng, said.runs, 2000, old, new, margin, rule.level)
         print(f"  {old:.0%} against {new:.0%}, margin {margin:.0%}: decided in {rate:.2%} (at most {rule.level:.0%})")
     print("\nthe gate, no difference or as much as is allowed, 4,000 requests:")
     edge = {"errors": USUAL["errors"] + rule.errors, "times": rule.p95_ratio, "bad": USUAL["bad"] + rule.bad_ratings}

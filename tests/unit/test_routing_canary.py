@@ -6,20 +6,20 @@ import asyncio
 import logging
 import math
 import time
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from routing_engines import Told, attempts, one, pieces_of, say
-from scipy.optimize import minimize_scalar
-from scipy.special import xlogy
+from scipy.stats import binom
 
 from bucle.core.engine import AskContext
 from bucle.core.errors import BadInput, ModelUnavailable, NotFound
 from bucle.core.records import Trace
 from bucle.core.serving import Canary
-from bucle.evaluate.sequential import Times, _fewest, later_quantile, log_evidence
+from bucle.evaluate.sequential import GAPS, Shares, Times, _fewest, later_quantile, log_bets, log_mean
 from bucle.serve.routing import ShadowRun, TargetFacts
 from bucle.serve.routing.gate import Gate, RollBacks
 
@@ -29,45 +29,54 @@ SHADOW = {"to": [{"to": "a"}], "shadow": ["shadow"]}
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.integers(1, 2000), st.integers(1, 2000), st.floats(0, 1), st.floats(0, 1),
-       st.sampled_from([0.0, 0.01, 0.1, 0.9]), st.booleans())
-def test_the_null_is_given_its_greatest_likelihood(
-    n1: int, n2: int, f1: float, f2: float, margin: float, better: bool
+@given(seen=st.tuples(st.integers(0, 50), st.integers(50, 500)), n_old=st.integers(1, 6), n_new=st.integers(1, 4),
+       old=st.floats(0, 1), under=st.floats(0, 1), margin=st.sampled_from([0.0, 0.02, 0.3]), better=st.booleans())
+def test_a_bet_gains_nothing_on_average_where_the_null_holds(  # of all outcomes of a block, exactly
+    seen: tuple[int, int], n_old: int, n_new: int, old: float, under: float, margin: float, better: bool
 ) -> None:
-    from scipy.special import betaln
-
-    k1, k2 = round(n1 * f1**3), round(n2 * f2**3)
-
-    def missing(p1: float, p2: float) -> float:
-        return -float(xlogy(k1, p1) + xlogy(n1 - k1, 1 - p1) + xlogy(k2, p2) + xlogy(n2 - k2, 1 - p2))
-
-    edge = minimize_scalar(lambda p: missing(p, p + margin), bounds=(0, 1 - margin), method="bounded",
-                           options={"xatol": 1e-12})
-    least = min(float(edge.fun), missing(0.0, margin), missing(1 - margin, 1.0))
-    if (k2 / n2 - k1 / n1 > margin) == better:
-        least = missing(k1 / n1, k2 / n2)
-    mixed = sum(float(betaln(k + 0.5, n - k + 0.5) - betaln(0.5, 0.5)) for k, n in ((k1, n1), (k2, n2)))
-    assert log_evidence(k2, n2, k1, n1, margin, better=better) == pytest.approx(mixed + least, abs=1e-6)
+    edge = min(1.0, old + margin)
+    new = edge + under * (1 - edge) if better else edge * (1 - under)
+    if better and old + margin > 1:
+        return  # no share is so high
+    k1, k2 = np.meshgrid(np.arange(n_old + 1), np.arange(n_new + 1))
+    chance = binom.pmf(k1, n_old, old) * binom.pmf(k2, n_new, new)
+    logs = log_bets(np.full(k1.shape, seen[0]), np.full(k1.shape, seen[1]), k1, np.full(k1.shape, n_old), k2,
+                    np.full(k1.shape, n_new), margin, better=better)
+    means = (np.exp(logs) * chance[..., None]).sum(axis=(0, 1))
+    assert (means <= 1 + 1e-6).all(), means
 
 
-def test_evidence_has_the_shape_of_its_counts_and_refuses_the_impossible() -> None:
-    many = log_evidence(np.array([0, 50]), np.array([50, 50]), np.array([0, 0]), np.array([50, 50]), 0.02)
-    assert many[0] < 0 < 5 < many[1]
-    assert many[1] == log_evidence(50, 50, 0, 50, 0.02)
-    assert log_evidence(0, 0, 0, 0, 0.02) == 0.0
+def counted(margin: float, outcomes: Iterable[tuple[bool, bool]], **how: bool) -> float:
+    shares = Shares(margin, **how)
+    for new, bad in outcomes:
+        shares.add(new, bad)
+    return shares.log_evidence
+
+
+def test_evidence_grows_with_what_is_worse_and_its_opposite_with_what_is_not() -> None:
+    rng = np.random.default_rng(0)
+    worse = [(n % 5 == 0, bool(rng.random() < (0.3 if n % 5 == 0 else 0.01))) for n in range(2000)]
+    same = [(n % 5 == 0, bool(rng.random() < 0.01)) for n in range(5000)]
+    assert counted(0.02, []) == 0.0
+    assert counted(0.02, worse) > 20 > 0 > counted(0.02, same)
+    assert counted(0.05, same, better=True) > 5 > 0 > counted(0.05, worse, better=True)
+    outage = [(n % 5 == 0, 500 < n < 700) for n in range(2000)]
+    assert counted(0.02, outage) < 1, "what befalls both is nobody's fault"
     with pytest.raises(BadInput):
-        log_evidence(3, 2, 0, 0, 0.02)
+        log_bets(0, 0, 3, 2, 0, 1, 0.02)
 
 
 @pytest.mark.parametrize(("old", "new", "margin"), [(0.01, 0.03, 0.02), (0.2, 0.2, 0.0)])
 def test_looking_after_each_request_keeps_the_level(old: float, new: float, margin: float) -> None:
-    """2,000 runs of 1,000 requests of the canary and 9,000 of the other, at the very edge of what is allowed."""
+    """2,000 runs of 150 requests of the canary and 1,350 of the other, at the very edge of what is allowed."""
     rng, runs, level = np.random.default_rng(5), 2000, 0.05
-    k1, n1, k2, wrong = np.zeros(runs), np.zeros(runs), np.zeros(runs), np.zeros(runs, dtype=bool)
-    for step in range(1, 1001):
-        k1, n1, k2 = k1 + rng.binomial(9, old, runs), n1 + 9, k2 + (rng.random(runs) < new)
-        wrong |= log_evidence(k2, np.full(runs, step), k1, n1, margin) >= math.log(1 / level)
-    assert wrong.mean() <= level + 3 * math.sqrt(level * (1 - level) / runs)
+    logs, k1, wrong, each = np.zeros((runs, len(GAPS))), np.zeros(runs), np.zeros(runs, dtype=bool), np.ones(runs)
+    for step in range(150):
+        bad = rng.binomial(9, old, runs)
+        logs += log_bets(k1, each * 9 * step, bad, each * 9, rng.random(runs) < new, each, margin)
+        k1 += bad
+        wrong |= log_mean(logs) >= math.log(1 / level)
+    assert 0 < wrong.mean() <= level + 3 * math.sqrt(level * (1 - level) / runs)
 
 
 def test_the_bounds_of_a_quantile_hold_at_all_times() -> None:

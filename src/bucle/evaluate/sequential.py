@@ -13,40 +13,88 @@ from typing import Any
 
 from bucle.core.errors import BadInput
 
-__all__ = ["Share", "Times", "later_quantile", "log_evidence"]
+__all__ = ["Share", "Shares", "Times", "later_quantile", "log_bets", "log_mean"]
 
 _STEP = 1.01
 """Ratio between the edges of two buckets of `Times`: what a quantile's bound is rounded by, away from an alarm."""
 _LEAST_MS, _BUCKETS = 0.05, 2000  # up to 22 million ms, which is six hours
 
 
-def log_evidence(bad_new: Any, n_new: Any, bad_old: Any, n_old: Any, margin: float, *, better: bool = False) -> Any:
-    """The log of the evidence that the new one's share of bad outcomes exceeds the old one's by more than `margin`
-    (`better`: that it does not, which is non-inferiority); above log(1/level) it is decided.
+GAPS = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)
+"""How far beyond the margin each part of the evidence bets that the new one's share is."""
 
-    Counts are numbers or arrays of one shape, and so is what returns. The likelihood of both shares, mixed over
-    Jeffreys's prior of each, over the greatest likelihood under the null: a universal-inference e-process (Wasserman,
-    Ramdas & Balakrishnan 2020, PNAS 117(29), section 7, with the mixture of Robbins 1970 as its numerator), valid for
-    any share of the traffic. The maximum on the null's edge has the closed form of Miettinen & Nurminen (1985,
-    Statistics in Medicine 4). Outcomes of one arm must be alike and independent given the past.
-    Raises BadInput where more are bad than there are.
+
+class Shares:
+    """Counts of bad outcomes of a new and an old one, and the evidence that the new one's share exceeds the old one's
+    by more than `margin` (`better`: that it does not, which is non-inferiority).
+
+    An e-process over blocks of at least one outcome of each, in the order they come: the likelihood ratio of an
+    alternative, fixed before the block, to its reverse information projection onto the null, which is the likelihood
+    nearest to it there (Turner, Ly & Grünwald 2024, Generic e-variables for exact sequential k-sample tests, Journal of
+    Statistical Planning and Inference 230; for a null with a margin Turner & Grünwald 2023, Exact anytime-valid
+    confidence intervals for contingency tables and beyond, Statistics & Probability Letters 198). It is the mean over
+    alternatives whose old share is the estimate so far and whose new one lies beyond the margin by each of GAPS.
+    The level holds if at each time the shares of the two differ by no more than the margin, even where both change
+    together (an outage), for any split of the traffic that is not decided by the outcomes.
     """
+
+    def __init__(self, margin: float, *, better: bool = False) -> None:
+        self.margin, self.better = margin, better
+        self.new, self.old = Share(), Share()
+        self._seen, self._block_old, self._block_new = Share(), Share(), Share()  # of the old one in blocks before
+        self._logs: Any = 0.0
+
+    def add(self, new: bool, bad: bool) -> bool:
+        """Count one outcome; whether it closed a block, so that the evidence may have changed."""
+        for one in (self.new, self._block_new) if new else (self.old, self._block_old):
+            one.add(bad)
+        old, fresh = self._block_old, self._block_new
+        if not old.n or not fresh.n:
+            return False
+        self._logs = self._logs + log_bets(self._seen.bad, self._seen.n, old.bad, old.n, fresh.bad, fresh.n,
+                                           self.margin, better=self.better)
+        self._seen.n, self._seen.bad = self._seen.n + old.n, self._seen.bad + old.bad
+        self._block_old, self._block_new = Share(), Share()
+        return True
+
+    @property
+    def log_evidence(self) -> float:
+        """Above log(1/level) it is decided."""
+        return float(log_mean(self._logs))
+
+
+def log_bets(seen_bad: Any, seen_n: Any, bad_old: Any, n_old: Any, bad_new: Any, n_new: Any, margin: float, *,
+             better: bool = False) -> Any:
+    """The log likelihood ratios `[..., len(GAPS)]` of one block, or of one in each of many runs (arrays of one shape).
+    `seen_bad` of `seen_n` are the old one's outcomes in the blocks before. Raises BadInput where more are bad than
+    there are."""
     import numpy as np
-    from scipy.special import betaln, xlog1py, xlogy
+    from scipy.special import xlog1py, xlogy
 
-    k2, n2, k1, n1 = (np.asarray(x, dtype=float) for x in (bad_new, n_new, bad_old, n_old))
-    if (k2 > n2).any() or (k1 > n1).any() or (np.minimum(k1, k2) < 0).any():
+    s, n0, k1, n1, k2, n2 = (np.asarray(x, dtype=float)[..., None]
+                             for x in (seen_bad, seen_n, bad_old, n_old, bad_new, n_new))
+    if (k2 > n2).any() or (k1 > n1).any() or (s > n0).any() or (np.minimum(k1, k2) < 0).any():
         raise BadInput("no more can be bad than there are")
+    gaps = np.asarray(GAPS)
+    old = (s + 0.5) / (n0 + 5.0)  # a share of a tenth before anything is known
+    new = np.clip(old + margin - gaps, old * 1e-3, 1 - 1e-3) if better else np.minimum(old + margin + gaps, 1 - 1e-3)
+    new = np.broadcast_to(new, (old + gaps).shape)
+    outside = new - old < margin if better else new - old > margin
+    edge = np.where(outside, _on_the_edge(n2 * new, n2, n1 * old, n1, margin), 0.5 * (1 - margin))
 
-    def likelihood(p1: Any, p2: Any) -> Any:
-        return xlogy(k1, p1) + xlog1py(n1 - k1, -p1) + xlogy(k2, p2) + xlog1py(n2 - k2, -p2)
+    def ratio(k: Any, n: Any, of: Any, to: Any) -> Any:
+        return xlogy(k, of) + xlog1py(n - k, -of) - xlogy(k, to) - xlog1py(n - k, -to)
 
-    mixed = sum(betaln(k + 0.5, n - k + 0.5) - betaln(0.5, 0.5) for k, n in ((k1, n1), (k2, n2)))
-    p1, p2 = k1 / np.maximum(n1, 1), k2 / np.maximum(n2, 1)
-    edge = _on_the_edge(k2, n2, k1, n1, margin)
-    null = (p2 - p1 > margin) if better else (p2 - p1 <= margin)
-    found = mixed - np.where(null, likelihood(p1, p2), likelihood(edge, edge + margin))
-    return found if found.ndim else float(found)
+    return np.where(outside, ratio(k1, n1, old, edge) + ratio(k2, n2, new, edge + margin), 0.0)
+
+
+def log_mean(logs: Any) -> Any:
+    """The log of the mean of exp(`logs`) along the last axis: several e-processes as one."""
+    import numpy as np
+    from scipy.special import logsumexp
+
+    many = np.atleast_1d(np.asarray(logs, dtype=float))
+    return logsumexp(many, axis=-1) - np.log(many.shape[-1])
 
 
 def _on_the_edge(k2: Any, n2: Any, k1: Any, n1: Any, margin: float) -> Any:

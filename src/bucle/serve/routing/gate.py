@@ -7,11 +7,10 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from bucle.core.serving import Canary
-from bucle.evaluate.sequential import Share, Times, later_quantile, log_evidence
+from bucle.evaluate.sequential import Share, Shares, Times, later_quantile
 from bucle.serve.routing.facts import RollBack
 
 __all__ = ["Gate", "RollBacks"]
@@ -25,28 +24,18 @@ RATERS = 100_000
 _LOG = logging.getLogger(__name__)
 
 
-@dataclass
-class _Arm:
-    errors: Share = field(default_factory=Share)
-    times: Times = field(default_factory=Times)
-    ratings: Share = field(default_factory=Share)
-
-    def add(self, ok: bool, ms: float) -> None:
-        self.errors.add(not ok)
-        if ok:
-            self.times.add(ms)
-
-    def figures(self) -> dict[str, Any]:
-        return {"requests": self.errors.n, "errors": self.errors.bad, "p95_ms": round(self.times.quantile(0.95), 2),
-                "ratings": self.ratings.n, "bad_ratings": self.ratings.bad}
-
-
-@dataclass
 class _Pair:
     """A new target and the first one, counted over the same time."""
 
-    new: _Arm = field(default_factory=_Arm)
-    old: _Arm = field(default_factory=_Arm)
+    def __init__(self, rule: Canary) -> None:
+        self.errors, self.ratings = Shares(rule.errors), Shares(rule.bad_ratings)
+        self.new, self.old = Times(), Times()
+
+    def figures(self) -> dict[str, dict[str, Any]]:
+        return {side: {"requests": errors.n, "errors": errors.bad, "p95_ms": round(times.quantile(0.95), 2),
+                       "ratings": ratings.n, "bad_ratings": ratings.bad}
+                for side, errors, ratings, times in (("new", self.errors.new, self.ratings.new, self.new),
+                                                     ("old", self.errors.old, self.ratings.old, self.old))}
 
 
 class RollBacks:
@@ -92,69 +81,72 @@ class Gate:
     def __init__(self, rule: Canary, first: str, others: Iterable[str], rollbacks: RollBacks) -> None:
         self.rule, self.first, self._rollbacks, self.stopped = rule, first, rollbacks, rollbacks.stopped
         self._level = rule.level / GATES
-        self.pairs = {name: _Pair() for name in others}
+        self.pairs = {name: _Pair(rule) for name in others}
         self._raters: OrderedDict[str, None] = OrderedDict()
+        later_quantile(_warm(), _warm(), 0.95, 1.0, 0.01)  # the libraries are loaded before anybody waits for them
 
     def outcome(self, target: str, ok: bool, ms: float) -> None:
         """What came of a request that `target` was chosen for."""
-        if target == self.first:
-            for pair in self.pairs.values():
-                pair.old.add(ok, ms)
-        elif (found := self.pairs.get(target)) is not None and target not in self.stopped:
-            found.new.add(ok, ms)
-            self._decide(target, found, errors=not ok or found.new.errors.n == self.rule.min_requests,
-                         times=found.new.errors.n % EVERY == 0)
+        for name, pair in self._concerned(target):
+            new = target == name
+            decidable = pair.errors.add(new, not ok)
+            if ok:
+                (pair.new if new else pair.old).add(ms)
+            if decidable:
+                self._decide(name, pair, times=pair.errors.new.n % EVERY == 0)
 
     def rated(self, target: str, rating: int, rater: str) -> bool:
         """Count a rating of an answer of `target`; whether it counts."""
-        if rater in self._raters or (target != self.first and target not in self.pairs) or target in self.stopped:
+        concerned = self._concerned(target)
+        if rater in self._raters or not concerned:
             return False
         self._raters[rater] = None
         if len(self._raters) > RATERS:
             self._raters.popitem(last=False)
-        if target == self.first:
-            for pair in self.pairs.values():
-                pair.old.ratings.add(rating < 0)
-        else:
-            self.pairs[target].new.ratings.add(rating < 0)
-            self._decide(target, self.pairs[target], ratings=True)
+        for name, pair in concerned:
+            if pair.ratings.add(target == name, rating < 0):
+                self._decide(name, pair)
         return True
 
     def begin_again(self, target: str) -> None:
         """Both counts of `target`'s comparison from nothing."""
-        self.pairs[target] = _Pair()
+        self.pairs[target] = _Pair(self.rule)
 
     def figures(self) -> dict[str, Any]:
         """What each comparison stands at; `evidence` is of errors and of ratings, decided at 1."""
         needed = math.log(1 / self._level)
-        return {name: {"new": pair.new.figures(), "old": pair.old.figures(), "evidence": {
-            "errors": round(_of(pair.new.errors, pair.old.errors, self.rule.errors) / needed, 3),
-            "bad_ratings": round(_of(pair.new.ratings, pair.old.ratings, self.rule.bad_ratings) / needed, 3)}}
-            for name, pair in self.pairs.items()}
+        return {name: {**pair.figures(), "evidence": {
+            "errors": round(pair.errors.log_evidence / needed, 3),
+            "bad_ratings": round(pair.ratings.log_evidence / needed, 3)}} for name, pair in self.pairs.items()}
 
-    def _decide(self, target: str, pair: _Pair, errors: bool = False, times: bool = False,
-                ratings: bool = False) -> None:
-        new, old, rule = pair.new, pair.old, self.rule
-        if min(new.errors.n, old.errors.n) < rule.min_requests:
+    def _concerned(self, target: str) -> list[tuple[str, _Pair]]:
+        """The comparisons that are still open and that an outcome of `target` counts in."""
+        return [(name, pair) for name, pair in self.pairs.items()
+                if name not in self.stopped and target in (name, self.first)]
+
+    def _decide(self, target: str, pair: _Pair, times: bool = False) -> None:
+        rule, errors, ratings = self.rule, pair.errors, pair.ratings
+        if min(errors.new.n, errors.old.n) < rule.min_requests:
             return
         needed = math.log(1 / self._level)
-        if errors and _of(new.errors, old.errors, rule.errors) >= needed:
-            self._stop(target, "errors", f"its share of errors is {_share(new.errors)}, against {_share(old.errors)}"
-                      f" of {self.first}: more than {rule.errors:.1%} worse")
-        elif ratings and _of(new.ratings, old.ratings, rule.bad_ratings) >= needed:
-            self._stop(target, "bad_ratings", f"its share of bad ratings is {_share(new.ratings)}, against "
-                      f"{_share(old.ratings)} of {self.first}: more than {rule.bad_ratings:.1%} worse")
-        elif times and later_quantile(new.times, old.times, 0.95, rule.p95_ratio, self._level):
-            self._stop(target, "p95", f"its p95 is {new.times.quantile(0.95):.0f} ms of {new.times.n} requests,"
-                      f" against {old.times.quantile(0.95):.0f} ms of {self.first}: more than {rule.p95_ratio:g} times")
+        if errors.log_evidence >= needed:
+            self._stop(target, "errors", f"its share of errors is {_share(errors.new)}, against {_share(errors.old)}"
+                       f" of {self.first}: more than {rule.errors:.1%} worse")
+        elif ratings.log_evidence >= needed:
+            self._stop(target, "bad_ratings", f"its share of bad ratings is {_share(ratings.new)}, against "
+                       f"{_share(ratings.old)} of {self.first}: more than {rule.bad_ratings:.1%} worse")
+        elif times and later_quantile(pair.new, pair.old, 0.95, rule.p95_ratio, self._level):
+            self._stop(target, "p95", f"its p95 is {pair.new.quantile(0.95):.0f} ms of {pair.new.n} requests,"
+                       f" against {pair.old.quantile(0.95):.0f} ms of {self.first}: more than {rule.p95_ratio:g} times")
 
     def _stop(self, target: str, gate: str, why: str) -> None:
-        pair = self.pairs[target]
-        self._rollbacks.stop(target, gate, why, {"new": pair.new.figures(), "old": pair.old.figures()})
+        self._rollbacks.stop(target, gate, why, self.pairs[target].figures())
 
 
-def _of(new: Share, old: Share, margin: float) -> float:
-    return float(log_evidence(new.bad, new.n, old.bad, old.n, margin))
+def _warm() -> Times:
+    times = Times()
+    times.add(1.0)
+    return times
 
 
 def _share(of: Share) -> str:
