@@ -344,7 +344,7 @@ def load_project(folder: Path) -> Project:
     `BUCLE_PORT` and `BUCLE_HOST` win over the file. Raises ConfigError with file and line."""
     path = folder if folder.suffix in {".yaml", ".yml"} else folder / "bucle.yaml"
     project = load_yaml_model(path, Project)
-    updates: dict[str, Any] = {}
+    updates: dict[str, Any] = {"models": {name: _found(path.parent, model) for name, model in project.models.items()}}
     serve: dict[str, Any] = {}
     for name, target, key in (
         ("BUCLE_SEED", updates, "seed"),
@@ -361,4 +361,12 @@ def load_project(folder: Path) -> Project:
         raise ConfigError(f"BUCLE_PORT={serve['port']} is beyond {MAX_PORT}.", "unset BUCLE_PORT")
     if serve:
         updates["serve"] = project.serve.model_copy(update=serve)
-    return project.model_copy(update=updates) if updates else project
+    return project.model_copy(update=updates)
+
+
+def _found(folder: Path, model: Model) -> Model:
+    """`model` with the folder that it names, where that stands in the project's: wherever the command is run from."""
+    own = folder / path if (path := getattr(model, "path", "")) else folder
+    if not path or Path(path).is_absolute() or not own.is_dir():
+        return model
+    return model.model_copy(update={"path": str(own.absolute())})

@@ -85,7 +85,8 @@ def _local(ws: Workspace, name: str, model: LocalModel | PretrainModel, folder: 
     if model.engine == "vllm":
         from bucle.models.engines.vllm import VllmEngine, VllmSpec
 
-        return VllmEngine(VllmSpec(name, str(folder), adapters=adapters, adapters_loaded=loaded))
+        return VllmEngine(name, VllmSpec(str(folder), precision=model.precision, adapters=adapters,
+                                         adapters_loaded=loaded))
     from bucle.models.engines.host import HostSpec
     from bucle.models.engines.process import EngineProcess
 

@@ -61,21 +61,24 @@ def model_step(
         f"model {name}",
         work,
         stage="models",
-        params={"name": name, "model": settled(model), "fingerprint": fingerprint(model), **changed},
+        params={"name": name, "model": settled(ws, model), "fingerprint": fingerprint(model), **changed},
     )
 
 
-def settled(model: Model) -> dict[str, Any]:
-    """What a model is, by its settings: what its node and its step's key hold. How it is served is not among them."""
+def settled(ws: Workspace, model: Model) -> dict[str, Any]:
+    """What a model is, by its settings: what its node and its step's key hold. How it is served is not among them, and
+    a folder of the project's stands as it is seen from there."""
     served = SERVED if isinstance(model, LocalModel | PretrainModel) else set[str]()
-    return model.model_dump(mode="json", exclude=served, exclude_none=True)
+    found = model.model_dump(mode="json", exclude=served, exclude_none=True)
+    path, root = Path(found.get("path", "")), ws.root.absolute()
+    return found | ({"path": path.relative_to(root).as_posix()} if path.is_relative_to(root) else {})
 
 
 def put_model(ws: Workspace, name: str) -> Node:
     """The base_model node of a model that is not trained here, as bucle.yaml describes it now."""
     model = ws.config.models[name]
     assert not isinstance(model, PretrainModel)  # noqa: S101
-    attrs = {"name": name, **settled(model), "fingerprint": fingerprint(model), **_changed(ws, model)}
+    attrs = {"name": name, **settled(ws, model), "fingerprint": fingerprint(model), **_changed(ws, model)}
     far = isinstance(model, EncoderModel) and model.base_url
     told = {"name": name} | model.model_dump(include=FAR)
     return ws.ledger.put("base_model", attrs, blobs={"remote.json": json.dumps(told).encode()} if far else {})
@@ -135,7 +138,7 @@ def _pretrain(
         parents = [("corpus", corpus)] if corpus else []
         parents += [(f"train {task}", split) for task, (_, split) in datasets.items()]
         node = ctx.ledger.put_folder(
-            "base_model", out, {"name": name, **settled(model), "seed": ws.config.seed}, parents=parents
+            "base_model", out, {"name": name, **settled(ws, model), "seed": ws.config.seed}, parents=parents
         )
         return Outcome(
             {"model": node.id},
@@ -149,7 +152,7 @@ def _pretrain(
         work,
         stage="models",
         inputs=inputs,
-        params={"model": settled(model), "seed": ws.config.seed},
+        params={"model": settled(ws, model), "seed": ws.config.seed},
     )
 
 
@@ -213,7 +216,8 @@ def model_folder(ws: Workspace, node_id: str) -> Path:
     if node.attrs.get("kind") == "local":
         from bucle.models.folder import checked_folder
 
-        return checked_folder(str(node.attrs["path"]))
+        own = ws.root / str(node.attrs["path"])
+        return checked_folder(own if own.is_dir() else str(node.attrs["path"]))
     raise BadInput(
         f"{node.attrs.get('name', node.id)} is a remote model and has no folder.", "Use a local one for this technique."
     )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from bucle.core.config import EncoderModel, RerankerModel
 from bucle.core.errors import BucleError
 from bucle.core.ports import ChatModel
-from bucle.core.records import Node, Trace
+from bucle.core.records import Node
 from bucle.core.serving import Traces
 from bucle.loop.aliases import aliases
 from bucle.loop.engines import AsModel, adapters_of, engine_of
@@ -20,6 +20,7 @@ from bucle.loop.workspace import Workspace
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from bucle.serve.otlp import TraceExport
     from bucle.serve.routes import Route
 
 __all__ = ["app_for", "redactor"]
@@ -73,13 +74,13 @@ def app_for(
     )
 
 
-def _collector(settings: Traces) -> Callable[[Trace], object] | None:
+def _collector(settings: Traces) -> TraceExport | None:
     """Where traces go besides the ledger."""
     if not settings.otlp:
         return None
     from bucle.serve.otlp import TraceExport
 
-    return TraceExport(settings.otlp, content=settings.otlp_content).put
+    return TraceExport(settings.otlp, content=settings.otlp_content)
 
 
 # tasks of the release ------------------------------------------------------------------------------------------
