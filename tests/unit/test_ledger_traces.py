@@ -260,7 +260,7 @@ def test_old_traces_go_with_their_words_and_feedback_and_what_they_cost_stays(st
     assert store.traces(query="secretisimo1") == []
     assert [t.id for t in store.traces(query="secretisimo77")] == [trace(77).id]
     assert store.prune(5, now=1772355600.0 + 86400 * 10).traces == 0
-    store.ledger.rows("PRAGMA wal_checkpoint(TRUNCATE)")
+    assert (store.ledger.folder / "ledger.db-wal").stat().st_size == 0
     data = (store.ledger.folder / "ledger.db").read_bytes()
     assert b"secret\xc3\xadsimo77" in data
     assert b"ecretisimo77" in data or b"simo77" in data

@@ -7,19 +7,22 @@ import sqlite3
 __all__ = ["migrate"]
 
 _COLUMNS = """
-  INSERT INTO traces SELECT seq, id, at_epoch, route, release, user, coalesce(body ->> 'key', ''),
-    coalesce(body ->> 'team', ''), coalesce(body ->> 'role', ''), coalesce(body ->> 'cached', ''), status,
-    coalesce(body ->> 'ms', 0), coalesce(body ->> 'ms_first', 0), coalesce(body ->> '$.usage.tokens_in', 0),
-    coalesce(body ->> '$.usage.tokens_out', 0), CAST(round(coalesce(body ->> '$.usage.usd', 0) * 1e9) AS INTEGER)
+  INSERT INTO traces SELECT seq, id, at_epoch, route, release, user, coalesce(json_extract(body, '$.key'), ''),
+    coalesce(json_extract(body, '$.team'), ''), coalesce(json_extract(body, '$.role'), ''),
+    coalesce(json_extract(body, '$.cached'), ''), status, coalesce(json_extract(body, '$.ms'), 0),
+    coalesce(json_extract(body, '$.ms_first'), 0), coalesce(json_extract(body, '$.usage.tokens_in'), 0),
+    coalesce(json_extract(body, '$.usage.tokens_out'), 0),
+    CAST(round(min(coalesce(json_extract(body, '$.usage.usd'), 0), 1e6) * 1e9) AS INTEGER)
   FROM traces_before
 """
 _TEXTS = """
-  INSERT INTO trace_texts SELECT seq, input, coalesce(body ->> 'output', ''), json_remove(body, '$.input', '$.output')
+  INSERT INTO trace_texts SELECT seq, input, coalesce(json_extract(body, '$.output'), ''),
+    json_remove(body, '$.input', '$.output')
   FROM traces_before
 """
 _SPEND = """
-  INSERT INTO spend SELECT strftime('%Y-%m', body ->> 'received_at'), t.key, t.team, sum(t.role != 'shadow'),
-    sum(t.tokens_in), sum(t.tokens_out), sum(t.nano_usd)
+  INSERT INTO spend SELECT strftime('%Y-%m', json_extract(body, '$.received_at')), t.key, t.team,
+    sum(t.role != 'shadow'), sum(t.tokens_in), sum(t.tokens_out), sum(t.nano_usd)
   FROM traces t JOIN traces_before b USING (seq) GROUP BY 1, 2, 3
 """
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 __all__ = ["Query", "parse_query"]
 
-MOST_TERMS = 32
+MOST_TERMS, MOST_CHARACTERS = 32, 2_000
 _TERM = re.compile(r'"([^"]*)"(\*?)|(\S+)')
 _UNSPACED = re.compile(  # scripts that write no spaces between words, which the index therefore holds as one long word
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
@@ -31,7 +31,7 @@ def parse_query(text: str) -> Query:
     emoji, `%`) and what is of a script without spaces is looked for as it is written, which reads every text.
     """
     match, like = [], []
-    for phrase, star, word in _TERM.findall(text.replace("\x00", " "))[:MOST_TERMS]:
+    for phrase, star, word in _TERM.findall(text[:MOST_CHARACTERS].replace("\x00", " "))[:MOST_TERMS]:
         prefix = bool(star) or (len(word) > 1 and word.endswith("*"))
         said = phrase or word.replace('"', "").rstrip("*" if prefix else "")
         if not said.strip():

@@ -187,6 +187,7 @@ class TraceStore:
         """
         end = (time.time() if now is None else now) - days * DAY_S
         traces = feedback = 0
+        self.ledger.rows("PRAGMA secure_delete=ON")  # what is deleted is overwritten
         while True:
             with self.ledger.transaction() as db:
                 old = db.execute("SELECT seq, id FROM traces WHERE at_epoch < ? ORDER BY at_epoch LIMIT ?",
@@ -209,6 +210,8 @@ class TraceStore:
                 if db.total_changes - before < 2:
                     break
             pages = 200
+        if traces:
+            self.ledger.rows("PRAGMA wal_checkpoint(TRUNCATE)")  # the log holds the pages as they were
         return Pruned(traces, feedback)
 
     def add_feedback(self, items: Sequence[Feedback]) -> int:

@@ -82,3 +82,6 @@ class _Queue:
         yield CounterMetricFamily("bucle_traces_dropped", "Dropped: the queue was full", value=queue.dropped)
         yield CounterMetricFamily("bucle_traces_lost", "Traces the ledger refused", value=queue.lost)
         yield GaugeMetricFamily("bucle_traces_waiting", "Traces waiting to be stored", value=queue.waiting)
+        if queue.also is not None:
+            yield CounterMetricFamily("bucle_traces_exported", "Traces the collector took", value=queue.also.sent)
+            yield CounterMetricFamily("bucle_traces_export_dropped", "Traces it did not", value=queue.also.dropped)

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from bucle.core.records import Feedback, Trace
 from bucle.serve.journal import Journal
 
-__all__ = ["TraceQueue", "TraceWriter"]
+__all__ = ["TraceQueue", "TraceSink", "TraceWriter"]
 
 log = logging.getLogger("bucle.serve")
 
@@ -36,6 +36,18 @@ class TraceWriter(Protocol):
     def add_feedback(self, items: Sequence[Feedback]) -> int: ...
 
 
+class TraceSink(Protocol):
+    """Where traces go besides the ledger, such as `bucle.serve.otlp.TraceExport`: `put` never blocks, and what it
+    could not send is in `dropped`."""
+
+    sent: int
+    dropped: int
+
+    def put(self, trace: Trace) -> bool: ...
+
+    def close(self) -> bool: ...
+
+
 _Job = Trace | tuple[Feedback, "Future[int]"] | threading.Event
 
 
@@ -45,15 +57,15 @@ class TraceQueue:
     `redact` is applied to what users and models wrote before anything of it is stored anywhere; if it fails the text is
     not stored. Then the trace is written to `journal`, waits with at most `size` others, and goes out in a batch when
     `batch` traces wait or the first is `flush_ms` old. One more than `size` waits in the journal; without a journal, or
-    where that is full too, it is dropped and counted. `also` gets each redacted trace (the exporter). Traces older than
-    `keep_days` (0: none) are deleted, at the start and every hour.
+    where that is full too, it is dropped and counted. `also` gets each redacted trace, and is closed at the end. Traces
+    older than `keep_days` (0: none) are deleted, at the start and every hour.
     """
 
     def __init__(self, writer: TraceWriter | None, *, size: int = 10_000, batch: int = 1024,
                  flush_ms: float = 50.0, redact: Callable[[str], str] | None = None, journal: Journal | None = None,
-                 also: Callable[[Trace], object] | None = None, keep_days: float = 0.0) -> None:
+                 also: TraceSink | None = None, keep_days: float = 0.0) -> None:
         self._writer, self._size, self._batch, self._flush_s = writer, size, batch, flush_ms / 1000
-        self._redact, self._journal, self._also = redact, journal, also
+        self._redact, self._journal, self.also = redact, journal, also
         self._jobs: deque[_Job] = deque()
         self._some, self._now, self._closed = threading.Event(), threading.Event(), False
         self.written = self.dropped = self.lost = 0
@@ -81,8 +93,8 @@ class TraceQueue:
             self.dropped += 1
             return False
         clean = self._clean(trace)
-        if self._also is not None:
-            self._also(clean)
+        if self.also is not None:
+            self.also.put(clean)
         full = len(self._jobs) >= self._size
         kept = self._journal is not None and self._journal.ended(clean, later=full)
         if full:
@@ -117,6 +129,8 @@ class TraceQueue:
         self._now.set()
         self._some.set()
         self._thread.join(timeout_s)
+        if self.also is not None:
+            self.also.close()
         return not self._thread.is_alive()
 
     def _add(self, job: _Job, at_once: bool = False) -> None:
