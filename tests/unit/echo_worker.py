@@ -1,7 +1,7 @@
 """A worker's process over a host that repeats what it is told: what is tested with it is the process and the wire.
 
 The last user message says how: `say TEXT`, `slow SECONDS`, `sleep SECONDS` (deaf meanwhile), `hang` (the model stops,
-the process lives), `die`, `huge`, `overflow`, `ask` (the question as it arrived, as JSON). The name `broken` cannot be
+the process lives), `die`, `eat MB`, `overflow`, `ask` (the question as it came, as JSON). The name `broken` cannot be
 loaded; `fragile` dies as soon as it is ready.
 """
 
@@ -54,6 +54,12 @@ class EchoHost:
         if verb == "hang":
             self.hung = time.monotonic()
             return
+        if verb == "eat":
+            try:
+                bytearray(int(rest) * 2**20)
+            except MemoryError as error:
+                on(error)
+                return
         if verb == "sleep":
             time.sleep(float(rest))
         text = json.dumps(dataclasses.asdict(ask)) if verb == "ask" else rest or "." * 200_000

@@ -32,7 +32,7 @@ class EchoProcess(EngineProcess):
 
     def _worker(self, spec: HostSpec) -> Launch:
         folder = private_folder()
-        return Launch((sys.executable, str(WORKER)), folder, clean_environment(), "http://engine/v1",
+        return Launch((sys.executable, str(WORKER), "--memory-gb", str(self._memory_gb)), folder, clean_environment(), "http://engine/v1",
                       spec.to_json(), str(folder / "s"))
 
 
@@ -105,35 +105,39 @@ def test_the_whole_question_survives_the_trip_and_adapters_are_chosen_by_name(mo
 
 
 def test_a_kill_under_load_fails_clearly_and_the_service_is_back() -> None:
-    async def client(process: Supervised, until: float) -> tuple[int, list[BaseException]]:
-        good, bad = 0, []
-        while time.monotonic() < until:
-            try:
-                if good % 2:
-                    said = [p async for p in process.stream(asks("slow uno dos", stream=True), AskContext())][-1]
-                else:
-                    said = await answer(process, "slow uno")
-                assert isinstance(said, ChatAnswer)
-                assert said.text.endswith(("uno", "dos"))
-                good += 1
-            except Exception as error:
-                bad.append(error)
-        return good, bad
-
     async def main() -> None:
         process = engine()
         await process.start()
         first = process.pid
         assert first is not None
-        work = [asyncio.create_task(client(process, time.monotonic() + 1.8)) for _ in range(16)]
+        good, failures, stop = [0] * 16, [], asyncio.Event()
+
+        async def client(number: int) -> None:
+            while not stop.is_set():
+                try:
+                    if number % 2:
+                        said = [p async for p in process.stream(asks("slow uno dos", stream=True), AskContext())][-1]
+                    else:
+                        said = await answer(process, "slow uno")
+                    assert isinstance(said, ChatAnswer)
+                    assert said.text.endswith(("uno", "dos"))
+                    good[number] += 1
+                except Exception as error:
+                    failures.append(error)
+
+        work = [asyncio.create_task(client(number)) for number in range(16)]
         await asyncio.sleep(0.5)
         os.kill(first, signal.SIGKILL)
-        done = await asyncio.wait_for(asyncio.gather(*work), 15)
-        failures = [error for _, bad in done for error in bad]
-        assert len(failures) == 16 and all(isinstance(error, EngineDied) for error in failures), failures[:3]
+        before, until = list(good), time.monotonic() + 20
+        while time.monotonic() < until and not all(now > then for now, then in zip(good, before, strict=True)):
+            await asyncio.sleep(0.05)
+        stop.set()
+        await asyncio.wait_for(asyncio.gather(*work), 15)
+        assert all(now > then for now, then in zip(good, before, strict=True))
+        assert 0 < len(failures) <= 16, failures
+        assert all(isinstance(error, EngineDied) for error in failures), failures[:3]
         assert "SIGKILL" in str(failures[0])
         assert "again" in str(failures[0])
-        assert all(good > 1 for good, _ in done)
         assert process.pid not in (first, None)
         assert process.restarts == 1
         assert process.state == "ready"
@@ -226,6 +230,18 @@ def test_a_swap_drops_nothing_and_a_bad_one_changes_nothing() -> None:
         with pytest.raises(CannotServe, match="torn"):
             await broken()
         assert (await answer(process, "say x")).text == "[base two] x"
+        await process.close()
+
+    asyncio.run(main())
+
+
+def test_a_process_may_not_take_more_memory_than_it_is_given() -> None:
+    async def main() -> None:
+        process = EchoProcess("eco", HostSpec("eco", "one"), watch=FAST, memory_gb=1.0)
+        with pytest.raises(ModelUnavailable, match="MemoryError"):
+            await answer(process, "eat 1200")
+        assert (await answer(process, "eat 100")).text == "100"
+        assert process.restarts == 0
         await process.close()
 
     asyncio.run(main())

@@ -16,6 +16,7 @@ import pytest
 from bucle.core.engine import ChatAnswer, ChatAsk, Delta
 from bucle.core.errors import BadInput, ContextOverflow, ModelUnavailable
 from bucle.models.endpoint import Refused
+from bucle.models.engines import transformers
 from bucle.models.engines.host import Event, HostSpec
 from bucle.models.engines.transformers import TransformersHost
 
@@ -129,7 +130,8 @@ def plain(folder: Path, text: str, tokens: int, adapter: str = "") -> str:
     return str(tokenizer.decode(ids[start:], skip_special_tokens=True)).rstrip("\ufffd")  # a character cut in half
 
 
-def test_answers_are_the_same_alone_in_company_and_by_plain_generation(host: TransformersHost, folder: Path) -> None:
+def test_answers_are_the_same_alone_in_company_and_by_plain_generation(host: TransformersHost, folder: Path,
+                                                                       monkeypatch: pytest.MonkeyPatch) -> None:
     questions = ["hola", TEXTS[3], "¿Y la luz? " * 6, "ñ", TEXTS[40] * 2, "La", "día 7", "se paga", "x", "y z"]
     alone = [answer(host, asks(text)).text.rstrip("\ufffd") for text in questions]
     assert alone[:3] == [plain(folder, text, 24) for text in questions[:3]]
@@ -141,6 +143,8 @@ def test_answers_are_the_same_alone_in_company_and_by_plain_generation(host: Tra
         assert said.usage.tokens_out <= 24 - number
         assert not deltas or "".join(delta.text for delta in deltas) == said.text
     assert len(set(alone)) > 3
+    monkeypatch.setattr(transformers, "CHUNK", 5)  # a long prompt is read in pieces
+    assert [answer(host, asks(text)).text for text in questions] == alone
 
 
 def test_many_adapters_answer_as_each_alone_with_the_least_used_out(host: TransformersHost, folder: Path,

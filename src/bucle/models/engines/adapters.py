@@ -78,7 +78,7 @@ class Adapters:
                 self._loaded.move_to_end(name)
             return True
         if name in self._refused:
-            raise self._refused[name]
+            raise Refused(self._refused[name].message, self._refused[name].hint)
         if len(self._loaded) >= self._limit:
             idle = next((one for one in self._loaded if one not in busy), None)
             if idle is None:

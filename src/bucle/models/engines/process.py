@@ -18,6 +18,7 @@ from bucle.core.errors import BadInput, BucleError, ModelUnavailable
 from bucle.models.endpoint import RateLimited, Refused, TimedOut
 from bucle.models.engines.child import CannotServe, Child, Launch, clean_environment, private_folder
 from bucle.models.engines.host import HostSpec
+from bucle.models.folder import checked_folder
 
 if TYPE_CHECKING:
     from bucle.core.ports import Report
@@ -161,7 +162,7 @@ class Supervised:
         if self._child is None or self.state != "ready":
             self._launch, self.adapters = launch, dict(adapters)
             return await self.start()
-        new = Child(self.name, launch())
+        new = await self._spawn(launch)
         try:
             facts = await new.ready(self.settings.start_s, self._report)
         except BaseException:
@@ -220,7 +221,7 @@ class Supervised:
             await asyncio.sleep(pause)
 
     async def _begin(self) -> Child:
-        child = Child(self.name, await asyncio.to_thread(self._launch))
+        child = await self._spawn(self._launch)
         try:
             await child.ready(self.settings.start_s, self._report)
         except BaseException:
@@ -229,6 +230,12 @@ class Supervised:
             raise
         LOG.info("%s is ready after %.1f s: process %d", self.name, child.ready_at - child.began, child.pid)
         return child
+
+    async def _spawn(self, launch: Callable[[], Launch]) -> Child:
+        try:
+            return Child(self.name, await asyncio.to_thread(launch))
+        except ModelUnavailable as error:
+            raise CannotServe(error.message, error.hint) from error
 
     async def _become(self, state: str, child: Child | None) -> None:
         self.state, self._child = state, child
@@ -295,11 +302,13 @@ class Supervised:
         """Make sure that `child` has `adapter`, where that is not its own business."""
 
     async def _ready(self, within_s: float) -> Child:
+        if self.state == "ready" and self._child is not None and not self._child.dead.is_set() and not self._closing:
+            return self._child
         until = time.monotonic() + within_s
         async with self._news:
             while True:
                 if self._failed is not None:
-                    raise self._failed
+                    raise type(self._failed)(self._failed.message, self._failed.hint)
                 if self._closing:
                     raise self._stopping()
                 if self.state == "ready" and self._child is not None and not self._child.dead.is_set():
@@ -386,7 +395,7 @@ class EngineProcess(Supervised):
         return facts
 
     def _worker(self, spec: HostSpec) -> Launch:
-        spec = replace(spec, folder=str(Path(spec.folder).absolute()),
+        spec = replace(spec, folder=str(checked_folder(spec.folder).absolute()),
                        adapters={name: str(Path(one).absolute()) for name, one in spec.adapters.items()})
         folder = private_folder()
         return Launch(

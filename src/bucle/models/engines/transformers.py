@@ -78,6 +78,10 @@ class TransformersHost:
         ends = self._model.generation_config.eos_token_id
         self._end_ids = {self._tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])} - {None}
         taken = inspect.signature(self._model.forward).parameters
+        if not {"past_key_values", "logits_to_keep"} <= taken.keys():
+            raise ModelUnavailable(
+                f"{type(self._model).__name__} has no cache of keys and values that this engine knows.",
+                "choose a model of an attention architecture (Llama, Qwen, Mistral, Gemma, GPT-2, …)")
         self._side_by_side = "position_ids" in taken and "attention_mask" in taken
         self._guides = Guides(self._encoder, self._end_ids, int(self._model.get_input_embeddings().weight.shape[0]))
         self._shelf = Adapters(self._model, spec.adapters, spec.adapters_loaded)

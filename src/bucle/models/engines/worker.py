@@ -179,7 +179,7 @@ class _Worker:
         except ConnectionError:  # the client is gone
             return web.Response(status=499)
         except (ValueError, TypeError, MemoryError, RuntimeError) as error:
-            print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            print(f"{type(error).__name__}: {str(error)[:300]}", file=sys.stderr, flush=True)
             status, said = _error(ModelUnavailable(f"the engine failed: {type(error).__name__}"))
             return web.json_response(said, status=status)
         finally:
