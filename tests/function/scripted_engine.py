@@ -37,12 +37,16 @@ def echo(ask: ChatAsk) -> str | Choice:
 
 
 def least(schema: Any) -> Any:
-    """A small value that a schema of the simple kind takes."""
-    kind = schema.get("type", "object")
-    if kind == "object":
-        return {name: least(one) for name, one in (schema.get("properties") or {}).items()}
+    """A small value that a schema of the simple kind takes; of another, an empty object."""
+    if not isinstance(schema, dict):
+        return {}
+    properties, kind = schema.get("properties"), schema.get("type", "object")
+    if isinstance(schema.get("enum"), list) and schema["enum"]:
+        return schema["enum"][0]
     simple = {"string": "Ávila", "integer": 3, "number": 1.5, "boolean": True, "array": [], "null": None}
-    return schema["enum"][0] if "enum" in schema else simple.get(kind if isinstance(kind, str) else kind[0])
+    if isinstance(kind, str) and kind in simple:
+        return simple[kind]
+    return {name: least(one) for name, one in properties.items()} if isinstance(properties, dict) else {}
 
 
 class Scripted:

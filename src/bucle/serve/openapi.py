@@ -77,12 +77,14 @@ def _operation(name: str, summary: str, request: str, reply: str, *, stream: boo
                error: str = "Error") -> dict[str, Any]:
     content: dict[str, Any] = {"application/json": {"schema": {"$ref": f"#/components/schemas/{reply}"}}}
     if stream:
-        content["text/event-stream"] = {"schema": {"type": "string", "description": "server-sent events"}}
+        content["text/event-stream"] = {"schema": _EVENT}
     return {"operationId": name, "summary": summary, "requestBody": {"required": True, "content": {
         "application/json": {"schema": {"$ref": f"#/components/schemas/{request}"}}}},
         "responses": {"200": {"description": "the reply", "headers": _HEADERS, "content": content}, **_errors(error)}}
 
 
+_EVENT = {"type": "object", "properties": {"event": _TEXT, "data": _TEXT}, "required": ["data"],
+          "description": "each server-sent event; `data` is JSON, or [DONE]"}
 _HEADERS = {"x-bucle-trace": {"schema": _TEXT, "description": "the trace's id, which feedback names"},
             "x-bucle-release": {"schema": _TEXT}}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,27 +29,14 @@ NOT_TEXT = {"image_url": "is an image: only text is served", "input_image": "is 
 """Parts of messages that the official APIs take and nobody reads here."""
 
 
-class _Name:
-    """The name of a tool or schema."""
-
-    _pattern = r"^[a-zA-Z0-9_-]{1,64}$"
-    _fits = re.compile(_pattern)
-
-    def read(self, value: Any) -> str:
-        if not isinstance(value, str) or not self._fits.fullmatch(value):
-            raise f.Wrong("must be 1 to 64 letters, digits, _ or -")
-        return value
-
-    def schema(self) -> dict[str, Any]:
-        return {"type": "string", "pattern": self._pattern}
-
-
-NAME = _Name()
+NAME = f.Named("[a-zA-Z0-9_-]{1,64}", "1 to 64 letters, digits, _ or -")
+"""The name of a tool or schema."""
+TOKEN = f.Named("[0-9]{1,9}", "the number of a token")
 
 SAMPLING: dict[str, f.Field] = {
     "temperature": f.Number(0, 2), "top_p": f.Number(0, 1), "presence_penalty": f.Number(-2, 2),
     "frequency_penalty": f.Number(-2, 2), "seed": f.Whole(-2**63, 2**63 - 1), "n": f.Whole(1, MAX_N),
-    "stop": f.Either(STOP, f.ListOf(STOP, MAX_STOPS)), "logit_bias": f.MapOf(f.Number(-100, 100), 300),
+    "stop": f.Either(STOP, f.ListOf(STOP, MAX_STOPS)), "logit_bias": f.MapOf(f.Number(-100, 100), 300, TOKEN),
     "stream": f.Flag(),
     "stream_options": f.Shape({"include_usage": f.Flag(), "include_obfuscation": f.Exactly((False,))}),
     "user": USER, "safety_identifier": USER,

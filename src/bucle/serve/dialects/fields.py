@@ -7,14 +7,19 @@ together only when something is wrong, so that what is right is read in microsec
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from bucle.serve.errors import ApiError
 
-__all__ = ["Choice", "Either", "Exactly", "Field", "Flag", "ListOf", "MapOf", "Number", "Refused", "Shape", "Tagged",
-           "Text", "Whole", "Wrong", "read"]
+__all__ = ["Choice", "Either", "Exactly", "Field", "Flag", "ListOf", "MapOf", "Named", "Number", "Refused", "Shape",
+           "Tagged", "Text", "Whole", "Wrong", "read"]
+
+
+EXACT = 2**53
+"""A larger number that came as a float may have been another: JSON readers make floats of integers beyond 64 bits."""
 
 
 class Wrong(Exception):
@@ -77,6 +82,22 @@ class Text:
 
 
 @dataclass(frozen=True)
+class Named:
+    """A string that matches `pattern` (both Python's and JSON Schema's); `says` what that is."""
+
+    pattern: str
+    says: str
+
+    def read(self, value: Any) -> str:
+        if not isinstance(value, str) or not re.fullmatch(self.pattern, value):
+            raise Wrong(f"must be {self.says}")
+        return value
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "string", "pattern": f"^{self.pattern}$"}
+
+
+@dataclass(frozen=True)
 class Flag:
     def read(self, value: Any) -> bool:
         if not isinstance(value, bool):
@@ -93,7 +114,7 @@ class Whole:
     high: int
 
     def read(self, value: Any) -> int:
-        if isinstance(value, float) and value.is_integer():
+        if isinstance(value, float) and value.is_integer() and abs(value) < EXACT:
             value = int(value)
         if not isinstance(value, int) or isinstance(value, bool) or not self.low <= value <= self.high:
             raise Wrong(f"must be a whole number from {self.low} to {self.high}")
@@ -269,7 +290,8 @@ class Tagged:
     def read(self, value: Any) -> dict[str, Any]:
         if not isinstance(value, dict):
             raise Wrong("must be an object", "invalid_type")
-        tag = value.get(self.tag, self.default)
+        tag = value.get(self.tag)
+        tag = self.default if tag is None else tag
         shape = self.shapes.get(tag) if isinstance(tag, str) else None
         if shape is None:
             if isinstance(tag, str) and self.refused is not None and tag in self.refused:

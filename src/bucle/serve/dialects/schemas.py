@@ -81,7 +81,7 @@ class FreeObject:
         return value
 
     def schema(self) -> dict[str, Any]:
-        return {"type": "object"}
+        return {"type": "object", "description": f"at most {self.longest} characters as JSON"}
 
 
 def depth_of(value: Any, most: int) -> int:
