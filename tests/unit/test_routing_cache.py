@@ -263,7 +263,7 @@ def test_rows_are_reused_and_groups_kept_apart(steps: list[tuple[int, int, bool]
     import numpy as np
 
     rows = np.eye(21, dtype=np.float32)
-    index, truth = Similar(21, 21, 0.9), {}
+    index, truth = Similar(21, 0.9), {}
     for key, group, add in steps:
         if add:
             index.add(bytes([group]), bytes([key]), rows[key])

@@ -67,14 +67,12 @@ class Answers:
 
 
 class Similar:
-    """Which kept answer's question means the same: one float32 row of `dimensions` a question, `entries` at most, each
-    compared within its group only."""
+    """Which kept answer's question means the same: one float32 row a question, `entries` at most, each compared
+    within its group only. The first vector decides their length."""
 
-    def __init__(self, entries: int, dimensions: int, similarity: float) -> None:
-        import numpy as np
-
-        self.similarity, self._rows = similarity, np.zeros((min(256, entries), dimensions), dtype=np.float32)
-        self._most, self._free = entries, list(range(len(self._rows)))[::-1]
+    def __init__(self, entries: int, similarity: float) -> None:
+        self.similarity, self._most, self._free = similarity, entries, list[int]()
+        self._rows: Any = None
         self._groups: dict[bytes, dict[bytes, int]] = {}
         self._places: dict[bytes, bytes] = {}
 
@@ -86,13 +84,15 @@ class Similar:
         import numpy as np
 
         self.forget(key)
+        if self._rows is None:
+            self._rows = np.zeros((0, len(vector)), dtype=np.float32)
         if not self._free:
-            grown = min(self._most, 2 * len(self._rows))
-            if grown == len(self._rows):
-                return
-            self._free = list(range(len(self._rows), grown))[::-1]
-            more = np.zeros((grown - len(self._rows), self._rows.shape[1]), dtype=np.float32)
-            self._rows = np.concatenate([self._rows, more])
+            has = len(self._rows)
+            grown = min(self._most, max(256, 2 * has))
+            self._free = list(range(has, grown))[::-1]
+            self._rows = np.concatenate([self._rows, np.zeros((grown - has, self._rows.shape[1]), dtype=np.float32)])
+        if not self._free or len(vector) != self._rows.shape[1]:
+            return
         place = self._free.pop()
         self._rows[place] = vector
         self._groups.setdefault(group, {})[key] = place
@@ -110,7 +110,7 @@ class Similar:
         """Keys of the group whose questions are at least `similarity` near (cosine), the nearest first."""
         import numpy as np
 
-        if not (members := self._groups.get(group)):
+        if not (members := self._groups.get(group)) or len(vector) != self._rows.shape[1]:
             return ()
         keys = list(members)
         places = np.fromiter(members.values(), dtype=np.int64, count=len(keys))

@@ -55,7 +55,7 @@ class Cached(Layer):
                  clock: Callable[[], float] = time.monotonic) -> None:
         self.inner, self.rule, self.name = inner, rule, inner.name
         self._pool, self._own, self._encoder = pool, own, encoder
-        self._similar = Similar(rule.entries, encoder.dimensions, rule.similarity) if encoder is not None else None
+        self._similar = Similar(rule.entries, rule.similarity) if encoder is not None else None
         forget = self._similar.forget if self._similar is not None else None
         self.answers = Answers(rule.entries, rule.minutes * 60, clock, forget)
         self._flights: dict[bytes, _Flight] = {}

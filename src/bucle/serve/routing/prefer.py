@@ -67,8 +67,8 @@ class ByLanguage:
 
 class ByLatency:
     """The fastest lately first, the others after it. A target's figure is the mean of its milliseconds, in which what
-    is `half_life_s` old counts half; a failure counts as `failure_ms`. One that nobody asked yet is asked first; `explore`
-    of the requests begin with a random other, so that a slow one is seen to recover."""
+    is `half_life_s` old counts half; a failure counts as `failure_ms`. One that nobody asked yet is asked first;
+    `explore` of the requests begin with a random other, so that a slow one is seen to recover."""
 
     def __init__(self, names: Sequence[str], rng: random.Random, *, clock: Callable[[], float] = time.monotonic,
                  explore: float = 0.05, half_life_s: float = 60.0, failure_ms: float = 10_000.0) -> None:
