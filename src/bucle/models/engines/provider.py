@@ -19,7 +19,7 @@ from bucle.core.engine import AskContext, ChatAnswer, ChatAsk, Delta
 from bucle.core.errors import BadInput, BucleError, ConfigError, ContextOverflow, ModelUnavailable, UpstreamTimeout
 from bucle.core.records import Usage
 from bucle.models.catalogue import price
-from bucle.models.endpoint import RateLimited, Refused, TimedOut, come_back, retry_after_s, span_of
+from bucle.models.endpoint import TOO_LONG, RateLimited, Refused, TimedOut, come_back, retry_after_s, span_of
 from bucle.models.engines.wire_errors import Unsupported, key_of
 from bucle.models.engines.wire_shapes import Gathered, body_of, whole_answer
 
@@ -192,10 +192,12 @@ class ProviderEngine:
             return Refused(f"{name} refused the key, or was given none", f"check {variable}")
         if isinstance(error, any_llm.ModelNotFoundError | theirs.InsufficientFundsError):
             return Refused(f"{name} does not serve {self.model!r}{said}", f"see {self.provider}'s list of models")
-        if isinstance(error, any_llm.ContextLengthExceededError):
+        text = f"{getattr(error, 'code', '')} {getattr(error, 'message', '')}"
+        refused = isinstance(error, any_llm.InvalidRequestError)
+        if isinstance(error, any_llm.ContextLengthExceededError) or (refused and TOO_LONG.search(text)):
             return ContextOverflow(f"{name} refused the prompt as longer than its context{said}",
                                    "leave something out of the prompt, or choose a model with a longer context")
-        if isinstance(error, any_llm.InvalidRequestError | any_llm.ContentFilterError):
+        if refused or isinstance(error, any_llm.ContentFilterError):
             return BadInput(f"{name} refused the request{said}")
         if isinstance(error, theirs.GatewayTimeoutError):
             return TimedOut(f"{name} did not answer in time{said}")
