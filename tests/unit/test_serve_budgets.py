@@ -22,6 +22,7 @@ from bucle.ledger.spend_watch import SpendWatch
 from bucle.serve import budgets
 from bucle.serve.budgets import Accounts, Reservation
 from bucle.serve.errors import ApiError
+from bucle.serve.limits_minute import span_text
 
 NANO = 10**9
 KEY = Key("key:1", "app", team="support", usd_per_month=1.0)
@@ -388,6 +389,11 @@ def test_tokens_are_counted_as_asked_then_as_used() -> None:
     ticks.at += 62
     accounts.settle(second, Usage(tokens_in=5000))  # its minute is over
     assert accounts.reserve(KEY, usd=0, tokens=1000, trace="t4").headers()["x-ratelimit-remaining-tokens"] == "0"
+
+
+def test_spans_are_written_as_openai_does() -> None:
+    told = {0.0004: "1ms", 0.02: "20ms", 1: "1s", 59.89: "59.9s", 59.97: "1m0s", 60.1: "1m1s", 359.2: "6m0s"}
+    assert {span: span_text(span) for span in told} == told
 
 
 def test_what_can_never_pass_says_so() -> None:

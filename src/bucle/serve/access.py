@@ -28,7 +28,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 MAX_HEADERS = 100
 MAX_HEADER_BYTES = 32 * 1024
-FRESH_EVERY_S = 0.4
+FRESH_EVERY_S = 0.2
 
 _OPEN = frozenset({"/healthz", "/readyz"})
 _API = ("/v1/", "/metrics")

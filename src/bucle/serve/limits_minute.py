@@ -87,7 +87,7 @@ def span_text(seconds: float) -> str:
     """A time as OpenAI's headers write it: `6m0s`, `1.2s`, `20ms`."""
     if seconds < 1:
         return f"{math.ceil(seconds * 1000)}ms"
-    if seconds < 60:
-        return f"{math.ceil(seconds * 10) / 10:g}s"
+    if (tenths := math.ceil(seconds * 10)) < 600:
+        return f"{tenths / 10:g}s"
     whole = math.ceil(seconds)
     return f"{whole // 60}m{whole % 60}s"

@@ -7,6 +7,7 @@ byte, or that does not read its answer would hold a connection, and with it memo
 from __future__ import annotations
 
 import asyncio
+import heapq
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +22,8 @@ class Patience:
 
     `head_s` from the connection to a head's first byte, and from there to the whole head, of `head_bytes` at most; a
     body gets `body_s`, and a second more for every `body_rate` bytes that came; `read_s` to read on where what was
-    written waits; `linger_s` to take what is left when a connection is closed. At `connections` the one goes that has
-    been without a whole request longest.
+    written waits; `linger_s` to take what is left when a connection is closed. Beyond `connections` (and three
+    quarters of the descriptors that the process may hold) those go that have been without a whole request longest.
     """
 
     def __init__(self, *, head_s: float = 10.0, head_bytes: int = 64 * 1024, body_s: float = 10.0,
@@ -38,9 +39,11 @@ def patient_protocol(patience: Patience | None = None) -> type[HttpToolsProtocol
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
     rules = patience or Patience()
+    most = min(rules.connections, _descriptors() * 3 // 4)
 
     class Patient(HttpToolsProtocol):
         looking: asyncio.TimerHandle | None = None
+        making_room = False
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
@@ -54,10 +57,9 @@ def patient_protocol(patience: Patience | None = None) -> type[HttpToolsProtocol
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
-            if len(self.connections) > rules.connections:
-                waiting = [c for c in self.connections if isinstance(c, Patient) and c is not self and c.idle()]
-                loser = min(waiting, key=lambda c: c.since, default=self)
-                loser.transport.abort()
+            if len(self.connections) > most and not Patient.making_room:
+                Patient.making_room = True
+                self.loop.call_soon(_make_room, self.connections)
             if Patient.looking is None:
                 Patient.looking = self.loop.call_later(rules.look_s, _look, self.loop, self.connections)
 
@@ -149,4 +151,20 @@ def patient_protocol(patience: Patience | None = None) -> type[HttpToolsProtocol
                 one.look(now)
         Patient.looking = loop.call_later(rules.look_s, _look, loop, connections) if connections else None
 
+    def _make_room(connections: set[Any]) -> None:
+        Patient.making_room = False
+        waiting = [c for c in connections if isinstance(c, Patient) and (c.body_left or c.idle())]
+        for one in heapq.nsmallest(len(connections) - most + most // 20, waiting, key=lambda c: c.since):
+            one.transport.abort()
+
     return Patient
+
+
+def _descriptors() -> int:
+    """How many files and sockets this process may hold."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return 1 << 20
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return 1 << 20 if soft == resource.RLIM_INFINITY else soft
