@@ -40,7 +40,7 @@ def serve(app: FastAPI, host: str, port: int, *, ready: Any = None) -> None:
     """
     if not is_loopback(host) and not app.state.api_keys:
         raise ConfigError(f"{host} can be reached by others, and no API keys are set",
-                          "export BUCLE_API_KEYS=KEY1,KEY2 or use --host 127.0.0.1")
+                          "bucle keys create NAME (or export BUCLE_API_KEYS=KEY1,KEY2), or use --host 127.0.0.1")
     listener = _listen(host, port)
     server = _server(app)
     before_switch = sys.getswitchinterval()
