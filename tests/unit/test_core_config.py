@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from bucle.core import choosing, config, sources, tasks
+from bucle.core import choosing, config, serving, sources, tasks
 from bucle.core.config import load_project
 from bucle.core.errors import ConfigError
 
@@ -60,8 +60,8 @@ READERS = {
     "AnswerTask": "task|tasks|t", "Preferences": "preferences|settings", "PretrainModel": "model|settings|m",
     "LocalModel": "model|settings|m|spec", "EncoderModel": "model|settings|m|attrs", "OpenAIModel": "model|settings|m",
     "RemoteModel": "model|settings|m", "AnthropicModel": "model|settings|m", "ProviderModel": "model|settings|m",
-    "RouteRule": "rule|rules", "Target": "target|t", "Canary": "canary|rule", "Cache": "cache|settings",
-    "Allowance": "allowance|budget|limits", "GuardRule": "rule", "Guards": "guards|rules", "Traces": "traces|settings",
+    "RouteRule": "rule|rules", "Target": "target|t", "Canary": "canary|rule", "Cache": "cache|settings|rule",
+    "Allowance": "allowance|rules", "GuardRule": "rule", "Guards": "guards|rules", "Traces": "traces|settings",
     "Choose": "choose", "Serve": "serve|settings", "MonitorRules": "monitor|rules", "Replay": "replay|settings|wanted",
     "Project": "config|project",
     "_Task": "task|tasks|t|settings", "TextTask": "task|settings", "RetrieveTask": "task|settings",
@@ -70,7 +70,7 @@ READERS = {
     "RedTeam": "settings|redteam", "Forgetting": "forgetting|settings",
     "RerankerModel": "model|settings|m", "Retrieval": "retrieval|settings", "External": "external|settings|spec",
 }
-MODULES = (config, sources, tasks, choosing)
+MODULES = (config, sources, tasks, choosing, serving)
 BY_NAME = {"ClassifyTask", "AnswerTask", "TextTask", "RetrieveTask", "Constraints", "EncoderModel"}
 """Sections of which some fields are read by getattr over a list of names: those stand in the code as constants."""
 SHOWN = {"ModelFacts.active", "ModelFacts.checked"}
