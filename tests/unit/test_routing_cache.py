@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from bucle.core.engine import AskContext, ChatAnswer, ChatAsk, Choice, Delta
 from bucle.core.errors import ModelUnavailable
 from bucle.core.records import Usage
 from bucle.core.serving import RouteRule
-from bucle.serve.routing import Alias, TargetFacts, build_routes
+from bucle.serve.routing import Alias, TargetFacts, build_routes, cached
 from bucle.serve.routing.cache import Answers, Similar
 
 EXACT = {"to": [{"to": "a"}], "cache": {"kind": "exact", "minutes": 10, "entries": 3}}
@@ -230,6 +231,27 @@ def test_a_question_that_means_the_same_is_answered_from_memory() -> None:
     assert ask(route, "cómo cambio de tarifa en mi línea ya").cached == "", "an encoder that fails costs a hit only"
 
 
+def test_an_encoder_that_hangs_holds_nobody_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Hangs(Words):
+        def embed(self, texts: Sequence[str]) -> list[list[float]]:
+            self.texts += texts
+            go.wait(5)
+            return super().embed(texts)
+
+    monkeypatch.setattr(cached, "EMBED_S", 0.02)
+    go, words, engine = threading.Event(), Hangs(), Told("a")
+    route = one(SEMANTIC, engine, encoder=words)
+
+    async def many() -> list[ChatAnswer]:
+        asks = (route.complete(say(f"pregunta {n}"), AskContext(trace=str(n))) for n in range(20))
+        answers = await asyncio.gather(*asks)
+        go.set()
+        return answers
+
+    assert len(asyncio.run(many())) == len(engine.asked) == 20
+    assert len(words.texts) <= 2 * cached.EMBEDDINGS
+
+
 BASE = "cómo cambio la tarifa de 10 GB en mi línea de casa"
 
 
@@ -253,8 +275,8 @@ def test_similar_questions_are_forgotten_with_their_answers() -> None:
     for text in ("uno dos tres cuatro cinco", "perro gato pez loro rana", "sol luna mar cielo nube"):
         ask(route, text)
     assert ask(route, "uno dos tres cuatro cinco seis").cached == ""
-    cached: Any = route.engine
-    assert len(cached._similar) == 2
+    layer: Any = route.engine
+    assert len(layer._similar) == 2
 
 
 @settings(max_examples=40, deadline=None)

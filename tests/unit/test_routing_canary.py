@@ -210,6 +210,28 @@ def test_what_the_asker_did_wrong_or_left_is_nobodys_error() -> None:
     assert figures["old"]["requests"] > 10
 
 
+def test_one_that_hangs_until_the_time_is_over_failed_and_one_whose_asker_left_did_not() -> None:
+    route = one({**CANARY, "to": [{"to": "old"}, {"to": "new", "weight": 1000}]}, Told("old"), Told("new", waits=5))
+
+    async def hang(user: str, seconds: float) -> AskContext:
+        ctx = AskContext(trace=user, identity=user, deadline=time.monotonic() + 0.02)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(route.complete(say("hola"), ctx), seconds)
+        return ctx
+
+    async def both() -> tuple[AskContext, AskContext]:
+        late = await hang("ana", 0.02)
+        left = AskContext(trace="t", identity="ana", deadline=time.monotonic() + 9)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(route.complete(say("hola"), left), 0.01)
+        return late, left
+
+    late, left = asyncio.run(both())
+    assert (attempts(late), attempts(left)) == ([("new", "TimedOut")], [("new", "cancelled")])
+    figures = route.standing()["canary"]["new"]["new"]
+    assert (figures["requests"], figures["errors"]) == (1, 1)
+
+
 def test_what_a_hedge_cut_short_took_at_least_so_long() -> None:
     slow = Told("new", waits=5.0)
     route = one({**CANARY, "hedge_ms": 10, "fallback": ["spare"], "retry_share": 1.0}, Told("old"), slow, Told("spare"))

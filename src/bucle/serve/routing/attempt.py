@@ -20,6 +20,9 @@ __all__ = ["HEDGED", "Attempt"]
 HEDGED = "hedged"
 """The message that a task is cancelled with whose answer came from another target."""
 
+_ABOUT_S = 0.05
+"""By how much a request's time may be ended before its deadline."""
+
 
 class _Run:
     """One request at one target: told once how it ended."""
@@ -39,7 +42,8 @@ class _Run:
         self.over = True
         of, ms = self.of, self.busy * 1000
         hedged = isinstance(error, asyncio.CancelledError) and HEDGED in error.args
-        gone = isinstance(error, asyncio.CancelledError | GeneratorExit)
+        late = isinstance(error, asyncio.CancelledError) and not hedged and self._took_all()
+        gone = isinstance(error, asyncio.CancelledError | GeneratorExit) and not late
         failed = error is not None and not gone and not isinstance(error, BadInput)
         if asked:
             if failed:
@@ -52,10 +56,15 @@ class _Run:
                 of.told(of.name, not failed, ms)
         if self.watch is not None and (failed or error is None or hedged):
             self.watch(of.name, not failed, ms)
-        kind = HEDGED if hedged else "cancelled" if gone else type(error).__name__ if error is not None else ""
+        kind = "" if error is None else type(error).__name__
+        kind = HEDGED if hedged else TimedOut.__name__ if late else "cancelled" if gone else kind
         told = {"release": of.facts.release, "error": kind}
         self.ctx.span("attempt", self.began, route=of.route, target=of.name, engine_ms=round(ms, 3),
                       **{name: value for name, value in told.items() if value})
+
+    def _took_all(self) -> bool:
+        """Whether the time of the request is over, and most of it was spent here: nobody left, this was too slow."""
+        return self.ctx.left_s <= _ABOUT_S and self.busy >= (time.perf_counter() - self.ctx.started) / 2
 
 
 class Attempt(Layer):

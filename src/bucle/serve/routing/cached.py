@@ -19,6 +19,8 @@ from bucle.serve.routing.opening import Layer, Outcome, Reply, whole_of
 
 __all__ = ["Cached"]
 
+EMBEDDINGS, EMBED_S = 4, 0.5
+"""Questions that are embedded at once, those above are not looked up; seconds that one waits for its vector."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -59,6 +61,7 @@ class Cached(Layer):
         forget = self._similar.forget if self._similar is not None else None
         self.answers = Answers(rule.entries, rule.minutes * 60, clock, forget)
         self._flights: dict[bytes, _Flight] = {}
+        self._embedding = 0
         self.counts = _Counts()
 
     @property
@@ -140,18 +143,29 @@ class Cached(Layer):
             task.exception()  # whoever waited has it
 
     async def _vector(self, text: str) -> Any:
-        """The unit vector of `text`, or None: an encoder that fails costs a hit, no answer."""
+        """The unit vector of `text`, or None: an encoder that fails, hangs or is busy costs a hit, no answer."""
         import numpy as np
 
-        if self._encoder is None:
+        if self._encoder is None or self._embedding >= EMBEDDINGS:
+            return None
+        self._embedding += 1
+        work = asyncio.ensure_future(asyncio.to_thread(self._encoder.embed, [text]))
+        work.add_done_callback(self._embedded)
+        await asyncio.wait({work}, timeout=EMBED_S)
+        if not work.done():
             return None
         try:
-            found = np.asarray((await asyncio.to_thread(self._encoder.embed, [text]))[0], dtype=np.float32)
+            found = np.asarray(work.result()[0], dtype=np.float32)
         except Exception:
             _LOG.warning("the semantic cache of %s could not embed a question", self.name, exc_info=True)
             return None
         length = float(np.linalg.norm(found))
         return found / length if np.isfinite(length) and length > 0 else None
+
+    def _embedded(self, work: asyncio.Future[Any]) -> None:
+        self._embedding -= 1
+        if not work.cancelled():
+            work.exception()
 
     def _near(self, group: bytes, vector: Any) -> tuple[ChatAnswer, float] | None:
         for key, score in self._similar.nearest(group, vector) if self._similar is not None else ():
