@@ -87,6 +87,8 @@ class Gateway:
         self.routes = dict(routes)
         self.traces, self.limits, self.guards, self.release_id = traces, limits, guards, release_id
         self.accounts, self.replay, self._read_trace = accounts, replay, read
+        checks = getattr(guards, "checks", None)
+        self.strict = checks is not None and any(c.action("output") in ("mask", "block") for c in checks("output"))
         self.ready = self.draining = False
         self.active, self.started = 0, int(time.time())
         self.metrics = Metrics(traces, lambda: self.active)

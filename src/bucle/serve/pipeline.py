@@ -6,13 +6,14 @@ The same for every API (Dialect) and every engine (ChatEngine), whole and stream
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bucle.core.engine import ChatAnswer, ChatAsk, Delta, wanted
+from bucle.core.engine import ChatAnswer, ChatAsk, Choice, Delta, wanted
 from bucle.core.errors import ModelUnavailable
 from bucle.serve.call import Call
 from bucle.serve.dialects import Dialect, Events, Head, clean, encode
@@ -29,6 +30,9 @@ log = logging.getLogger("bucle.serve")
 
 INLINE = 8_000
 """Characters that guards look at on the event loop (a tenth of a millisecond a thousand); longer ones in a thread."""
+
+LAST_WORD_S = 1.0
+"""How long a client may take to read why its stream ends."""
 
 
 class _Guarded(NamedTuple):
@@ -130,7 +134,7 @@ class Chat:
             answer, checked = await self._gateway.aside(guards.check_answer, answer, guarded.ask, guarded.secret)
         call.after = checked.verdicts
         call.ctx.span("guard", started, on="output")
-        return answer  # type: ignore[no-any-return]
+        return _consistent(answer) if checked.masked or checked.blocked else answer
 
     async def _stream(self, call: Call, exchange: Exchange, dialect: Dialect, live: Live, guarded: _Guarded) -> None:
         """Pieces as they come. Up to the first one a failure is still a status; a client that goes away ends it."""
@@ -163,12 +167,9 @@ class Chat:
             vars(known)["prediction"] = getattr(error, "prediction", None)
             known = call.failed(known)
             watch.cancel()
-            with_timeout = asyncio.timeout(5)  # a client that does not read is not waited for
-            try:
-                async with with_timeout:
+            with contextlib.suppress(TimeoutError, OSError):  # a client that does not read is not waited for
+                async with asyncio.timeout(LAST_WORD_S):
                     await exchange.end(events.error(known))
-            except (TimeoutError, OSError):
-                pass
         finally:
             watch.cancel()
             await _closed(pieces)
@@ -180,6 +181,7 @@ class Chat:
         ask = guarded.ask
         watching = {} if guards is None else {n: guards.stream(ask, guarded.secret) for n in range(ask.n)}
         blocked: set[int] = set()
+        strict = self._gateway.strict  # calls of tools wait until they are whole and were looked at
         while isinstance(piece, Delta):
             text = piece.text if piece.text.isascii() else clean(piece.text)
             if piece.index == 0:
@@ -191,6 +193,8 @@ class Chat:
                     blocked.add(piece.index)
             else:
                 out = text
+            if piece.tool_calls and strict:
+                piece = replace(piece, tool_calls=())
             if out == piece.text:
                 if piece.index not in blocked and (out or piece.tool_calls or piece.logprobs):
                     await exchange.piece(events.delta(piece))
@@ -203,19 +207,17 @@ class Chat:
         answer = piece if isinstance(piece, ChatAnswer) else None
         if answer is None and not blocked:
             raise ModelUnavailable("the model's stream ended before its reply did")
-        answer = await self._ended(call, exchange, events, watching, answer)
+        answer = await self._ended(call, exchange, events, watching, answer, ask)
         call.answered(answer)
         last = events.end(answer, call.extra())
         call.finish()
         await exchange.end(last)
 
     async def _ended(self, call: Call, exchange: Exchange, events: Events, watching: Mapping[int, Any],
-                     answer: ChatAnswer | None) -> ChatAnswer:
+                     answer: ChatAnswer | None, ask: ChatAsk) -> ChatAnswer:
         """The answer as its choices went out: what guards kept back is sent or cut off now."""
         started, verdicts = time.perf_counter(), []
         if answer is None:  # every choice was blocked half-way: what the engine would have said is not known
-            from bucle.core.engine import Choice
-
             self._estimate(call)
             answer = ChatAnswer(tuple(Choice("", "content_filter") for _ in watching), call.usage)
         choices = list(answer.choices)
@@ -232,10 +234,20 @@ class Chat:
                 choices[index] = replace(choices[index], text="", finish="content_filter", logprobs=None)
             elif index < len(choices) and checked.masked:
                 choices[index] = replace(choices[index], text=checked.text)
-        if watching:
-            call.after = tuple(verdicts)
-            call.ctx.span("guard", started, on="output")
-        return replace(answer, choices=tuple(choices)) if watching else answer
+        if not watching:
+            return answer
+        changed = replace(answer, choices=tuple(choices))
+        if self._gateway.strict and any(c.tool_calls for c in choices):
+            silent = replace(changed, choices=tuple(replace(c, text="") for c in choices))
+            judged, checked = await self._gateway.aside(self._gateway.guards.check_answer, silent, ask, None)
+            verdicts += checked.verdicts
+            changed = replace(changed, choices=tuple(
+                j if j.finish == "content_filter" else replace(j, text=c.text)
+                for j, c in zip(judged.choices, choices, strict=True)))
+        call.after = tuple(verdicts)
+        call.ctx.span("guard", started, on="output")
+        cut = any(g.blocked or (g.checked and g.checked.masked) for g in watching.values())
+        return _consistent(changed) if cut else changed
 
     def _partly(self, call: Call, error: BaseException) -> None:
         """What a call that ended early has used, as far as it can be known: an engine that was asked and not let end
@@ -251,6 +263,13 @@ class Chat:
     def _spanned(self, call: Call) -> None:
         if not any(s["name"] in ("engine", "attempt", "cache") for s in call.ctx.spans):
             call.ctx.span("engine", call.ctx.started)
+
+
+def _consistent(answer: ChatAnswer) -> ChatAnswer:
+    """What guards changed in the text stands nowhere else in the reply."""
+    if answer.prediction is None:
+        return answer
+    return replace(answer, prediction=answer.prediction.model_copy(update={"output": answer.text, "quotes": ()}))
 
 
 def _input(live: Live, ask: ChatAsk) -> str:
