@@ -249,6 +249,12 @@ def test_prompts_special_tokens_limits_and_cancelling(host: TransformersHost) ->
     assert raw.usage.tokens_out == 4
     with pytest.raises(ContextOverflow, match=r"tokens; nano holds 512"):
         answer(host, asks("palabra " * 400))
+    with pytest.raises(ContextOverflow, match="characters; nano holds"):
+        answer(host, asks("palabra " * 100_000))  # said without counting them
+    with pytest.raises(BadInput, match="n is 9"):
+        answer(host, asks("x", n=9))
+    with pytest.raises(BadInput, match="logit_bias"):
+        answer(host, asks("x", logit_bias={"hola": 1.0}))
     assert answer(host, asks("")).usage.tokens_in > 0
     assert answer(host, asks("x", max_tokens=0)).choices[0].finish == "length"
     assert "tools" not in host.offers

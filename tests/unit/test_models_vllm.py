@@ -151,5 +151,10 @@ def test_what_cannot_be_served_is_said_at_once(model: Path, tmp_path: Path) -> N
         path = hat(tmp_path, why.replace(" ", "-"), **config)  # type: ignore[arg-type]
         with pytest.raises(ModelUnavailable, match=why):
             VllmEngine("gpu", VllmSpec(str(model), adapters={"x": path}))
+    (model / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ tools }} <tool_call>"}))
+    told = VllmEngine("gpu", VllmSpec(str(model), context=512))
+    assert "tools" in told.offers
+    line = " ".join(told.command("s"))
+    assert line.endswith("--max-model-len 512 --enable-auto-tool-choice --tool-call-parser hermes")
     with pytest.raises(ModelUnavailable, match="precision int4"):
         VllmEngine("gpu", VllmSpec(str(model), precision="int4"))

@@ -43,15 +43,15 @@ class Guides:
         schema = ask.schema if ask.schema is not None else {"type": "object"} if ask.any_json else call_schema(ask)
         if schema is None and ask.regex is None:
             return None
-        if schema is not None:
-            text = json.dumps(schema)
-            grammar = LLMatcher.grammar_from_json_schema(text, defaults=COMPACT) if len(text) <= SCHEMA_LIMIT else ""
-        else:
-            text = ask.regex or ""
-            grammar = LLMatcher.grammar_from_regex(text) if len(text) <= SCHEMA_LIMIT else ""
         what = "JSON schema" if schema is not None else "regular expression"
-        if not grammar:
-            raise BadInput(f"The {what} is longer than {SCHEMA_LIMIT:,} characters.", "send a smaller one")
+        try:
+            text = json.dumps(schema) if schema is not None else ask.regex or ""
+            if len(text) > SCHEMA_LIMIT:
+                raise BadInput(f"The {what} is longer than {SCHEMA_LIMIT:,} characters.", "send a smaller one")
+            grammar = LLMatcher.grammar_from_json_schema(text, defaults=COMPACT) if schema is not None else \
+                LLMatcher.grammar_from_regex(text)
+        except (ValueError, RecursionError) as error:
+            raise BadInput(f"The {what} cannot be followed: {str(error)[:300]}", "send a simpler one") from error
         matcher = LLMatcher(self._tokens, grammar, log_level=0)
         if matcher.is_error():
             raise BadInput(f"The {what} cannot be followed: {str(matcher.get_error()).splitlines()[0][:300]}",

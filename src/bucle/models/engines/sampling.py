@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from bucle.core.engine import ChatAsk, Choice, Delta, Finish
+from bucle.core.errors import BadInput
 from bucle.models.engines.guide import Guide
 from bucle.models.engines.tools import CALL, calls_of
 
@@ -43,7 +44,11 @@ class Answer:
         self._given = 0
         self._counts: Counter[int] = Counter()
         self._random: torch.Generator | None = None
-        self._bias = [(int(token), float(bias)) for token, bias in ask.logit_bias.items()]
+        try:
+            self._bias = [(int(token), float(bias)) for token, bias in ask.logit_bias.items()]
+        except ValueError as error:
+            raise BadInput("The keys of logit_bias are numbers of tokens.", "count them with this model's own "
+                           "tokenizer") from error
         self.plain = not (self._bias or guide or ask.presence_penalty or ask.frequency_penalty or ask.temperature
                           or ask.top_logprobs is not None)
         """Whether the likeliest token is taken as it is."""

@@ -15,9 +15,11 @@ from uuid import uuid4
 from bucle.core.engine import ChatAsk
 from bucle.core.errors import BadInput
 
-__all__ = ["CALL", "call_schema", "calls_of", "clean", "prompt_of", "takes_tools"]
+__all__ = ["CALL", "MARKS", "call_schema", "calls_of", "clean", "prompt_of", "takes_tools"]
 
 CALL = "<tool_call>"
+MARKS = (CALL, "</tool_call>", "<tool_response>", "</tool_response>")
+"""What stands around calls and their results in that form."""
 _CALLS = re.compile(r"<tool_call>\s*(\{.*?\})\s*</tool_call>", re.DOTALL)
 _PROBE = {"type": "function", "function": {"name": "bucle_probe", "description": "d", "parameters": {
     "type": "object", "properties": {"x": {"type": "string"}}}}}
@@ -56,7 +58,7 @@ def prompt_of(tokenizer: Any, ask: ChatAsk) -> str:
                        "ask /v1/completions, choose an instruction-tuned model, or add chat_template.jinja")
     special = sorted(tokenizer.all_special_tokens, key=len, reverse=True)
     if ask.tools:
-        special += [CALL, "</tool_call>", "<tool_response>", "</tool_response>"]
+        special += MARKS
     messages = []
     for message in ask.messages:
         kept = {name: clean(message[name], special) for name in _FIELDS if message.get(name) is not None}

@@ -84,6 +84,7 @@ class TransformersHost:
                 "choose a model of an attention architecture (Llama, Qwen, Mistral, Gemma, GPT-2, …)")
         self._side_by_side = "position_ids" in taken and "attention_mask" in taken
         self._guides = Guides(self._encoder, self._end_ids, int(self._model.get_input_embeddings().weight.shape[0]))
+        self._widest = max(map(len, self._encoder.get_vocab()), default=1)
         self._shelf = Adapters(self._model, spec.adapters, spec.adapters_loaded)
         self.adapters = tuple(spec.adapters)
         missing = {"conversation"} if not self._tokenizer.chat_template else set()
@@ -142,7 +143,14 @@ class TransformersHost:
         """Render, count, and compile what guides the answer; then queue."""
         try:
             ask = work.ask
+            if ask.n > self.spec.parallel:
+                raise BadInput(f"n is {ask.n}; {self.spec.name} writes {self.spec.parallel} answers at once.",
+                               "ask several times")
             text = prompt_of(self._encoder, ask) if ask.prompt is None else ask.prompt
+            if len(text) > 4 * self._widest * self.context:  # no tokenizer makes few enough tokens of that
+                raise ContextOverflow(
+                    f"The prompt has {len(text):,} characters; {self.spec.name} holds {self.context} tokens.",
+                    "shorten the conversation or choose a model with a longer context")
             begin = self._encoder.bos_token
             raw = ask.prompt is not None and not (begin and text.startswith(begin))
             work.ids = self._encoder(text, add_special_tokens=raw, verbose=False)["input_ids"]

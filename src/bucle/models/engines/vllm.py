@@ -22,7 +22,7 @@ from bucle.models.endpoint import Refused
 from bucle.models.engines.adapters import checked_adapter
 from bucle.models.engines.child import CannotServe, Child, Launch, clean_environment, private_folder
 from bucle.models.engines.process import EngineDied, Supervised, Watch
-from bucle.models.engines.tools import clean
+from bucle.models.engines.tools import CALL, MARKS, clean
 from bucle.models.folder import chat_template, checked_folder, read_json
 
 if TYPE_CHECKING:
@@ -40,16 +40,17 @@ START = Watch(start_s=1800.0, hang_s=120.0)
 @dataclass(frozen=True, slots=True)
 class VllmSpec:
     """One base model for vLLM: `folder` and `adapters` as in HostSpec, `adapters_loaded` of them known to vLLM at a
-    time. `tool_parser` is vLLM's name of the form in which the model writes tool calls (empty: tools are not offered);
-    `context` bounds the tokens of a conversation (0: the model's own); `memory` is the share of the GPU's memory that
-    it takes; `command` is how vLLM is started, if not as `vllm` on the PATH."""
+    time. `tool_parser` is vLLM's name of the form in which the model writes tool calls (`auto`: `hermes` where the chat
+    template asks for that form; empty: tools are not offered); `context` bounds the tokens of a conversation (0: the
+    model's own); `memory` is the share of the GPU's memory that it takes; `command` is how vLLM is started, if not as
+    `vllm` on the PATH."""
 
     folder: str
     precision: str = "auto"
     adapters: Mapping[str, str] = field(default_factory=dict)
     adapters_loaded: int = 4
     max_tokens: int = 512
-    tool_parser: str = ""
+    tool_parser: str = "auto"
     context: int = 0
     memory: float = 0.9
     command: tuple[str, ...] = ("vllm",)
@@ -70,10 +71,11 @@ class VllmEngine(Supervised):
         if rank is None:
             raise ModelUnavailable(f"An adapter of {name} has rank {max(ranks)}; vLLM takes {RANKS[-1]} at most.",
                                    "train it with a lower rank, or merge it into a model of its own")
-        self.spec = replace(spec, folder=str(folder.absolute()))
+        template = chat_template(folder)
+        parser = ("hermes" if CALL in template else "") if spec.tool_parser == "auto" else spec.tool_parser
+        self.spec = replace(spec, folder=str(folder.absolute()), tool_parser=parser)
         self._rank, self._special = rank, _special_tokens(folder)
-        self._missing = (set() if spec.tool_parser else {"tools"}) | (set() if chat_template(folder) else
-                                                                      {"conversation"})
+        self._missing = {name for name, there in (("tools", parser), ("conversation", template)) if not there}
         self._loaded: dict[Child, OrderedDict[str, None]] = {}
         self._change = asyncio.Lock()
         super().__init__(name, self._launch_vllm, adapters=spec.adapters, watch=watch or START, report=report)
@@ -119,9 +121,10 @@ class VllmEngine(Supervised):
 
     def _told(self, ask: ChatAsk) -> ChatAsk:
         """As an engine of this machine: the likeliest token where nothing is said, and what users wrote stays text."""
+        special = [*self._special, *MARKS] if ask.tools else self._special
         return replace(
-            ask, messages=tuple(clean(message, self._special) for message in ask.messages),
-            tools=tuple(clean(tool, self._special) for tool in ask.tools),
+            ask, messages=tuple(clean(message, special) for message in ask.messages),
+            tools=tuple(clean(tool, special) for tool in ask.tools),
             temperature=0.0 if ask.temperature is None else ask.temperature,
             max_tokens=self.spec.max_tokens if ask.max_tokens is None else ask.max_tokens)
 
