@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import json
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping
@@ -11,8 +13,10 @@ from typing import Any
 
 import httpx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from bucle.core.errors import BadInput, NotFound
+from bucle.core.errors import BadInput, Infrastructure, NotFound
 from bucle.ledger import Ledger
 from bucle.ledger.keys import KeyStore
 from bucle.serve import keys as keys_module
@@ -72,9 +76,9 @@ def test_what_cannot_be_meant_is_refused(store: KeyStore) -> None:
         {"labels": ["a,b"]}, {"labels": [""]}, {"expires_at": time.time() - 1}, {"expires_at": float("nan")},
         {"usd_per_month": -1.0}, {"usd_per_month": float("nan")}, {"usd_per_month": float("inf")},
         {"requests_per_minute": -1}, {"tokens_per_minute": 10**13}]
-    for settings in wrong:
+    for given_ in wrong:
         with pytest.raises(BadInput):
-            store.create(**{"name": "other", "by": "ana", **settings})
+            store.create(**{"name": "other", "by": "ana", **given_})
     assert [s.key.name for s in store.stored()] == ["app"]
     with pytest.raises(BadInput):  # the same name, written otherwise
         store.create("cafe\u0301", by="ana") and store.create("café", by="ana")
@@ -265,6 +269,62 @@ def test_a_key_may_come_in_anthropics_header_but_not_in_the_address(store: KeySt
     body = asked.http.get("/v1/messages", headers={"x-api-key": "wrong"}).json()
     assert body["type"] == "error"
     assert body["error"]["type"] == "authentication_error"  # as Anthropic's clients read it
+
+
+NAMES = st.sampled_from([b"authorization", b"x-api-key", b"host", b"content-type", b"cookie"]) | st.binary(max_size=9)
+VALUES = st.sampled_from([b"Bearer env", b"Basic Og==", b"Bearer", b"env", b"localhost", b"[::1]:80", b"[",
+                          b"application/json"]) | st.binary(max_size=40)
+PATHS = st.sampled_from(["/v1/", "/v1", "/metrics", "/healthz", "/studio", "/v1/messages/x", "", "/v1//"]) | st.text(
+    max_size=12)
+
+
+@settings(max_examples=150, deadline=None)
+@given(headers=st.lists(st.tuples(NAMES, VALUES), max_size=6), path=PATHS, query=st.binary(max_size=30),
+       method=st.sampled_from(["GET", "POST", "OPTIONS"]), known=st.booleans())
+def test_whatever_comes_is_let_in_or_refused(headers: list[tuple[bytes, bytes]], path: str, query: bytes, method: str,
+                                             known: bool) -> None:
+    sent: list[Any] = []
+    reached: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        reached.append(scope["state"]["key"])
+
+    layer = Access(app, ("env",) if known else ())
+    scope = {"type": "http", "method": method, "path": path, "query_string": query, "headers": headers}
+    asyncio.run(layer(scope, None, send))  # type: ignore[arg-type]
+    given_keys = [v for n, v in headers if n in (b"authorization", b"x-api-key")]
+    if reached:
+        assert not sent
+        assert path in ("/healthz", "/readyz") or not known or any(b"env" in v for v in given_keys)
+        assert not (known and reached[0] is None) or path in ("/healthz", "/readyz")
+    else:
+        assert 400 <= sent[0]["status"] < 500
+        assert "error" in json.loads(sent[1]["body"])
+
+
+def test_a_web_socket_is_closed() -> None:
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(Access(echo, ("env",))({"type": "websocket", "path": "/", "headers": []}, None, send))  # type: ignore[arg-type]
+    assert sent == [{"type": "websocket.close", "code": 1008}]
+
+
+def test_a_key_that_cannot_be_understood_changes_nothing_for_the_others(store: KeyStore, ledger: Ledger) -> None:
+    key, secret = store.create("app", by="ana")
+    keys = Keys(store=store)
+    store.create("other", by="ana")
+    with ledger.transaction() as db:
+        db.execute("UPDATE api_keys SET body = '{}' WHERE id != ?", (key.id,))
+    keys.refresh()
+    assert keys.find(secret) == key
+    with pytest.raises(Infrastructure, match="cannot be understood"):
+        Keys(store=store)
 
 
 def test_headers_have_limits(asked: Asked) -> None:

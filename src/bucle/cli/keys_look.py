@@ -27,7 +27,8 @@ def list_(all_: bool, folder: str, json_: bool) -> None:
 
     ledger = Workspace.open(folder).ledger
     stored = KeyStore(ledger).stored()
-    rows = [described(ledger, one) for one in stored if all_ or not one.revoked_at]
+    spent = _spent(ledger)
+    rows = [described(one, spent) for one in stored if all_ or not one.revoked_at]
 
     def human() -> None:
         if not rows:
@@ -55,7 +56,7 @@ def show(name: str, folder: str, json_: bool) -> None:
     ledger = Workspace.open(folder).ledger
     store = KeyStore(ledger)
     one = store.get(name)
-    row, history = described(ledger, one), store.history(one.key.id)
+    row, history = described(one, _spent(ledger)), store.history(one.key.id)
 
     def human() -> None:
         click.echo(summary(one.key))
@@ -68,14 +69,23 @@ def show(name: str, folder: str, json_: bool) -> None:
     emit({"key": row, "history": history}, json_, human)
 
 
-def described(ledger: Ledger, one: StoredKey) -> dict[str, Any]:
-    """A key as `--json` has it: its fields, status, beginnings of its secrets (newest first), dollars of this month
-    and of the last."""
-    from bucle.ledger.spend import NANO, spent
+def _spent(ledger: Ledger) -> list[dict[str, int]]:
+    """Nano-dollars by key, of this month and of the last."""
+    from bucle.ledger.spend import spent
 
     this = datetime.now(UTC).replace(day=1)
-    months = [this.strftime("%Y-%m"), (this - timedelta(days=1)).strftime("%Y-%m")]
-    now, last = (sum(s.nano_usd for s in spent(ledger, month) if s.key == one.key.id) / NANO for month in months)
+    months: list[dict[str, int]] = []
+    for day in (this, this - timedelta(days=1)):
+        months.append({})
+        for row in spent(ledger, day.strftime("%Y-%m")):
+            months[-1][row.key] = months[-1].get(row.key, 0) + row.nano_usd
+    return months
+
+
+def described(one: StoredKey, spent: list[dict[str, int]]) -> dict[str, Any]:
+    """A key as `--json` has it: its fields, status, beginnings of its secrets (newest first), dollars of this month
+    and of the last."""
+    now, last = (month.get(one.key.id, 0) / 1e9 for month in spent)
     told = {n: v for n, v in one.key.described().items() if n != "expires_at"}
     return {**told, "ends": _iso(one.key.expires_at), "status": one.status(time.time()),
             "prefixes": [s.prefix for s in one.secrets], "created_at": one.created_at, "by": one.by,

@@ -131,7 +131,12 @@ class KeyStore:
         )
         heads = {}
         for id_, body, created_at, by, revoked_at, *secret in rows:
-            heads[id_] = (_key(id_, json.loads(body)), created_at, by, revoked_at)
+            try:
+                key = _key(id_, json.loads(body))
+            except (ValueError, KeyError, TypeError) as error:
+                raise Infrastructure(f"The key {id_} in {self.ledger.folder} cannot be understood.",
+                                     "bucle doctor") from error
+            heads[id_] = (key, created_at, by, revoked_at)
             known.setdefault(id_, []).append(Secret(bytes(secret[0]), *secret[1:]))
         return [StoredKey(key, tuple(known[id_]), *rest) for id_, (key, *rest) in heads.items()]
 

@@ -85,13 +85,16 @@ class Access:
 
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def freshen() -> None:
+            told = False
             while True:
                 await asyncio.sleep(FRESH_EVERY_S)
                 for one in self._fresh:
                     try:
                         await asyncio.to_thread(one.refresh)
                     except Exception:
-                        log.exception("what the ledger says could not be read again")
+                        if not told:  # once, not several times a second
+                            log.exception("what the ledger says could not be read again")
+                        told = True
 
         task = asyncio.create_task(freshen())
         try:
