@@ -83,7 +83,7 @@ class Endpoints:
             started = time.perf_counter()
             work = partial(for_somebody, call.ctx.forward, partial(metered or embedder.embed, texts))
             running = asyncio.get_running_loop().run_in_executor(self._gateway.pool, work)
-            running.add_done_callback(lambda done: (live.turns.release(), done.cancelled() or done.exception()))
+            running.add_done_callback(partial(_turn_over, live))
             found = await asyncio.shield(running)
         call.ctx.span("engine", started, texts=len(texts))
         return found if metered else (found, Usage())
@@ -173,3 +173,10 @@ class Endpoints:
 
     async def prometheus(self, exchange: Exchange) -> None:
         await exchange.reply(self._gateway.metrics.text(), 200, [_TEXT])
+
+
+def _turn_over(live: Live, done: asyncio.Future[Any]) -> None:
+    """An embedder is free again; a late failure was looked at, so that nobody reports it as forgotten."""
+    live.turns.release()
+    if not done.cancelled():
+        done.exception()

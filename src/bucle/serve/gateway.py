@@ -117,9 +117,8 @@ class Gateway:
     async def close(self) -> None:
         """Stop the engines and write every trace that waits."""
         self.drain()
-        lives = list(self._live.values())
-        for live in lives:
-            await self._shut(live)
+        engines = {id(live.engine): live for live in self._live.values()}  # one may stand behind several names
+        await asyncio.gather(*map(self._shut, engines.values()))
         if self._closing:
             await asyncio.wait(self._closing, timeout=30)
         for pool in (self.pool, self._threads):

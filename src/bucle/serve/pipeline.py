@@ -119,7 +119,7 @@ class Chat:
             raise refusal(checked.blocked)
         if ask.messages:
             messages, secret = guards.protect(ask.messages)
-            if secret is not None:
+            if messages is not ask.messages:
                 ask = replace(ask, messages=tuple(messages))
         return _Guarded(ask, secret)
 
