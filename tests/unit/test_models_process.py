@@ -235,6 +235,25 @@ def test_a_swap_drops_nothing_and_a_bad_one_changes_nothing() -> None:
     asyncio.run(main())
 
 
+def test_who_asks_during_a_restart_waits_for_a_while_only() -> None:
+    async def main() -> None:
+        process = engine(watch=replace(FAST, wait_s=0.3, pause_s=2.0))
+        await process.start()
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+        while process.state == "ready":
+            await asyncio.sleep(0.01)
+        began = time.monotonic()
+        with pytest.raises(EngineDied, match="being started again") as told:
+            await answer(process, "say x")
+        assert 0.25 < time.monotonic() - began < 1.5
+        assert told.value.retry_after > 0
+        await process.close()
+        assert process.state == "stopped"
+
+    asyncio.run(main())
+
+
 def test_a_process_may_not_take_more_memory_than_it_is_given() -> None:
     async def main() -> None:
         process = EchoProcess("eco", HostSpec("eco", "one"), watch=FAST, memory_gb=1.0)
@@ -258,6 +277,14 @@ def test_drain_finishes_what_is_at_work_and_closing_a_stream_ends_the_work() -> 
             if process.describe().get("cancelled"):
                 break
         assert process.describe()["cancelled"] == 1
+        impatient = asyncio.create_task(answer(process, "slow a b c d e f g h i j"))
+        await asyncio.sleep(0.2)
+        impatient.cancel()
+        for _ in range(100):
+            await asyncio.sleep(0.02)
+            if process.describe()["cancelled"] == 2:
+                break
+        assert process.describe()["cancelled"] == 2
         assert process.describe()["busy"] == 0
         last = asyncio.create_task(answer(process, "slow uno dos"))
         await asyncio.sleep(0.1)

@@ -97,7 +97,8 @@ class _Worker:
         app.router.add_get("/v1/models", self.models)
         app.router.add_post("/v1/chat/completions", self.chat)
         app.router.add_post("/v1/completions", self.completions)
-        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=0.5)
+        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=0.5,
+                               handler_cancellation=True)  # who is gone needs no answer
         await runner.setup()
         await web.UnixSite(runner, "s").start()
         loop, ended = asyncio.get_running_loop(), asyncio.Event()
