@@ -30,10 +30,12 @@ SHADOW = {"to": [{"to": "a"}], "shadow": ["shadow"]}
 
 @settings(max_examples=150, deadline=None)
 @given(seen=st.tuples(st.integers(0, 50), st.integers(50, 500)), n_old=st.integers(1, 6), n_new=st.integers(1, 4),
-       old=st.floats(0, 1), under=st.floats(0, 1), margin=st.sampled_from([0.0, 0.02, 0.3]), better=st.booleans())
+       old=st.integers(0, 1000), under=st.floats(0, 1), margin=st.sampled_from([0.0, 0.02, 0.3]), better=st.booleans())
 def test_a_bet_gains_nothing_on_average_where_the_null_holds(  # of all outcomes of a block, exactly
     seen: tuple[int, int], n_old: int, n_new: int, old: float, under: float, margin: float, better: bool
 ) -> None:
+    old = old / 1000
+    under = round(under, 3)
     edge = min(1.0, old + margin)
     new = edge + under * (1 - edge) if better else edge * (1 - under)
     if better and old + margin > 1:

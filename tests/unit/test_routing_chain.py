@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import AsyncIterator
@@ -14,8 +15,9 @@ from routing_engines import Told, attempts, one, pieces_of, say
 
 from bucle.core.engine import AskContext, ChatAnswer, ChatAsk, Delta
 from bucle.core.errors import BadInput, BucleError, ContextOverflow, ModelUnavailable
+from bucle.core.serving import RouteRule
 from bucle.models.endpoint import RateLimited, Refused, TimedOut
-from bucle.serve.routing import TargetFacts
+from bucle.serve.routing import TargetFacts, build_routes
 from bucle.serve.routing.breaker import Breaker, Resting
 from bucle.serve.routing.retry import BASE_S, LONGEST_S, RESERVE, RetryBudget, backoff
 
@@ -228,6 +230,25 @@ def test_a_pause_that_a_provider_asks_for_is_kept_by_all() -> None:
     assert ask(route)[0].route == "a"
 
 
+def test_what_rests_inside_a_route_does_not_rest_the_route() -> None:
+    limited = Told("a", always=RateLimited("wait", retry_after=60.0))
+    rules = {"outer": {"to": [{"to": "inner"}]}, "inner": {"to": [{"to": "a"}, {"to": "b"}]}}
+    outer = build_routes({k: RouteRule.model_validate(v) for k, v in rules.items()}, {"a": limited, "b": Told("b")},
+                         {})["outer"]
+
+    async def everybody() -> list[str]:
+        found = []
+        for n in range(30):
+            try:
+                found.append((await outer.complete(say("hola"), AskContext(trace=str(n), identity=f"u{n}"))).route)
+            except RateLimited:
+                found.append("limited")
+        return found
+
+    assert set(asyncio.run(everybody())) == {"limited", "b"}
+    assert len(limited.asked) == 1
+
+
 def test_a_second_one_answers_where_the_first_is_silent() -> None:
     slow, quick = Told("a", waits=5.0), Told("b")
     facts = {"a": TargetFacts(price_in=100.0, price_out=1000.0), "b": TargetFacts(price_in=1.0)}
@@ -280,3 +301,52 @@ def test_whoever_asks_and_leaves_takes_both_along() -> None:
 
     asyncio.run(leave())
     assert (slow.cancelled, slower.cancelled) == (1, 1)
+
+
+def test_a_storm_leaves_no_task_no_stream_and_no_probe_behind() -> None:
+    """Clients that leave, errors of every kind, streams that break off, through a route in a route with all it has."""
+    rng = random.Random(1)
+    kinds = (GONE, RateLimited("x", retry_after=0.01), BadInput("y"), ValueError("z"), TimedOut("t"))
+
+    class Wild(Told):
+        async def _begin(self, ask: ChatAsk, ctx: AskContext) -> ChatAnswer:
+            self.waits, self.always = rng.choice([0, 0, 0.001, 0.02]), rng.choice([*[None] * 8, *kinds])
+            return await super()._begin(ask, ctx)
+
+    engines = {name: Wild(name) for name in "abcd"}
+    rules = {
+        "in": {"to": [{"to": "a", "weight": 9}, {"to": "b"}], "canary": {"min_requests": 10}, "fallback": ["c"],
+               "hedge_ms": 4, "breaker": 3, "breaker_s": 0.02, "retries": 2, "retry_share": 0.5},
+        "out": {"to": [{"to": "in"}, {"to": "c"}], "prefer": "latency", "shadow": ["d"], "cache": {"entries": 9}},
+    }
+    routes = build_routes({k: RouteRule.model_validate(v) for k, v in rules.items()}, engines, {}, seed=2)
+    answered = 0
+
+    async def client(who: int) -> None:
+        nonlocal answered
+        for n in range(12):
+            ctx, asked = AskContext(trace=f"{who}-{n}", identity=str(who)), say(str(rng.randrange(30)))
+            try:
+                async with asyncio.timeout(rng.choice([0.003, 0.5])):
+                    if rng.random() < 0.5:
+                        assert (await routes["out"].complete(asked, ctx)).text.endswith(f": {asked.text}")
+                    else:
+                        async with contextlib.aclosing(routes["out"].stream(asked, ctx)) as stream:
+                            async for _ in stream:
+                                if rng.random() < 0.1:
+                                    break
+                    answered += 1
+            except (BucleError, TimeoutError, ValueError):
+                continue
+
+    async def storm() -> None:
+        await asyncio.gather(*(client(who) for who in range(24)))
+        for route in routes.values():
+            await route.close()
+        await asyncio.sleep(0.05)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(storm())
+    assert answered > 50
+    assert [engine.open for engine in engines.values()] == [0] * 4
+    assert not any(t.attempt.breaker._probing for route in routes.values() for t in route.chain.targets.values())

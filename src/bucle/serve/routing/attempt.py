@@ -11,7 +11,7 @@ from dataclasses import replace
 from bucle.core.engine import AskContext, ChatAnswer, ChatAsk, ChatEngine, Delta
 from bucle.core.errors import BadInput, UpstreamTimeout
 from bucle.models.endpoint import RateLimited, TimedOut
-from bucle.serve.routing.breaker import Breaker, Resting
+from bucle.serve.routing.breaker import Breaker
 from bucle.serve.routing.facts import TargetFacts
 from bucle.serve.routing.opening import Layer, Outcome, Reply
 
@@ -47,7 +47,8 @@ class _Run:
         failed = error is not None and not gone and not isinstance(error, BadInput)
         if asked:
             if failed:
-                of.breaker.failed(self.probe, _pause(error), limited=isinstance(error, RateLimited))
+                pause = None if isinstance(of.engine, Layer) else _pause(error)  # a route rests its own targets
+                of.breaker.failed(self.probe, pause, limited=isinstance(error, RateLimited))
             elif gone:
                 of.breaker.left(self.probe)
             else:
@@ -131,6 +132,6 @@ class Attempt(Layer):
 
 
 def _pause(error: BaseException | None) -> float | None:
-    """The pause above a second that a provider asked for. Another route that rests asks for none."""
-    asked = None if isinstance(error, Resting) else getattr(error, "retry_after", None)
+    """The pause above a second that a provider asked for."""
+    asked = getattr(error, "retry_after", None)
     return float(asked) if asked and asked > 1 else None
