@@ -107,13 +107,12 @@ def code(answer: httpx.Response) -> str:
 
 def test_64_clients_spend_a_budget_and_not_more(served: Served) -> None:
     key, secret = served.key("app", usd_per_month=1.0)
-    with served:
+    with served, served.client(secret) as http:
         gate = threading.Barrier(64)
 
         def spend(_: int) -> list[str]:
-            with served.client(secret) as http:
-                gate.wait()
-                return [code(http.post("/chat/completions", json={"model": "far", **ASK})) for _ in range(6)]
+            gate.wait()
+            return [code(http.post("/chat/completions", json={"model": "far", **ASK})) for _ in range(5)]
 
         with ThreadPoolExecutor(64) as pool:
             codes = [c for row in pool.map(spend, range(64)) for c in row]
