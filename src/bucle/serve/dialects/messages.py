@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from bucle.core.engine import ChatAnswer, ChatAsk, Choice, Delta
+from bucle.core.engine import ChatAnswer, ChatAsk, Choice
 from bucle.serve.dialects import fields as f
-from bucle.serve.dialects.base import Events, Head, clean, event, extra_of
+from bucle.serve.dialects.base import Events, Head, extra_of
 from bucle.serve.dialects.common import (
     MAX_PARTS,
     MAX_STOPS,
@@ -24,6 +24,7 @@ from bucle.serve.dialects.common import (
     tag,
     tool_choice,
 )
+from bucle.serve.dialects.messages_events import MessageEvents, blocks_of, ended, message_of, usage_of
 from bucle.serve.dialects.schemas import FreeObject, JsonSchema
 from bucle.serve.errors import ApiError
 from bucle.serve.routes import Limits
@@ -33,7 +34,6 @@ __all__ = ["Messages", "error_type"]
 _TYPES = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 404: "not_found_error",
           408: "timeout_error", 409: "conflict_error", 413: "request_too_large", 429: "rate_limit_error",
           502: "api_error", 503: "overloaded_error", 504: "timeout_error", 529: "overloaded_error"}
-_STOP = {"length": "max_tokens", "tool_calls": "tool_use", "content_filter": "refusal"}
 _THINKING = "holds hidden reasoning, which no model here reads back: leave the block out"
 _HINT = f.Shape({"type": f.Choice(("ephemeral",)), "ttl": f.Choice(("5m", "1h"))}, ("type",))
 """`cache_control`: a hint that changes no answer. Taken, so that clients need not be changed."""
@@ -76,14 +76,11 @@ class Messages:
 
     def whole(self, head: Head, ask: ChatAsk, answer: ChatAnswer, extra: Mapping[str, Any]) -> dict[str, Any]:
         one = answer.choices[0] if answer.choices else Choice("")
-        text = one.text or one.refusal or ""
-        blocks = [{"type": "text", "text": clean(text), "citations": None}] if text or not one.tool_calls else []
-        blocks += [_used(c) for c in one.tool_calls]
-        return {**_message(head), "content": blocks, **_ended(one), "usage": _usage(answer),
+        return {**message_of(head), "content": blocks_of(one), **ended(one), "usage": usage_of(answer),
                 "bucle": extra_of(answer, extra)}
 
     def events(self, head: Head, ask: ChatAsk) -> Events:
-        return _Events(head)
+        return MessageEvents(head, self.error_body)
 
     def error_body(self, error: ApiError) -> dict[str, Any]:
         """`error.type` by the status, as Anthropic's clients read it; our own code and the field under `bucle`."""
@@ -145,102 +142,9 @@ class _Hosted(dict[str, str]):
         return "is a tool that runs at Anthropic: only your own (type custom, or none) are served"
 
 
-class _Events:
-    """message_start, content blocks one after another, message_delta, message_stop."""
-
-    def __init__(self, head: Head) -> None:
-        self._head = head
-        self._blocks = -1  # the number of the open block, or of the last one
-        self._open = ""  # "text", "call 0", or nothing is open
-        self._called: set[int] = set()
-        self._said = False
-
-    def begin(self) -> bytes:
-        """The tokens that were read are not known yet: `message_delta` has them."""
-        message = {**_message(self._head), "content": [], "stop_reason": None, "stop_sequence": None,
-                   "usage": {**_usage(ChatAnswer(())), "output_tokens": 1}}
-        return self._say("message_start", message=message) + self._say("ping")
-
-    def delta(self, piece: Delta) -> bytes:
-        sent = b""
-        if piece.text:
-            self._said = True
-            sent += self._turn("text", {"type": "text", "text": "", "citations": None})
-            sent += self._more({"type": "text_delta", "text": clean(piece.text)})
-        for call in piece.tool_calls:
-            place, function = int(call.get("index", 0)), call.get("function") or {}
-            if place not in self._called:
-                self._called.add(place)
-                sent += self._turn(f"call {place}", {"type": "tool_use", "id": call.get("id") or f"call_{place}",
-                                                     "name": function.get("name") or "", "input": {}})
-            if function.get("arguments") and self._open == f"call {place}":
-                sent += self._more({"type": "input_json_delta", "partial_json": clean(function["arguments"])})
-        return sent
-
-    def end(self, answer: ChatAnswer, extra: Mapping[str, Any]) -> bytes:
-        one = answer.choices[0] if answer.choices else Choice("")
-        sent = b""
-        if not self._said and (one.text or one.refusal or not one.tool_calls) and not self._called:
-            sent += self.delta(Delta(one.text or one.refusal or "")) or self._turn(
-                "text", {"type": "text", "text": "", "citations": None})
-        for place, call in enumerate(one.tool_calls):
-            if place not in self._called:
-                sent += self.delta(Delta(tool_calls=({**call, "index": place},)))
-        usage = {**_usage(answer), "output_tokens": answer.usage.tokens_out}
-        return sent + self._close() + self._say("message_delta", delta=_ended(one), usage=usage,
-                                                bucle=extra_of(answer, extra)) + self._say("message_stop")
-
-    def error(self, error: ApiError) -> bytes:
-        return event(Messages().error_body(error), "error")
-
-    def _turn(self, block: str, content: Mapping[str, Any]) -> bytes:
-        """`block` is the open one now."""
-        if self._open == block:
-            return b""
-        sent = self._close()
-        self._open, self._blocks = block, self._blocks + 1
-        return sent + self._say("content_block_start", index=self._blocks, content_block=content)
-
-    def _more(self, delta: Mapping[str, Any]) -> bytes:
-        return self._say("content_block_delta", index=self._blocks, delta=delta)
-
-    def _close(self) -> bytes:
-        if not self._open:
-            return b""
-        self._open = ""
-        return self._say("content_block_stop", index=self._blocks)
-
-    def _say(self, kind: str, **more: Any) -> bytes:
-        return event({"type": kind, **more}, kind)
-
-
 def error_type(status: int) -> str:
     """What Anthropic calls an error of this status."""
     return _TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
-
-
-def _message(head: Head) -> dict[str, Any]:
-    return {"id": head.id, "type": "message", "role": "assistant", "model": head.model}
-
-
-def _ended(one: Choice) -> dict[str, Any]:
-    stopped = clean(one.stopped) if one.finish == "stop" and one.stopped else None
-    return {"stop_reason": _STOP.get(one.finish, "stop_sequence" if stopped else "end_turn"), "stop_sequence": stopped}
-
-
-def _usage(answer: ChatAnswer) -> dict[str, Any]:
-    return {"input_tokens": answer.usage.tokens_in, "output_tokens": answer.usage.tokens_out,
-            "cache_creation_input_tokens": 0, "cache_read_input_tokens": 0}
-
-
-def _used(call: Mapping[str, Any]) -> dict[str, Any]:
-    function = call["function"]
-    try:
-        given = json.loads(function["arguments"] or "{}")
-    except (ValueError, RecursionError):
-        given = None
-    return {"type": "tool_use", "id": call["id"], "name": function["name"],
-            "input": given if isinstance(given, dict) else {"arguments": clean(function["arguments"])}}
 
 
 def _tool(got: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,11 +19,18 @@ SCHEMA_DEPTH = 40
 SCHEMA_UNFOLDED = 20_000
 """Places of a schema once every `$ref` is replaced by what it names, a recursive one once: engines unfold them."""
 PATTERN_CHARS = 1_000
-PATTERN_BYTES = 262_144
+PATTERN_BYTES = 65_536
 """The most a compiled pattern may take: `(a{1000}){1000}` takes more."""
+PATTERNS = 32
+"""Patterns of one schema: each is compiled before anything is asked."""
+CLASSES = 64
+"""`\\w` and the like in one pattern, or in all of a schema's: each takes a fifth of a millisecond to compile."""
+REFERENCES = 100
+"""References that lead to one another."""
 
+_CLASS = re.compile(r"\\[wWdDsSpPbB]|\[")
 _REFERS = ("$ref", "$dynamicRef")
-_MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+_MAPS = ("properties", "patternProperties", "dependentSchemas")
 
 
 @dataclass(frozen=True)
@@ -99,6 +107,8 @@ def depth_of(value: Any, most: int) -> int:
 def _linear(pattern: str) -> bool:
     import jsonschema_rs
 
+    if len(_CLASS.findall(pattern)) > CLASSES:
+        return False
     try:
         jsonschema_rs.validator_for({"pattern": pattern}, pattern_options=jsonschema_rs.RegexOptions(
             size_limit=PATTERN_BYTES))
@@ -118,6 +128,7 @@ def _unusable(text: str) -> str:
             return "is not a valid JSON schema"
     except (jsonschema_rs.ReferencingError, jsonschema_rs.ValidationError, ValueError):
         return "is not a valid JSON schema that can be served: leave out `$schema`"
+    seen: set[str] = set()
     for place in _places(root):
         for refers in _REFERS:
             if refers in place and (not isinstance(place[refers], str) or not place[refers].startswith("#")):
@@ -127,6 +138,11 @@ def _unusable(text: str) -> str:
         patterns = [place["pattern"]] if isinstance(place.get("pattern"), str) else []
         if isinstance(place.get("patternProperties"), dict):
             patterns += place["patternProperties"]
+        seen.update(patterns)
+        if len(seen) > PATTERNS:
+            return f"holds more than {PATTERNS} patterns"
+        if sum(len(_CLASS.findall(p)) for p in seen) > CLASSES:
+            return f"holds patterns with more than {CLASSES} classes of characters"
         for pattern in patterns:
             if len(pattern) > PATTERN_CHARS or not _linear(pattern):
                 return "holds a `pattern` that cannot be served: no look-around, no back-reference, none that explodes"
@@ -175,14 +191,14 @@ def _unfolds(root: Any) -> str:
         total = 1
         for name, inner in value.items():
             if name in _REFERS and isinstance(inner, str):
-                if inner in chain:
+                if inner in chain or len(inside) > REFERENCES:
                     raise RecursionError
                 if inner in inside:
                     continue
                 if inner not in sizes:
                     sizes[inner] = size(_named(root, inner), chain | {inner}, inside | {inner})
                 total += sizes[inner]
-            else:
+            elif name not in ("$defs", "definitions"):  # counted where they are referred to
                 same = name in ("allOf", "anyOf", "oneOf", "not", "if", "then", "else")
                 if name in _MAPS and isinstance(inner, dict):
                     total += sum(size(v, frozenset(), inside) for v in inner.values())
@@ -195,5 +211,5 @@ def _unfolds(root: Any) -> str:
     try:
         large = size(root, frozenset({"#"}), frozenset({"#"})) > SCHEMA_UNFOLDED
     except RecursionError:
-        return "refers to itself in a circle"
+        return f"refers to itself in a circle, or through more than {REFERENCES} references"
     return f"is longer than {SCHEMA_UNFOLDED} places once its references are followed" if large else ""
