@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Collection, Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from bucle.core.errors import ConfigError
+from bucle.core.errors import ConfigError, NotFound
 from bucle.core.ids import content_id
 from bucle.core.records import Trace, Usage
 from bucle.ledger import now
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bucle.serve.routes import Route
     from bucle.serve.routing import ShadowRun, TargetFacts
 
-__all__ = ["aliases"]
+__all__ = ["aliases", "restore", "restored", "rollbacks"]
 
 log = logging.getLogger("bucle.serve")
 
@@ -46,7 +46,7 @@ def aliases(ws: Workspace, routes: Mapping[str, Route], put: Callable[[Trace], o
     encoder = next((route.embedder for route in routes.values() if route.embedder is not None), None)
     built = build_routes(rules, targets, facts, encoder=encoder, seed=ws.config.seed,
                          on_rollback=lambda route, target, why: _rolled_back(ws, route, target, why),
-                         on_shadow=shadowed, rolled_back=_rollbacks(ws, rules))
+                         on_shadow=shadowed, rolled_back=_stopped(ws, rules))
 
     def price_known(name: str) -> bool:  # of all that may be asked; `build_routes` has refused a circle
         if name in known:
@@ -87,14 +87,33 @@ def _rolled_back(ws: Workspace, route: str, target: str, why: str) -> None:
     threading.Thread(target=ws.ledger.put, args=("rollback", told), daemon=True).start()
 
 
-def _rollbacks(ws: Workspace, rules: Collection[str]) -> dict[str, set[str]]:
-    """The targets of each route that a gate stopped and nobody restored since."""
+def rollbacks(ws: Workspace) -> dict[tuple[str, str], Mapping[str, Any]]:
+    """The last that happened to each target of a route that a gate ever stopped: (route, target) -> `why`, `at`,
+    `restored`."""
+    nodes = sorted(ws.ledger.nodes("rollback"), key=lambda n: str(n.attrs["at"]))
+    return {(str(n.attrs["route"]), str(n.attrs["target"])): n.attrs for n in nodes}
+
+
+def restored(ws: Workspace) -> list[tuple[str, str]]:
+    """The (route, target) that somebody gave their share back."""
+    return [pair for pair, last in rollbacks(ws).items() if last["restored"]]
+
+
+def restore(ws: Workspace, route: str, target: str, *, by: str, reason: str) -> None:
+    """Give a target that a canary's gate stopped its share again; a running server knows within a second. Raises
+    NotFound for one that is not stopped."""
+    last = rollbacks(ws).get((route, target))
+    if last is None or last["restored"]:
+        raise NotFound(f"{target} of route {route} is not stopped.", "bucle release routes")
+    ws.ledger.put("rollback", {"route": route, "target": target, "why": reason or f"restored by {by}", "by": by,
+                               "at": now(), "restored": True})
+
+
+def _stopped(ws: Workspace, rules: Collection[str]) -> dict[str, set[str]]:
     out: dict[str, set[str]] = {}
-    for node in sorted(ws.ledger.nodes("rollback"), key=lambda n: str(n.attrs["at"])):
-        route, target = str(node.attrs["route"]), str(node.attrs["target"])
-        if route in rules:
-            stopped = out.setdefault(route, set())
-            stopped.discard(target) if node.attrs["restored"] else stopped.add(target)
+    for (route, target), last in rollbacks(ws).items():
+        if route in rules and not last["restored"]:
+            out.setdefault(route, set()).add(target)
     return out
 
 

@@ -109,7 +109,8 @@ class Project:
         alone = release == "production" and not self.workspace.ledger.alias(release) and self.workspace.config.models
         node = None if alone else measure.release_called(self.workspace, release)
         source = Source(self.workspace, node)
-        return app_for(self.workspace, node, studio=studio(source) if studio else None)
+        return app_for(self.workspace, node, studio=studio(source) if studio else None,
+                       production=release == "production")
 
     def windows(self) -> list[dict[str, Any]]:
         """Each route's windows with their figures."""

@@ -13,6 +13,7 @@ from bucle.core.records import Node
 from bucle.core.serving import Traces
 from bucle.loop.aliases import aliases
 from bucle.loop.engines import AsModel, adapters_of, engine_of
+from bucle.loop.following import follow
 from bucle.loop.model_steps import model_folder, node_of
 from bucle.loop.task_route import AT_ONCE, task_route
 from bucle.loop.workspace import Workspace
@@ -35,9 +36,11 @@ def app_for(
     replay: bool = False,
     studio: Any = None,
     override: Mapping[str, ChatModel] | None = None,
+    production: bool = False,
 ) -> FastAPI:
     """The gateway that serves `release`, or the models alone where it is None. `override` puts another engine behind a
-    model's name (the replay's stand-in). What a server that was killed left in its journal is committed first."""
+    model's name (the replay's stand-in). With `production` it serves another release as soon as that alias moves.
+    What a server that was killed left in its journal is committed first."""
     from bucle.ledger.keys import KeyStore
     from bucle.ledger.spend_watch import SpendWatch
     from bucle.serve.app import create_app
@@ -54,13 +57,25 @@ def app_for(
     if found.new:
         log.warning("a server had been killed: %d of its answers are written now, %d requests of it were cut off",
                     found.ended, found.began)
-    routes = {**_tasks(ws, release), **_models(ws, release, override or {})}
-    routes |= aliases(ws, routes, lambda trace: traces.put(trace))
+    tasks, models = _tasks(ws, release), _models(ws, release, override or {})
+
+    def made_of(routes: Mapping[str, Route]) -> dict[str, Route]:
+        return aliases(ws, routes, lambda trace: traces.put(trace))
+
+    def of_release(new: Node) -> dict[str, Route]:
+        """The routes that are others once production is `new`: tasks whose candidate is, and what is made of them."""
+        changed = {name: task_route(ws, name, candidate) for name, candidate in new.attrs["tasks"].items()
+                   if name not in tasks or tasks[name].candidate != candidate}
+        tasks.update(changed)
+        return changed | (made_of({**models, **tasks}) if changed else {})
+
+    routes = {**models, **tasks}
+    routes |= made_of(routes)
     accounts = Accounts(SpendWatch(ws.ledger), settings.teams)
     traces = TraceQueue(ws.traces, size=settings.traces.queue, journal=Journal(journals),
                         redact=redactor() if settings.redact else None, also=_collector(settings.traces),
                         keep_days=settings.traces.keep_days)
-    return create_app(
+    app = create_app(
         routes,
         writer=ws.traces,
         release_id=release.id if release else "",
@@ -72,6 +87,8 @@ def app_for(
         accounts=accounts,
         traces=traces,
     )
+    follow(app, ws, release, of_release, production=production)
+    return app
 
 
 def _collector(settings: Traces) -> TraceExport | None:
