@@ -211,7 +211,8 @@ class Gateway:
         live = self._live_of(call)
         out = (ask.max_tokens or self.limits.default_tokens) * ask.n if ask is not None else 0
         usd = live.priced(call.bound, out)
-        usd = live.dearest or None if usd is None else max(usd, live.dearest)
+        if usd is not None or live.route.price_known:  # what is known to be unknown is not guessed from what was paid
+            usd = max(usd or 0.0, live.dearest) or usd
         tokens = call.bound // 4 + out
         if self.accounts is not None:
             call.reserved = self.accounts.reserve(call.key, usd=usd, tokens=tokens, trace=call.id, at=call.received)
