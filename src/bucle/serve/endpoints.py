@@ -101,7 +101,7 @@ class Endpoints:
         scored = await gateway.aside(guards.moderate, asked.texts)
         verdicts = [[Verdict(name, score >= FLAGGED, score, (name,) if score >= FLAGGED else ())
                      for name, score in one.items()] for one in scored]
-        head = Head(f"modr-{secrets.token_hex(12)}", int(time.time()), asked.model or "bucle-guards")
+        head = Head(f"modr-{secrets.token_hex(12)}", int(time.time()), "bucle-guards")
         await exchange.json(moderations_reply(head, verdicts, {}), headers=limits)
 
     async def feedback(self, exchange: Exchange) -> None:
