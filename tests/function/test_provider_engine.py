@@ -9,7 +9,10 @@ import asyncio
 import importlib.util
 import json
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -153,10 +156,64 @@ def test_from_plain_threads(server: BackgroundServer) -> None:
     chat.close()
 
 
+@contextmanager
+def bedrock() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Bedrock's Converse API, as much of it as a plain reply needs."""
+    asked: list[dict[str, Any]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            asked.append({"path": self.path, "signed": self.headers["authorization"], **body})
+            text = body["messages"][-1]["content"][0].get("text", "")
+            content: Any = [{"text": f"You said: {text}"}]
+            if body.get("toolConfig"):
+                content = [{"toolUse": {"toolUseId": "t1", "name": "weather", "input": {"town": "León"}}}]
+            reply = {"output": {"message": {"role": "assistant", "content": content}},
+                     "stopReason": "tool_use" if body.get("toolConfig") else "end_turn", "metrics": {"latencyMs": 1},
+                     "usage": {"inputTokens": 3, "outputTokens": 2, "totalTokens": 5}}
+            data = json.dumps({"message": "Too many requests"} if text == "late" else reply).encode()
+            self.send_response(429 if text == "late" else 200)
+            if text == "late":
+                self.send_header("x-amzn-errortype", "ThrottlingException")
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}", asked
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
 @installed
-def test_what_a_provider_would_drop_is_not_offered() -> None:
+def test_bedrock_by_its_own_sdk_and_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("boto3")
-    assert ProviderEngine("b", "bedrock", "m").offers == PROVIDER_OFFERS
+    for name, value in {"AWS_ACCESS_KEY_ID": "AKIATEST", "AWS_SECRET_ACCESS_KEY": "secret-1234",
+                        "AWS_DEFAULT_REGION": "eu-west-1", "AWS_MAX_ATTEMPTS": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with bedrock() as (url, peer):
+        engine = ProviderEngine("claude", "bedrock", "anthropic.claude-test", base_url=url, timeout_s=10)
+        assert engine.offers == PROVIDER_OFFERS  # what the library would drop in silence is not offered
+        _, answer = asked(engine, max_tokens=50, temperature=0.5, stop=("x",))
+        assert (answer.text, answer.usage.tokens_in, answer.usage.tokens_out) == ("You said: hola mundo", 3, 2)
+        assert peer[0]["inferenceConfig"] == {"maxTokens": 50, "temperature": 0.5, "stopSequences": ["x"]}
+        assert peer[0]["system"][0]["text"] == "Be brief."
+        assert "AKIATEST" in peer[0]["signed"]
+        _, answer = asked(engine, tools=(TOOL,))
+        (call,) = answer.choices[0].tool_calls
+        assert (answer.choices[0].finish, json.loads(call["function"]["arguments"])) == (
+            "tool_calls", {"town": "León"})
+        with pytest.raises(RateLimited) as caught:
+            asked(engine, messages=({"role": "user", "content": "late"},))
+        assert "secret-1234" not in str(caught.value)
 
 
 def test_without_the_extra_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
