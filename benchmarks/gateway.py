@@ -30,8 +30,8 @@ HERE = Path(__file__).parent
 RATE, P50_MS, P99_MS, RATIO = 200, 1.0, 5.0, 8.0
 MALICIOUS = ("1.82.7", "1.82.8")
 """Releases of litellm that stole credentials."""
-ASKED = ("Please tell me, in a few words, what a gateway in front of a language model should cost the people who use it "
-         "every day of their working lives, and why they should care about it at all: I have never noticed one so far.")
+ASKED = ("Please tell me, in a few words, what a gateway in front of a language model should cost the people who use "
+         "it every day of their working lives, and why they should care about it at all: I never noticed one so far.")
 
 
 def cores() -> tuple[int, int]:
@@ -43,8 +43,8 @@ def cores() -> tuple[int, int]:
 @contextlib.contextmanager
 def process(command: list[str], core: int, log: Path, **more: Any) -> Iterator[subprocess.Popen[str]]:
     with log.open("w") as errors:
-        made = subprocess.Popen(["taskset", "-c", str(core), *command], stdout=subprocess.PIPE, stderr=errors, text=True,
-                                start_new_session=True, **more)
+        made = subprocess.Popen(["taskset", "-c", str(core), *command], stdout=subprocess.PIPE, stderr=errors,
+                                text=True, start_new_session=True, **more)
         try:
             yield made
         finally:
@@ -86,9 +86,10 @@ class Bench:
 
     def load(self, port: int, *, stream: bool, key: str = "", pid: int = 0, seconds: float = 0, **how: Any
              ) -> dict[str, Any]:
-        body = {"model": "mock", "messages": [{"role": "system", "content": "You are a helpful assistant."},
-                                              {"role": "user", "content": ASKED}], **({"stream": True} if stream else {})}
-        plan = {"port": port, "body": json.dumps(body, separators=(",", ":")), "seconds": seconds or self.seconds, **how}
+        messages = [{"role": "system", "content": "You are a helpful assistant."}, {"role": "user", "content": ASKED}]
+        body = json.dumps({"model": "mock", "messages": messages, **({"stream": True} if stream else {})},
+                          separators=(",", ":"))
+        plan = {"port": port, "body": body, "seconds": seconds or self.seconds, **how}
         if key:
             plan["headers"] = {"authorization": f"Bearer {key}"}
         before = usage(pid)[0] if pid else 0.0
@@ -162,14 +163,15 @@ def main() -> int:
         folder = Path(temporary)
         with process([sys.executable, str(HERE / "gateway_mock.py")], cores()[1], folder / "mock.log") as made:
             mock = int(said(made)[0])
-            direct = {"plain": bench.load(mock, stream=False, rate=RATE), "stream": bench.load(mock, stream=True, rate=RATE)}
+            direct = {name: bench.load(mock, stream=name == "stream", rate=RATE) for name in ("plain", "stream")}
             found["direct"] = {**direct, "rps": bench.load(mock, stream=False, connections=16)["rps"]}
             for name, guards in (("ours", True), ("ours_without_guards", False)):
                 with ours(mock, folder, guards) as (port, key, pid):
                     found[name] = bench.gateway(port, key, pid, direct)
             if asked.peer is not None:
-                version = subprocess.run([str(asked.peer), "-c", "import importlib.metadata as m; print(m.version('litellm'))"],
-                                         capture_output=True, text=True, check=True).stdout.strip()
+                tell = "import importlib.metadata as m; print(m.version('litellm'))"
+                version = subprocess.run([str(asked.peer), "-c", tell], capture_output=True, text=True,
+                                         check=True).stdout.strip()
                 if version in MALICIOUS:
                     raise SystemExit(f"litellm {version} steals credentials: install the newest")
                 with litellm(asked.peer, mock, folder) as (port, key, pid):
@@ -197,8 +199,9 @@ def judge(found: dict[str, Any]) -> list[str]:
 
 
 def table(found: dict[str, Any], missed: list[str]) -> str:
-    lines = [f"mock alone: {found['direct']['rps']:,.0f} requests/s; at {RATE}/s p50 "
-             f"{found['direct']['plain']['last_ms']['p50']} ms, p99 {found['direct']['plain']['last_ms']['p99']} ms", "",
+    alone = found["direct"]["plain"]["last_ms"]
+    lines = [f"mock alone: {found['direct']['rps']:,.0f} requests/s; at {RATE}/s p50 {alone['p50']} ms, "
+             f"p99 {alone['p99']} ms", "",
              f"{'':22}{'':8}{'added ms p50':>13}{'p99':>8}{'first p50':>11}{'p99':>8}{'rps 1':>9}{'16':>8}{'64':>8}"
              f"{'us CPU':>8}{'MiB':>6}"]
     for name in ("ours", "ours_without_guards", "litellm"):

@@ -1,4 +1,4 @@
-"""Load on an HTTP server from one process: raw sockets on uvloop, so that the measuring costs less than what is measured.
+"""Load on an HTTP server from one process: raw sockets on uvloop, so that the measuring costs next to nothing.
 
     python benchmarks/gateway_load.py '{"port": 8700, "body": "…", "rate": 200, "seconds": 10}'
 
@@ -66,7 +66,8 @@ class Load:
     def __init__(self, plan: dict[str, Any]) -> None:
         body = plan["body"].encode()
         extra = "".join(f"{name}: {value}\r\n" for name, value in plan.get("headers", {}).items())
-        self.request = (f"POST {plan.get('path', '/v1/chat/completions')} HTTP/1.1\r\nhost: 127.0.0.1:{plan['port']}\r\n"
+        path = plan.get("path", "/v1/chat/completions")
+        self.request = (f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1:{plan['port']}\r\n"
                         f"content-type: application/json\r\n{extra}content-length: {len(body)}\r\n\r\n").encode() + body
         self.plan, self.errors, self.firsts, self.lasts = plan, 0, [], []
         self.idle: deque[Client] = deque()
@@ -114,7 +115,7 @@ class Load:
             for number in range(total):
                 due = began + number * gap
                 while (left := due - time.perf_counter()) > 0:
-                    await asyncio.sleep(left if left > 0.002 else 0)
+                    await asyncio.sleep(max(0.0, left - 0.001))  # timers are a millisecond coarse
                 if self.idle:
                     self.ask(self.idle.pop(), due)
                 else:

@@ -11,7 +11,8 @@ from typing import Any
 
 import uvloop
 
-TEXT = "A gateway should cost its users nothing that they can notice, today or tomorrow .".split(" ")
+SAID = "A gateway should cost its users nothing that they can notice, today or tomorrow ."
+TEXT = SAID.split(" ")
 USAGE = {"prompt_tokens": 21, "completion_tokens": len(TEXT), "total_tokens": 21 + len(TEXT)}
 
 

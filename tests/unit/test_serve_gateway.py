@@ -385,3 +385,14 @@ def test_moderations_and_feedback(tmp_path: Path) -> None:
             assert http.post("/v1/feedback", json={"trace_id": trace, "rating": -1}).status_code == 200
         assert heard == [(trace, -1)], "a rating sent twice counts once"
     ledger.close()
+
+
+def test_nobody_works_for_a_client_of_a_whole_answer_that_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bucle.serve.pipeline.LOOK_S", 0.05)
+    engine = Words("a", pause_s=5.0)
+    with served(engine) as (http, kept, app):
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(str(http.base_url) + "/v1/chat/completions", json=body(), timeout=0.3)
+        [trace] = until(lambda: kept.rows)
+        assert (trace.status, trace.estimated) == (499, True)
+        assert app.state.gateway.active == 0

@@ -32,9 +32,9 @@ class Call:
     has at most; `ctx` goes to the engines, `arrived` is ISO 8601.
     """
 
-    __slots__ = ("_guard", "after", "answer", "arrived", "at", "before", "bound", "chunks", "ctx", "done", "error", "estimated", "id",
-                 "key", "ms", "ms_first", "on_finish", "output", "parts", "received", "release", "reserved", "route", "score",
-                 "status", "text", "usage", "user")
+    __slots__ = ("_guard", "after", "answer", "arrived", "at", "before", "bound", "chunks", "ctx", "done", "error",
+                 "estimated", "id", "key", "ms", "ms_first", "on_finish", "output", "parts", "received", "release",
+                 "reserved", "route", "score", "status", "text", "usage", "user")
 
     def __init__(self, route: Route, *, release: str, user: str, text: str, at: str, trace_id: str, ctx: AskContext,
                  key: Any, on_finish: Callable[[Call], None]) -> None:

@@ -33,6 +33,38 @@ INLINE = 8_000
 
 LAST_WORD_S = 1.0
 """How long a client may take to read why its stream ends."""
+LOOK_S = 0.5
+"""After this long it is looked at whether the client of a whole answer is still there; of a stream, at once."""
+
+
+class Leaving:
+    """Cancels the request's task once its client has gone, from `after_s` on: nobody waits for the answer."""
+
+    def __init__(self, exchange: Exchange, after_s: float) -> None:
+        self._exchange, self._task = exchange, asyncio.current_task()
+        self._watch: asyncio.Task[None] | None = None
+        self._timer = asyncio.get_running_loop().call_later(after_s, self._start)
+
+    def caught(self, error: BaseException) -> bool:
+        """Whether `error` is this cancellation, which ends here."""
+        mine = isinstance(error, asyncio.CancelledError) and self._exchange.gone
+        if mine and self._task is not None:
+            self._task.uncancel()
+        return mine
+
+    def stop(self) -> None:
+        self._timer.cancel()
+        self._task = None
+        if self._watch is not None:
+            self._watch.cancel()
+
+    def _start(self) -> None:
+        self._watch = asyncio.ensure_future(self._exchange.left())
+        self._watch.add_done_callback(self._left)
+
+    def _left(self, watch: asyncio.Task[None]) -> None:
+        if not watch.cancelled() and not self._exchange.ended and self._task is not None:
+            self._task.cancel()
 
 
 class _Guarded(NamedTuple):
@@ -54,6 +86,7 @@ class Chat:
         ask = dialect.parse(body, gateway.limits)
         ask = self._fitting(ask, live, dialect)
         call = gateway.begin(exchange, live, ask.user, _input(live, ask), size)
+        leaving = Leaving(exchange, 0.0 if ask.stream else LOOK_S)
         try:
             guarded = await self._before(call, ask)
             gateway.reserve(call, guarded.ask)
@@ -71,9 +104,13 @@ class Chat:
         except BaseException as error:
             self._partly(call, error)
             known = call.failed(error)
+            if leaving.caught(error):
+                return  # nobody is there to be told
             if isinstance(error, asyncio.CancelledError):
                 raise
             raise known from error
+        finally:
+            leaving.stop()
         await exchange.json(encode(reply), headers=call.headers())
 
     def _fitting(self, ask: ChatAsk, live: Live, dialect: Dialect) -> ChatAsk:
@@ -138,10 +175,7 @@ class Chat:
 
     async def _stream(self, call: Call, exchange: Exchange, dialect: Dialect, live: Live, guarded: _Guarded) -> None:
         """Pieces as they come. Up to the first one a failure is still a status; a client that goes away ends it."""
-        ask, task = guarded.ask, asyncio.current_task()
-        assert task is not None  # noqa: S101
-        watch = asyncio.ensure_future(exchange.left())
-        watch.add_done_callback(lambda w: None if w.cancelled() or exchange.ended else task.cancel())
+        ask = guarded.ask
         pieces = live.chat.stream(ask, call.ctx)
         events = dialect.events(_head(call, live), ask)
         try:
@@ -151,12 +185,6 @@ class Chat:
                 await exchange.begin(call.headers())
                 await exchange.piece(events.begin())
                 await self._pieces(call, exchange, events, pieces, piece, guarded)
-        except asyncio.CancelledError:
-            if not exchange.gone:
-                raise
-            task.uncancel()
-            self._partly(call, ApiError(499, "", code="client_closed"))
-            call.failed(ApiError(499, "the client closed the connection", code="client_closed"))
         except Exception as error:
             if not exchange.started:
                 raise
@@ -166,12 +194,10 @@ class Chat:
                 log.exception("the stream of %s failed", call.route.name)
             vars(known)["prediction"] = getattr(error, "prediction", None)
             known = call.failed(known)
-            watch.cancel()
             with contextlib.suppress(TimeoutError, OSError):  # a client that does not read is not waited for
                 async with asyncio.timeout(LAST_WORD_S):
                     await exchange.end(events.error(known))
         finally:
-            watch.cancel()
             await _closed(pieces)
 
     async def _pieces(self, call: Call, exchange: Exchange, events: Events,

@@ -28,7 +28,7 @@ DRAIN_S = 30
 """How long requests at work may take to finish after SIGTERM."""
 BACKLOG = 2048
 SWITCH_S = 0.0005
-"""How long a thread may keep the interpreter from the event loop (Python's default of 5 ms is most of a reply's time)."""
+"""How long a thread may keep the interpreter from the event loop (Python's 5 ms are most of a reply's time)."""
 
 
 def serve(app: FastAPI, host: str, port: int, *, ready: Any = None) -> None:
