@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from bucle.core.errors import BucleError
+from bucle.core.errors import BucleError, ModelUnavailable
 from bucle.core.ids import file_sha256, sha256_hex
 from bucle.models.cpu import prepare_torch, quiet_libraries
 from bucle.models.embedding.identity import cache_root, identity_of
@@ -68,8 +68,10 @@ def converted(folder: Path, precision: str, *, adapter: Path | None = None, root
     parts = [identity_of(folder), precision, libraries, str(FORMAT)]
     if adapter is not None:
         adapter = checked_folder(adapter)
-        parts += [file_sha256(path) for name in ("adapter_config.json", "adapter_model.safetensors")
-                  if (path := adapter / name).is_file()]
+        files = [adapter / name for name in ("adapter_config.json", "adapter_model.safetensors")]
+        if missing := [path.name for path in files if not path.is_file()]:
+            raise ModelUnavailable(f"{adapter} is no adapter: it has no {missing[0]}.", "give a PEFT folder")
+        parts += [file_sha256(path) for path in files]
     final = root / f"{sha256_hex(' '.join(parts))[:32]}-{precision}"
     if (final / "meta.json").is_file():
         return final

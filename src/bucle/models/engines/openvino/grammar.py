@@ -36,7 +36,8 @@ object ::= "{" (member ("," " "? member)*)? "}"
 member ::= string ":" " "? value
 array ::= "[" (value ("," " "? value)*)? "]"
 string ::= "\"" char* "\""
-char ::= [^"\\\x00-\x1F] | "\\" (["\\/bfnrt] | "u" [0-9a-fA-F]{4})
+char ::= [\x20-\x21\x23-\x5b\x5d-\x7e\U00000080-\U0000d7ff\U0000e000-\U0010ffff] | "\\" (["\\/bfnrt] | "u" code)
+code ::= [0-9a-cefA-CEF] [0-9a-fA-F]{3} | [dD] [0-7] [0-9a-fA-F]{2}
 integer ::= "-"? ("0" | [1-9] [0-9]{0,17})
 number ::= integer ("." [0-9]{1,17})? ([eE] [+-]? [0-9]{1,2})?
 '''
