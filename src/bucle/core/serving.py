@@ -26,8 +26,8 @@ class Target(Section):
 
 class Canary(Section):
     """The first target of a route is what was; the others are new. One whose live figures are worse than the first's
-    beyond doubt gets no more traffic: `errors` and `bad_ratings` are shares, `p95_ms` a ratio, by which it may be
-    worse; nothing is decided before `min_requests` of each."""
+    beyond doubt gets no more traffic: `errors` and `bad_ratings` are shares, `p95_ratio` a factor, by which it may be
+    worse; nothing is decided before `min_requests` of each. `level` is the chance of a false alarm in the whole run."""
 
     errors: float = Field(0.02, ge=0, le=1)
     bad_ratings: float = Field(0.05, ge=0, le=1)
@@ -49,10 +49,11 @@ class Cache(Section):
 class RouteRule(Section):
     """A name in `/v1/models` that stands for others. `to` share the traffic by a stable hash of the user (`prefer`
     empty), or the first that fits is asked: the cheapest, the fastest lately, the one of the text's language, the one
-    with the least context that holds it. `shadow` get a copy of `shadow_share` of the requests, whose answers nobody
-    sees; `fallback` are asked in order where the chosen one fails. `retries` again with the same one, paid from a
-    budget of `retry_share` of the traffic; `hedge_ms` asks a second one where the first is silent that long; `breaker`
-    failures in a row rest a target for `breaker_s`."""
+    with the least context that holds it (`explore`: the share of requests by which `latency` tries another). `shadow`
+    get a copy of `shadow_share` of the requests, whose answers nobody sees (`shadow_parallel` at once, each has
+    `shadow_s`); `fallback` are asked in order where the chosen one fails. `retries` again with the same one, paid from
+    a budget of `retry_share` of the traffic; `hedge_ms` asks a second one where the first is silent that long;
+    `breaker` failures in a row rest a target for `breaker_s`."""
 
     to: tuple[Target, ...]
     prefer: Literal["", "cost", "latency", "language", "context"] = ""
@@ -99,15 +100,29 @@ class GuardRule(Section):
 
 
 class Guards(Section):
-    """The checks on what goes in and comes out. `languages` are those that the language check accepts (none: off)."""
+    """The checks on what goes in and comes out. `languages` are those that the language check accepts (none: off);
+    `answer_schema` sees whether an answer is the JSON that was asked for. Only personal data and secrets can be masked;
+    only injection and abuse can be scored by another `model`."""
 
     personal_data: GuardRule = GuardRule()
     secrets: GuardRule = GuardRule()
     injection: GuardRule = GuardRule()
     abuse: GuardRule = GuardRule()
     prompt_leak: GuardRule = GuardRule()
+    answer_schema: GuardRule = GuardRule()
     language: GuardRule = GuardRule()
     languages: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _can_be_done(self) -> Guards:
+        for name in ("injection", "abuse", "prompt_leak", "answer_schema", "language"):
+            rule: GuardRule = getattr(self, name)
+            if "mask" in (rule.input, rule.output):
+                raise ValueError(f"`{name}` cannot mask, only flag or block: it judges a text as a whole")
+        for name in ("personal_data", "secrets", "prompt_leak", "answer_schema", "language"):
+            if getattr(self, name).model:
+                raise ValueError(f"`{name}` takes no `model`; `injection` and `abuse` do")
+        return self
 
 
 class Traces(Section):

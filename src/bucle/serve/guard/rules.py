@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
-from bucle.core.engine import ChatAnswer, ChatAsk
+from bucle.core.engine import ChatAnswer, ChatAsk, Choice
 from bucle.core.ports import Verdict
 from bucle.core.serving import GuardRule, Guards
 from bucle.serve.errors import ApiError
-from bucle.serve.guard import leak, look
+from bucle.serve.guard import leak, look, models, scorers
+from bucle.serve.guard.classifier import scores
 from bucle.serve.guard.leak import Messages, Secret
-from bucle.serve.guard.look import Around, Found, Look
+from bucle.serve.guard.look import NOTHING, Around, Found, Look
+from bucle.serve.guard.models import Endpoint
 from bucle.serve.guard.stream import StreamGuard
 
-__all__ = ["Checked", "GuardSet", "refusal"]
+__all__ = ["Check", "Checked", "GuardSet", "refusal"]
 
 log = logging.getLogger("bucle.serve")
 Side = Literal["input", "output"]
 CLOSED = ("mask", "block")
 """Actions that must hold: where their guard fails, the text is refused."""
+FAILED = "guard_failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,23 +41,53 @@ class Checked:
 
 
 @dataclass(frozen=True, slots=True)
-class _Check:
+class Check:
+    """A guard: its rule and what it looks for. `slow` ones ask a model."""
+
     name: str
     rule: GuardRule
     look: Look
+    slow: bool = False
+
+    def action(self, side: Side) -> str:
+        return self.rule.input if side == "input" else self.rule.output
 
 
 class GuardSet:
     """The checks of `rules`. Safe to use from several threads; a call takes microseconds unless a guard asks a model
-    (`inline` is False then: call it from a thread)."""
+    (`inline` is False then: call it from a thread).
 
-    def __init__(self, rules: Guards) -> None:
-        self.inline = True
-        self._checks: tuple[_Check, ...] = (
-            _Check("personal_data", rules.personal_data, look.personal),
-            _Check("secrets", rules.secrets, look.secrets),
-            _Check("injection", rules.injection, _injection),
+    `endpoints` are the models of the project that a rule's `model` may name, `folder` the project's, from which its
+    folders are seen.
+    """
+
+    def __init__(self, rules: Guards, *, folder: Path | None = None, endpoints: Mapping[str, Endpoint] | None = None
+                 ) -> None:
+        def scored(name: str, rule: GuardRule, own: Look) -> Check:
+            if not rule.model:
+                return Check(name, rule, own)
+            known = (endpoints or {}).get(rule.model)
+            other = models.moderations(name, known) if known else models.classifier(name, rule.model, folder)
+            return Check(name, rule, other, True)
+
+        languages = rules.languages
+        everything = (
+            Check("personal_data", rules.personal_data, look.personal),
+            Check("secrets", rules.secrets, look.secrets),
+            scored("injection", rules.injection, _injection),
+            scored("abuse", rules.abuse, _abuse),
+            Check("prompt_leak", rules.prompt_leak.model_copy(update={"input": "off"}), _leak),
+            Check("answer_schema", rules.answer_schema.model_copy(update={"input": "off"}), look.schema),
+            *((Check("language", rules.language, look.language(languages)),) if languages else ()),
         )
+        self._checks = {side: tuple(c for c in everything if c.action(side) != "off") for side in ("input", "output")}
+        self._token = rules.prompt_leak.output in CLOSED
+        self._leaks = rules.prompt_leak.output != "off"
+        self.inline = not any(check.slow for checks in self._checks.values() for check in checks)
+
+    def checks(self, side: Side) -> tuple[Check, ...]:
+        """What looks at one side, in order."""
+        return self._checks[side]
 
     def check_input(self, text: str) -> Checked:
         """What a user's text may become before a model sees it."""
@@ -63,84 +98,119 @@ class GuardSet:
         return self.check(text, "output", Around(ask.schema if ask else None, secret))
 
     def check_ask(self, ask: ChatAsk) -> tuple[ChatAsk, Checked]:
-        """`ask` with its texts masked, and the worst that was found in any: the prompt, every message that is neither
-        the system's nor the model's own."""
-        checked = self.check_input(ask.text)
-        return ask, checked
+        """`ask` with personal data and secrets masked where that is the rule, and the worst that was found: in the
+        prompt, or in any message but the system's; the model's own are masked and not judged."""
+        if ask.prompt is not None:
+            checked = self.check_input(ask.prompt)
+            return (replace(ask, prompt=checked.text) if checked.masked else ask), checked
+        found: list[Checked] = []
+        messages: list[Mapping[str, Any]] = []
+        masked = False
+        for message in ask.messages:
+            text, role = message.get("content"), message.get("role")
+            if not isinstance(text, str) or not text or role in leak.SYSTEM:
+                messages.append(message)
+                continue
+            checked = self.check_input(text)
+            if role != "assistant":
+                found.append(checked)
+            masked |= checked.masked
+            messages.append({**message, "content": checked.text} if checked.masked else message)
+        whole = _worst(found or [self.check_input("")])
+        return (replace(ask, messages=tuple(messages)) if masked else ask), replace(whole, masked=masked)
 
     def check_answer(self, answer: ChatAnswer, ask: ChatAsk, secret: Secret | None = None
                      ) -> tuple[ChatAnswer, Checked]:
-        """`answer` with its choices masked, and the worst that was found in any. A blocked choice has no text and
-        finishes as `content_filter`."""
-        checked = self.check_output(answer.text, ask, secret)
-        return answer, checked
+        """`answer` with its choices masked (the arguments of tool calls too), and the worst that was found in any. A
+        blocked choice has no text and finishes as `content_filter`."""
+        around = Around(ask.schema, secret)
+        choices, found = [], []
+        for choice in answer.choices:
+            calls = [dict(call) for call in choice.tool_calls]
+            checked = self.check(choice.text, "output", around)
+            parts = [checked]
+            for call in calls:
+                function = dict(call.get("function") or {})
+                told = self.check(str(function.get("arguments") or ""), "output", Around(None, secret))
+                parts.append(told)
+                if told.masked and _fits(told.text):
+                    call["function"] = {**function, "arguments": told.text}
+                elif told.masked:  # what is masked is no JSON any more
+                    parts[-1] = replace(told, blocked=next(v for v in told.verdicts if v.flagged))
+            whole = _worst(parts)
+            found.append(whole)
+            if whole.blocked is not None:
+                choices.append(Choice("", "content_filter"))
+            elif whole.masked:
+                choices.append(replace(choice, text=checked.text, tool_calls=tuple(calls), logprobs=None))
+            else:
+                choices.append(choice)
+        whole = _worst(found or [self.check("", "output", around)])
+        changed = any(one.masked or one.blocked for one in found)
+        return (replace(answer, choices=tuple(choices)) if changed else answer), whole
 
     def stream(self, ask: ChatAsk | None = None, secret: Secret | None = None) -> StreamGuard:
         """The same for an answer that comes in pieces; one for each choice."""
         return StreamGuard(self, Around(ask.schema if ask else None, secret))
 
     def protect(self, messages: Sequence[Mapping[str, Any]]) -> tuple[Messages, Secret | None]:
-        """`messages` with a random token in the system message, and the secret to give to the output's check. As they
-        are, and None, where there is no system message or the guard is off."""
-        return leak.protect(messages)
+        """`messages`, with a token in the system message where a leak is blocked, and the secret to give to the
+        output's check. None where there is no system message or the guard is off."""
+        if not self._leaks:
+            return tuple(messages), None
+        return leak.protect(messages, token=self._token)
 
     def stored(self, text: str) -> str:
         """`text` as a trace may hold it: personal data masked, secrets gone."""
-        return _cut(text, tuple((f.start, f.end, "" if f.kind == "secret" else f"[{f.kind.upper()}]")
-                                for f in look.findings(text)))
+        return cut(text, [(f.start, f.end, "" if f.kind == "secret" else f"[{f.kind.upper()}]")
+                          for f in look.findings(text)])
 
     def moderate(self, texts: Sequence[str]) -> list[dict[str, float]]:
-        """A score in [0, 1] of each category that is scored here, for each text."""
-        return [{"injection": _injection(text, Around()).score} for text in texts]
+        """A score in [0, 1] of each category that is scored here, for each text: injection, harassment, hate, violence,
+        sexual, self-harm, personal_data, secrets."""
+        return [{**scores(text), "injection": scorers.injection(text)[0],
+                 "personal_data": look.personal(text, Around()).score, "secrets": look.secrets(text, Around()).score}
+                for text in texts]
 
     def check(self, text: str, side: Side, around: Around) -> Checked:
-        """What the guards of one side say of `text`."""
+        """What the guards of one side say of `text`. One that fails is a verdict `guard_failed`: it flags nothing, and
+        refuses the text where its action is to mask or to block."""
         verdicts: list[Verdict] = []
         blocked: Verdict | None = None
         spans: list[tuple[int, int, str]] = []
-        for check in self._checks:
-            action = getattr(check.rule, side)
-            if action == "off":
-                continue
+        for check in self._checks[side]:
+            action = check.action(side)
             began = time.perf_counter()
             try:
                 found = check.look(text, around)
-                flagged = bool(found.kinds) and found.score >= check.rule.threshold
-            except Exception:
-                log.exception("guard %s failed", check.name)
-                found, flagged = Found(0.0, ("guard_failed",)), False
+                flagged = bool(found.kinds) and found.score > 0 and found.score >= check.rule.threshold
+                kinds = found.kinds if flagged else ()
+            except Exception as error:
+                log.error("guard %s failed: %s", check.name, type(error).__name__)
+                found, flagged, kinds = Found(0.0), False, (FAILED,)
+                action = "block" if action in CLOSED else action
             ms = (time.perf_counter() - began) * 1000
-            failed = found.kinds == ("guard_failed",)
-            acts = action if flagged or (failed and action in CLOSED) else ""
-            if failed and action in CLOSED:
-                acts = "block"
-            verdict = Verdict(check.name, flagged, found.score, found.kinds if flagged or failed else (), ms)
+            verdict = Verdict(check.name, flagged, found.score, kinds, ms)
             verdicts.append(verdict)
-            if acts == "block":
+            if action == "block" and kinds:
                 blocked = blocked or verdict
-            elif acts == "mask":
+            elif action == "mask" and flagged:
                 spans.extend(found.spans)
-        masked = _cut(text, tuple(spans)) if spans else text
+        masked = cut(text, spans) if spans else text
         return Checked(masked, tuple(verdicts), blocked, masked != text)
 
 
 def refusal(blocked: Verdict) -> ApiError:
     """The answer to an input that a guard refuses: 400 `content_filter`; 503 `guard_failed` where the guard itself
     failed, because what it should have kept back must not pass unseen."""
-    if "guard_failed" in blocked.kinds:
+    if FAILED in blocked.kinds:
         return ApiError(503, f"the check {blocked.guard} failed, and nothing passes without it; try again",
-                        code="guard_failed")
+                        code=FAILED)
     return ApiError(400, f"this input is refused here: {', '.join(blocked.kinds)}", code="content_filter")
 
 
-def _injection(text: str, around: Around) -> Found:
-    from bucle.monitor.injection import suspicion
-
-    score, kinds = suspicion(text)
-    return Found(score, ("injection", *kinds))
-
-
-def _cut(text: str, spans: tuple[tuple[int, int, str], ...]) -> str:
+def cut(text: str, spans: Iterable[tuple[int, int, str]]) -> str:
+    """`text` with what each span says in its place."""
     pieces, at = [], 0
     for start, end, write in sorted(spans):
         if start >= at:
@@ -149,3 +219,36 @@ def _cut(text: str, spans: tuple[tuple[int, int, str], ...]) -> str:
     return "".join(pieces) + text[at:]
 
 
+def _injection(text: str, around: Around) -> Found:
+    return Found(*scorers.injection(text))
+
+
+def _abuse(text: str, around: Around) -> Found:
+    score, kinds = scorers.abuse(text)
+    return Found(score, kinds or ("abuse",))
+
+
+def _leak(text: str, around: Around) -> Found:
+    kinds = leak.leaked(text, around.secret) if around.secret is not None else ()
+    return Found(1.0, kinds) if kinds else NOTHING
+
+
+def _worst(found: Sequence[Checked]) -> Checked:
+    """The checks of several texts as one: of each guard the highest verdict, with the time of all."""
+    if len(found) == 1:
+        return found[0]
+    verdicts = []
+    for same in zip(*(one.verdicts for one in found), strict=True):
+        top = max(same, key=lambda v: (v.flagged, FAILED in v.kinds, v.score))
+        kinds = tuple(dict.fromkeys(kind for v in same for kind in v.kinds))
+        verdicts.append(replace(top, kinds=kinds, ms=sum(v.ms for v in same)))
+    blocked = next((one.blocked for one in found if one.blocked is not None), None)
+    return Checked(found[0].text, tuple(verdicts), blocked, any(one.masked for one in found))
+
+
+def _fits(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True

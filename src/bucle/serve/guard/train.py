@@ -123,7 +123,7 @@ def main() -> None:
     asked.add_argument("--seed", type=int, default=0)
     asked.add_argument("--out", type=Path, default=MODEL)
     asked.add_argument("--strength", type=float, default=8.0, help="C of the logistic regression")
-    asked.add_argument("--prose", type=Path, nargs="*", default=_own_prose(), help="harmless texts beside the templates")
+    asked.add_argument("--prose", type=Path, nargs="*", default=_own_prose(), help="more harmless texts")
     given = asked.parse_args()
     rows = texts(given.seed) + prose(given.prose, given.seed)
     x, groups = _matrix(rows), np.array([row.template for row in rows])
