@@ -59,34 +59,52 @@ def shares(rng: np.random.Generator, runs: int, canary_requests: int, old: float
     return float((at > 0).mean()), at[at > 0]
 
 
+PARTS = ("shares", "null", "faults")
+NULLS = ((0.01, 0.01, 0.02), (0.01, 0.03, 0.02), (0.2, 0.25, 0.05), (0.05, 0.05, 0.0))
+FAULTS: tuple[tuple[str, dict[str, float]], ...] = (
+    ("errors 5%", {"errors": 0.05}), ("errors 10%", {"errors": 0.1}), ("errors 30%", {"errors": 0.3}),
+    ("all fail", {"errors": 1.0}), ("3 times as slow", {"times": 3.0}), ("5 times as slow", {"times": 5.0}),
+    ("50% bad ratings", {"bad": 0.5}), ("90% bad ratings", {"bad": 0.9}))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--part", choices=PARTS, action="append", help="that alone; the figures are the same")
     said = parser.parse_args()
-    rng, began, rule = np.random.default_rng(said.seed), time.perf_counter(), Canary()
-    print(f"{said.runs} runs each, seed {said.seed}; level {rule.level:g} over the whole run and all three gates\n")
+    began, rule = time.perf_counter(), Canary()
+    print(f"{said.runs} runs each, seed {said.seed}; level {rule.level:g} over the whole run and all three gates")
+    for part in said.part or PARTS:
+        rng = np.random.default_rng([said.seed, PARTS.index(part)])
+        {"shares": of_shares, "null": of_the_null, "faults": of_faults}[part](rng, said.runs, rule)
+    print(f"{time.perf_counter() - began:.0f} s; each gate has a level of {rule.level / GATES:.4f}")
+
+
+def of_shares(rng: np.random.Generator, runs: int, rule: Canary) -> None:
     print("the test of shares alone, looked at after each of 2,000 requests of the canary (20,000 in all):")
-    for old, new, margin in ((0.01, 0.01, 0.02), (0.01, 0.03, 0.02), (0.2, 0.25, 0.05), (0.05, 0.05, 0.0)):
-        rate, _ = shares(rng, said.runs, 2000, old, new, margin, rule.level)
+    for old, new, margin in NULLS:
+        rate, _ = shares(rng, runs, 2000, old, new, margin, rule.level)
         print(f"  {old:.0%} against {new:.0%}, margin {margin:.0%}: decided in {rate:.2%} (at most {rule.level:.0%})")
-    print("\nthe gate, no difference or as much as is allowed, 4,000 requests:")
+
+
+def of_the_null(rng: np.random.Generator, runs: int, rule: Canary) -> None:
+    print("the gate, no difference or as much as is allowed, 4,000 requests:")
     edge = {"errors": USUAL["errors"] + rule.errors, "times": rule.p95_ratio, "bad": USUAL["bad"] + rule.bad_ratings}
     for name, new, outages in (("no difference", USUAL, 0.0), ("no difference, outages of both", USUAL, 0.03),
                                ("all three at the edge of what is allowed", edge, 0.0)):
-        found = [one_run(rng, 4000, new, outages) for _ in range(said.runs)]
-        print(f"  {name}: rolled back in {sum(n > 0 for n, _ in found) / said.runs:.2%}")
-    print("\nplanted faults, 300 runs of 20,000 requests: caught; after how many of the canary's (median, 95%)")
-    for name, fault in (("errors 5%", {"errors": 0.05}), ("errors 10%", {"errors": 0.1}),
-                        ("errors 30%", {"errors": 0.3}),
-                        ("all fail", {"errors": 1.0}), ("3 times as slow", {"times": 3.0}),
-                        ("5 times as slow", {"times": 5.0}), ("50% bad ratings", {"bad": 0.5}),
-                        ("90% bad ratings", {"bad": 0.9})):
-        found = [one_run(rng, 20_000, {**USUAL, **fault}) for _ in range(min(300, said.runs))]
+        found = [one_run(rng, 4000, new, outages) for _ in range(runs)]
+        print(f"  {name}: rolled back in {sum(n > 0 for n, _ in found) / runs:.2%}", flush=True)
+
+
+def of_faults(rng: np.random.Generator, runs: int, rule: Canary) -> None:
+    few = max(1, runs // 10)
+    print(f"planted faults, {few} runs of 20,000 requests: caught; after how many of the canary's (median, 95%)")
+    for name, fault in FAULTS:
+        found = [one_run(rng, 20_000, {**USUAL, **fault}) for _ in range(few)]
         took = np.array([n for n, _ in found if n]) * SHARE
-        print(f"  {name}: {len(took) / len(found):.1%}" + (
-            f"; {np.median(took):.0f}, {np.quantile(took, 0.95):.0f}" if len(took) else ""))
-    print(f"\n{time.perf_counter() - began:.0f} s; each gate has a level of {rule.level / GATES:.4f}")
+        print(f"  {name}: {len(took) / few:.1%}" + (
+            f"; {np.median(took):.0f}, {np.quantile(took, 0.95):.0f}" if len(took) else ""), flush=True)
 
 
 if __name__ == "__main__":

@@ -268,7 +268,7 @@ def test_ratings_find_the_target_that_answered() -> None:
 
 def test_a_shadow_answers_nobody_and_delays_nobody() -> None:
     runs: list[ShadowRun] = []
-    shadow = Told("shadow", waits=0.05, usd=9.0)
+    shadow = Told("shadow", waits=0.3, usd=9.0)
     route = one({**SHADOW, "shadow_parallel": 3}, Told("a"), shadow, on_shadow=runs.append,
                 facts={"shadow": TargetFacts(release="r9")})
 
@@ -279,11 +279,11 @@ def test_a_shadow_answers_nobody_and_delays_nobody() -> None:
             answer = await route.complete(say("hola", stream=True), ctx)
             assert (answer.text, answer.usage.usd, attempts(ctx)) == ("a: hola", 0.001, [("a", "")])
         took = time.perf_counter() - began
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.4)
         await route.close()
         return took
 
-    assert asyncio.run(ten()) < 0.04
+    assert asyncio.run(ten()) < 0.25
     assert route.standing()["shadow"] == {"shadow": {"asked": 3, "failed": 0, "dropped": 2, "unfit": 0}}
     assert [(r.route, r.target, r.release, r.error, r.ctx.trace) for r in runs] == [
         ("r", "shadow", "r9", "", str(n)) for n in range(3)]
@@ -308,7 +308,7 @@ def test_a_shadow_that_fails_hangs_or_cannot_is_counted_and_its_listener_may_fai
 
     async def once() -> None:
         await pieces_of(route, say("hola", max_tokens=3))
-        await asyncio.sleep(0.06)
+        await asyncio.sleep(0.15)
 
     asyncio.run(once())
     assert sorted(heard) == ["TimeoutError", "ValueError"]

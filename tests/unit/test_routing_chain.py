@@ -269,8 +269,8 @@ def test_one_that_speaks_in_time_is_not_hedged_and_one_alone_is_asked_twice() ->
     calm, spare = Told("a"), Told("b")
     assert ask(one({"to": [{"to": "a"}], "fallback": ["b"], "hedge_ms": 500}, calm, spare))[0].usage.usd == 0.001
     assert spare.asked == []
-    alone = Told("a", waits=0.05)
-    assert ask(one({"to": [{"to": "a"}], "hedge_ms": 10}, alone))[0].route == "a"
+    alone = Told("a", waits=0.2)
+    assert ask(one({"to": [{"to": "a"}], "hedge_ms": 100}, alone))[0].route == "a"
     assert (len(alone.asked), alone.cancelled) == (2, 1)
     broke = Told("a", waits=0.05)
     ask(one({"to": [{"to": "a"}], "hedge_ms": 10, "retry_share": 0}, broke))

@@ -91,10 +91,10 @@ def log_bets(seen_bad: Any, seen_n: Any, bad_old: Any, n_old: Any, bad_new: Any,
 def log_mean(logs: Any) -> Any:
     """The log of the mean of exp(`logs`) along the last axis: several e-processes as one."""
     import numpy as np
-    from scipy.special import logsumexp
 
     many = np.atleast_1d(np.asarray(logs, dtype=float))
-    return logsumexp(many, axis=-1) - np.log(many.shape[-1])
+    most = many.max(axis=-1)
+    return most + np.log(np.exp(many - most[..., None]).mean(axis=-1))
 
 
 def _on_the_edge(k2: Any, n2: Any, k1: Any, n1: Any, margin: float) -> Any:
