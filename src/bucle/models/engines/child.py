@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
 import json
 import logging
@@ -57,6 +58,7 @@ def private_folder() -> Path:
     if len(folder) > SOCKET_PATH_LIMIT - 20:
         os.rmdir(folder)
         folder = tempfile.mkdtemp(prefix="bucle-engine-", dir="/tmp")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)  # should nobody have come to close its engine
     return Path(folder)
 
 

@@ -229,6 +229,8 @@ class Supervised:
             await child.stop(0.1)
             raise
         LOG.info("%s is ready after %.1f s: process %d", self.name, child.ready_at - child.began, child.pid)
+        if note := child.facts.get("note"):
+            LOG.warning("%s is served by %s: %s", self.name, child.facts.get("engine"), note)
         return child
 
     async def _spawn(self, launch: Callable[[], Launch]) -> Child:
