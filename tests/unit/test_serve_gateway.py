@@ -16,12 +16,14 @@ import httpx
 import pytest
 
 from bucle.core.engine import OFFERS, AskContext, ChatAnswer, ChatAsk, Choice, Delta
+from bucle.core.ports import ChatReply
 from bucle.core.records import Prediction, Trace, Usage
 from bucle.core.serving import GuardRule, Guards
 from bucle.ledger.keys import Key
 from bucle.ledger.store import Ledger
 from bucle.ledger.traces import TraceStore
 from bucle.models.engines.process import EngineDied
+from bucle.models.engines.wire import WireEngine
 from bucle.serve.app import create_app
 from bucle.serve.budgets import Accounts
 from bucle.serve.guard import GuardSet
@@ -396,3 +398,51 @@ def test_nobody_works_for_a_client_of_a_whole_answer_that_left(monkeypatch: pyte
         [trace] = until(lambda: kept.rows)
         assert (trace.status, trace.estimated) == (499, True)
         assert app.state.gateway.active == 0
+
+
+def test_a_gateway_behind_a_gateway_keeps_choices_calls_usage_and_errors() -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    far = {"w": Words("a", "b", "ñ"), "c": Words("", calls=(call,)), "d": Words("a", error=EngineDied("gone"))}
+    with served({n: Route(n, "chat", engine=e) for n, e in far.items()}) as (there, _, _):
+        near = {n: Route(n, "chat", engine=WireEngine(n, f"{there.base_url}/v1", n, usd_per_million_in=1.0))
+                for n in far}
+        with served(near) as (http, kept, app):
+            for stream in (False, True):
+                reply = ask(http, "w", n=2, stream=stream)
+                text = text_of(reply.text) if stream else reply.json()["choices"][1]["message"]["content"]
+                assert text == "abñ"
+                assert "arguments" in ask(http, "c", tools=tools, stream=stream).text
+            broken = ask(http, "d")
+            assert (broken.status_code, broken.json()["error"]["code"]) == (502, "engine_unavailable")
+            assert '"error"' in ask(http, "d", stream=True).text
+            assert app.state.traces.flush()
+            assert [t.usage.tokens_in for t in kept.rows[:4]] == [7] * 4
+            assert kept.rows[0].usage.usd == pytest.approx(7e-6)
+
+
+class Late:
+    """A chat model that takes its time and cannot be stopped."""
+
+    name = "late"
+
+    def chat(self, messages: Any, *, max_tokens: int, temperature: float = 0.0, stop: Sequence[str] = (),
+             seed: int = 0) -> ChatReply:
+        time.sleep(0.5)
+        return ChatReply("late", Usage(tokens_in=5, tokens_out=6, usd=0.5))
+
+    def stream(self, messages: Any, *, max_tokens: int, temperature: float = 0.0, stop: Sequence[str] = (),
+               seed: int = 0) -> Iterator[str | ChatReply]:
+        yield self.chat(messages, max_tokens=max_tokens)
+
+
+def test_what_a_late_answer_cost_is_counted_once_it_is_known() -> None:
+    accounts, keys = Accounts(), _Some(Key("key:1", "one", "", frozenset({"chat"}), usd_per_month=9.0))
+    with served({"m": Route("m", "chat", chat=Late())}, keys=keys, accounts=accounts,
+                limits=Limits(timeout_s=0.2)) as (http, kept, _):
+        assert ask(http).json()["error"]["code"] == "timeout"
+        assert not kept.rows
+        [trace] = until(lambda: kept.rows)
+        assert (trace.status, trace.usage.usd, trace.estimated) == (504, 0.5, False)
+        [row] = [r for r in accounts.standing() if r["kind"] == "key"]
+        assert (row["settled"], row["reserved"]) == (500_000_000, 0)
