@@ -22,7 +22,7 @@ import numpy as np
 
 from bucle.core.errors import BucleError, ModelUnavailable
 from bucle.core.ids import file_sha256, sha256_hex
-from bucle.models.cpu import prepare_torch, quiet_libraries
+from bucle.models.cpu import default_threads, quiet_libraries
 from bucle.models.embedding.identity import cache_root, identity_of
 from bucle.models.embedding.library import openvino_quiet
 from bucle.models.engines.openvino.pipeline import Paged
@@ -116,8 +116,13 @@ def _room(folder: Path, precision: str, root: Path) -> None:
 
 
 def _convert(folder: Path, precision: str, adapter: Path | None, out: Path) -> None:
-    prepare_torch()
+    # Not prepare_torch(): it keeps freed memory for the next step, and here what was freed is wanted back for serving.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    import torch
+
     from bucle.models.local import _with_adapter, load_model
+
+    torch.set_num_threads(default_threads())
 
     model, tokenizer = load_model(folder, float32=True)
     if adapter is not None:
