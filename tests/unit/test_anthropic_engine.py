@@ -82,7 +82,7 @@ def test_the_peer_is_what_the_official_client_expects() -> None:
                 model="claude-test", max_tokens=9, messages=[{"role": "user", "content": "hi"}])
         with pytest.raises(anthropic.NotFoundError):
             client.messages.create(model="no-such", max_tokens=9, messages=[{"role": "user", "content": "hi"}])
-        with pytest.raises(anthropic.InternalServerError, match="Overloaded"):
+        with pytest.raises(anthropic.APIStatusError, match="Overloaded"):
             client.messages.create(model="claude-test", max_tokens=9, messages=[{"role": "user", "content": "busy"}])
 
 
@@ -269,6 +269,23 @@ def test_a_setting_that_is_not_taken_is_left_out_from_then_on() -> None:
         assert next(iter(chat.stream(HI, max_tokens=9))) == "x"
         assert len(peer.asked) == 5
         assert "seed" not in peer.asked[0]
+
+
+def test_the_limits_a_minute_are_shared_by_all_who_ask_the_same_model() -> None:
+    class Slept(Exception):
+        pass
+
+    def sleep(seconds: float) -> None:
+        assert 50 < seconds <= 60
+        raise Slept
+
+    with engine_of(lambda body: "x") as (engine, peer):
+        first, second = (blocking(engine, requests_per_minute=2, sleep=sleep) for _ in range(2))
+        first.chat(HI, max_tokens=9)
+        list(second.stream(HI, max_tokens=9))
+        with pytest.raises(Slept):
+            first.chat(HI, max_tokens=9)
+        assert len(peer.asked) == 2
 
 
 def test_headers_of_the_context_go_with_each_call() -> None:

@@ -33,7 +33,9 @@ OPENAI_OFFERS = PROVIDER_OFFERS | {"seed", "n", "logprobs", "presence_penalty", 
 
 _WORDS = {"response_format": "json_schema", "top_logprobs": "logprobs", "tool_choice": "tools",
           "parallel_tool_calls": "tools", "max_completion_tokens": "max_tokens"}
-_PRICED_AS = {"azureopenai": "azure", "bedrock": "aws", "gemini": "google", "vertexai": "google"}
+_PRICED_AS = {"azureopenai": "azure", "bedrock": "aws", "gemini": "google", "moonshot": "moonshotai",
+              "vertexai": "google", "xai": "x-ai"}
+"""Providers whose list prices stand under another name than any-llm's."""
 
 
 class ProviderEngine:
