@@ -8,6 +8,7 @@ Simulated with the gate that serves (serve.routing.gate.Gate) and its defaults: 
 from __future__ import annotations
 
 import argparse
+import logging
 import math
 import time
 from typing import Any
@@ -74,6 +75,7 @@ def main() -> None:
     parser.add_argument("--part", choices=PARTS, action="append", help="that alone; the figures are the same")
     said = parser.parse_args()
     began, rule = time.perf_counter(), Canary()
+    logging.disable(logging.WARNING)  # thousands of roll-backs
     print(f"{said.runs} runs each, seed {said.seed}; level {rule.level:g} over the whole run and all three gates")
     for part in said.part or PARTS:
         rng = np.random.default_rng([said.seed, PARTS.index(part)])

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from routing_engines import Told, attempts, one, say
 
 from bucle.core.engine import OFFERS, AskContext, ChatAnswer
 from bucle.core.errors import ConfigError, ContextOverflow, ModelUnavailable
-from bucle.core.serving import RouteRule
+from bucle.core.serving import RouteRule, Serve
 from bucle.serve.routing import Alias, TargetFacts, build_routes
 from bucle.serve.routing.facts import estimate
 from bucle.serve.routing.prefer import ByLatency
@@ -230,3 +231,14 @@ def test_a_tower_of_routes_is_refused_and_many_are_no_trouble() -> None:
         build_routes(tower, {"a": Told("a")}, {})
     row = {f"r{n}": RouteRule.model_validate({"to": [{"to": "a"}]}) for n in range(1000)}
     assert len(build_routes(row, {"a": Told("a")}, {})) == 1000
+
+
+def test_the_example_of_the_manual_is_served() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "routing.md").read_text(encoding="utf-8")
+    block = text.split("\n    models:\n")[1].split("\n\n")[0]
+    said = yaml.safe_load("    models:\n" + block.split("\n    bucle serve")[0])
+    rules = Serve.model_validate(said["serve"]).routes
+    names = ["faq", "faq@candidate", *said["models"]]
+    routes = build_routes(rules, {name: Told(name) for name in names}, {})
+    assert list(routes) == ["support", "writer", "polyglot"]
+    assert served(routes["polyglot"], "¿Cómo puedo dar de baja la línea de mi padre?") == "nano"

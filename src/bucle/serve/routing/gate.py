@@ -52,8 +52,8 @@ class RollBacks:
             return
         self.stopped.add(target)
         self.history.append(RollBack(self.route, target, gate, why, self._now(), figures=figures))
-        _LOG.warning("route %s: %s is rolled back: %s", self.route, target, why)
         if self._tell is None:
+            _LOG.warning("route %s: %s is rolled back: %s", self.route, target, why)
             return
         try:
             self._tell(self.route, target, why)
