@@ -1,6 +1,6 @@
 """Other providers through the real any-llm library, against a local server that speaks OpenAI's and Azure's wire.
 
-The extra cannot be installed beside the newest `anthropic` client (any-llm pins an older one): these run where it is.
+They run where the extra is installed (any-llm asks for an older `anthropic` client than the newest).
 """
 
 from __future__ import annotations
