@@ -174,11 +174,14 @@ def test_a_query_with_many_hits_gives_the_same_as_one_with_few(store: TraceStore
     store.add_traces([trace(n, f"cuota {n % 7}", day=1 + n * 13 % 25, user=f"u{n % 3}", route=f"r{n % 2}")
                       for n in range(300)])
     for asked in ({}, {"user": "u1"}, {"route": "r1", "limit": 10}, {"limit": 20, "newest_first": True},
+                  {"limit": 5, "newest_first": True, "before": 1772355600.0 + 86400 * 9},
                   {"since": 1772355600.0 + 86400 * 5, "newest_first": True, "limit": 33}, {"release": "x"}):
         monkeypatch.setattr("bucle.ledger.traces.FEW", 2000)
         few = store.traces(query="cuota 3", **asked)  # type: ignore[arg-type]
         monkeypatch.setattr("bucle.ledger.traces.FEW", 3)
-        assert store.traces(query="cuota 3", **asked) == few  # type: ignore[arg-type]
+        for recent in (1, 40, 200, 1000):
+            monkeypatch.setattr("bucle.ledger.traces.RECENT", recent)
+            assert store.traces(query="cuota 3", **asked) == few  # type: ignore[arg-type]
         assert bool(few) == ("release" not in asked)
 
 

@@ -47,6 +47,7 @@ class Ledger:
             self._db = sqlite3.connect(folder / "ledger.db", timeout=30, check_same_thread=False, isolation_level=None)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
+            self._db.execute("PRAGMA cache_size=-32000")  # KiB at most: ids are spread over the whole of their index
             migrate(self._db, resources.files("bucle.ledger").joinpath("schema.sql").read_text())
         except sqlite3.Error as error:
             raise Infrastructure(f"{folder / 'ledger.db'} cannot be opened: {error}.", "bucle doctor") from error

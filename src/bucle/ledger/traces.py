@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -19,6 +20,8 @@ __all__ = ["Pruned", "TraceStore"]
 
 FEW = 2_000
 """A query with at most so many hits is answered from the hits, sorted; with more, from the traces in order of time."""
+RECENT = 4_000
+"""Of many hits the newest are wanted: they are looked for among so many of the newest traces first."""
 PRUNED_AT_ONCE = 500
 PAGE = 500
 DAY_S = 86_400.0
@@ -97,7 +100,19 @@ class TraceStore:
         case and accents; times are epoch seconds, `before` left out; `status` 400 is 400 and above."""
         asked = _Asked(route=route, user=user, release=release, key=key, status=status, query=query, since=since,
                        before=before)
+        if query and newest_first and limit:
+            recent = self._page(self._newest(asked), True, limit, None)
+            if len(recent) == limit:
+                return [found for _, found in recent]
         return [found for _, found in self._page(asked, newest_first, limit, None)]
+
+    def _newest(self, asked: _Asked) -> _Asked:
+        """`asked` among the newest RECENT traces of its time only, and the first `seq` of them."""
+        start, seq = self.ledger.rows(
+            "SELECT min(at_epoch), min(seq) FROM (SELECT at_epoch, seq FROM traces WHERE at_epoch < ? "
+            "ORDER BY at_epoch DESC LIMIT ?)", (asked.before or 1e18, RECENT))[0]
+        later = math.nextafter(start or 0.0, math.inf)  # of those at the very start some may be left out
+        return replace(asked, since=max(asked.since, later), first=seq or 0)
 
     def each(self, *, route: str = "", user: str = "", release: str = "", query: str = "", since: float = 0.0,
              before: float = 0.0, newest_first: bool = False, key: str = "", status: int = 0) -> Iterator[Trace]:
@@ -145,7 +160,7 @@ class TraceStore:
         if asked.query.strip():
             query = parse_query(asked.query)
             if query.match:
-                hits = "SELECT rowid FROM trace_search WHERE trace_search MATCH ?"
+                hits = f"SELECT rowid FROM trace_search WHERE trace_search MATCH ? AND rowid >= {asked.first:d}"
                 many = self.ledger.rows(f"SELECT count(*) FROM ({hits} LIMIT {FEW + 1})", (query.match,))[0][0] > FEW
                 if many:
                     where.append(f"+t.seq IN ({hits})")  # + : walk by time, and stop at the limit
@@ -248,3 +263,4 @@ class _Asked:
     query: str
     since: float
     before: float
+    first: int = 0
