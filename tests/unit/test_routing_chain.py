@@ -169,10 +169,10 @@ def test_pauses_grow_and_are_bounded(again: int, seed: int) -> None:
 
 @settings(max_examples=120, deadline=None)
 @given(failures=st.integers(1, 4),
-       steps=st.lists(st.tuples(st.sampled_from(["enter", "ok", "fail", "left", "wait"]), st.floats(0.1, 30)),
+       steps=st.lists(st.tuples(st.sampled_from(["enter", "ok", "fail", "left", "wait"]), st.integers(1, 30)),
                       max_size=80))
 def test_a_breaker_opens_after_so_many_and_lets_one_probe_through(
-    failures: int, steps: list[tuple[str, float]]
+    failures: int, steps: list[tuple[str, int]]
 ) -> None:
     now = [0.0]
     breaker = Breaker("a", failures, 10.0, lambda: now[0])
