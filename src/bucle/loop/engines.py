@@ -62,10 +62,12 @@ def remote_engine(ws: Workspace, name: str, model: OpenAIModel | AnthropicModel 
 
     usd_in, usd_out = paid(name, model, ws.config.catalogue)
     if isinstance(model, OpenAIModel):
+        from bucle.models.engines.ollama import offers_at
         from bucle.models.engines.wire import WireEngine
 
         return WireEngine(name, model.base_url, model.model, api_key_env=model.api_key_env, timeout_s=model.timeout_s,
-                          max_parallel=model.max_parallel, usd_per_million_in=usd_in, usd_per_million_out=usd_out)
+                          offers=offers_at(model.base_url), max_parallel=model.max_parallel,
+                          usd_per_million_in=usd_in, usd_per_million_out=usd_out)
     if isinstance(model, AnthropicModel):
         from bucle.models.engines.anthropic import AnthropicEngine
 

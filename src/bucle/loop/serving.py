@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bucle.core.config import EncoderModel, RerankerModel
 from bucle.core.errors import BucleError
-from bucle.core.ports import ChatModel
+from bucle.core.ports import ChatModel, Embedder
 from bucle.core.records import Node
 from bucle.core.serving import Traces
 from bucle.loop.aliases import aliases
@@ -125,7 +125,7 @@ def _models(ws: Workspace, release: Node | None, override: Mapping[str, ChatMode
         try:
             node, known = node_of(ws, name), price_known(name, model, ws.config.catalogue)
             if isinstance(model, EncoderModel):
-                routes[name] = Route(name, "embed", candidate=node, embedder=_Encoder(ws, node, name),
+                routes[name] = Route(name, "embed", candidate=node, embedder=_embedder(ws, node, name, model),
                                      parallel=AT_ONCE if model.base_url else 0, price_known=known)
             elif name in override:
                 routes[name] = Route(name, "chat", candidate=node, chat=override[name])
@@ -149,6 +149,17 @@ def redactor() -> Any:
 
     policy: dict[str, Action] = dict.fromkeys(KINDS, "mask")
     return lambda text: apply(text, policy)[0]
+
+
+def _embedder(ws: Workspace, node: str, name: str, model: EncoderModel) -> Embedder:
+    """A provider's is asked itself, so that what it costs is counted."""
+    if not model.base_url:
+        return _Encoder(ws, node, name)
+    from bucle.models.catalogue import facts
+    from bucle.models.remote import OpenAIEmbedder
+
+    return OpenAIEmbedder(name, model.base_url, model.model, model.api_key_env, model.timeout_s,
+                          usd_per_million_in=facts(name, model, ws.config.catalogue).usd_per_million_in)
 
 
 class _Encoder:
