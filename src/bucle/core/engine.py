@@ -97,9 +97,9 @@ class AskContext:
 
     `deadline` in time.monotonic() seconds; `access` the labels that the asker's key holds; `forward` headers for remote
     models (a replay's); `identity` what a stable share is decided by (the user, else the key). `spans` are appended to,
-    times in milliseconds since `started` (time.perf_counter). `late` is work that goes on although nobody waits any more
-    (a thread cannot be stopped): each resolves to the ChatAnswer it came to, or None. `acted`: an engine may have done
-    or paid something elsewhere, so nobody asks again by themselves.
+    times in milliseconds since `started` (time.perf_counter). `late` is work that goes on although nobody waits any
+    more (a thread cannot be stopped): each resolves to the ChatAnswer it came to, or None. `acted`: an engine may have
+    done or paid something elsewhere, so nobody asks again by themselves.
     """
 
     trace: str = ""
@@ -127,8 +127,8 @@ class AskContext:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One of the `n` answers. `tool_calls` and `logprobs` in OpenAI's shape (`{"content": [...]}`). `stopped` is the stop
-    string that ended it, where the engine says so."""
+    """One of the `n` answers. `tool_calls` and `logprobs` in OpenAI's shape (`{"content": [...]}`). `stopped` is the
+    stop string that ended it, where the engine says so."""
 
     text: str
     finish: Finish = "stop"
