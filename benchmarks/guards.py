@@ -64,13 +64,14 @@ def main() -> None:
 
 def latency(times: int) -> dict[str, dict[str, dict[str, float]]]:
     """Microseconds of each guard and all, p50 and p99, by language and length."""
-    guards = GuardSet(Guards(languages=("es", "en")))
+    guards, fussy = GuardSet(Guards()), GuardSet(Guards(languages=("es", "en")))
     around = look.Around()
     accepted = look.language(("es", "en"))
     parts: Mapping[str, Callable[[str], Any]] = {
         "personal data and secrets": lambda text: look.personal(text, around),
         "injection": injection, "abuse": abuse, "language": lambda text: accepted(text, around),
-        "all": guards.check_input, "all, stored too": lambda text: (guards.check_input(text), guards.stored(text)),
+        "all": guards.check_input, "all and language": fussy.check_input,
+        "all, stored too": lambda text: (guards.check_input(text), guards.stored(text)),
     }
     took: dict[str, dict[str, dict[str, float]]] = {}
     for kind, text in (("es", ES), ("en", EN)):
@@ -100,7 +101,8 @@ def gathered(data: Path, also: Sequence[str]) -> tuple[dict[str, list[str]], dic
     abusive: dict[str, list[str]] = {}
     absent = []
     for name, path, into, read in (
-        ("injections (en)", data / "injections" / "prompt_injections.csv", attacks, lambda p: _column(p, "prompt", ",")),
+        ("injections (en)", data / "injections" / "prompt_injections.csv", attacks,
+         lambda p: _column(p, "prompt", ",")),
         ("requests (es)", data / "intents-es" / "eval.tsv", harmless, lambda p: [x.split("\t")[-1] for x in _lines(p)]),
         ("questions (es)", data / "xquad" / "xquad.es.json", harmless, _questions),
         ("questions (en)", data / "xquad" / "xquad.en.json", harmless, _questions),
@@ -120,7 +122,8 @@ def gathered(data: Path, also: Sequence[str]) -> tuple[dict[str, list[str]], dic
 
 
 def quality(attacks: Mapping[str, Sequence[str]], harmless: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """Flagged shares at 0.5 of each set by each scorer, AUC and recall where 0.5% and 1% of the harmless are flagged."""
+    """Flagged shares at 0.5 of each set by each scorer, AUC, and recall where 0.5% and 1% of the harmless are flagged.
+    """
     scorers: Mapping[str, Callable[[str], float]] = {
         "phrasings": lambda text: suspicion(text)[0],
         "classifier": lambda text: classifier.scores(text)["injection"],
@@ -159,7 +162,8 @@ def _column(path: Path, column: str, by: str = "\t") -> list[str]:
 
 
 def _questions(path: Path) -> list[str]:
-    return [q["question"] for a in json.loads(path.read_text("utf-8"))["data"] for p in a["paragraphs"] for q in p["qas"]]
+    articles = json.loads(path.read_text("utf-8"))["data"]
+    return [q["question"] for a in articles for p in a["paragraphs"] for q in p["qas"]]
 
 
 def _paragraphs(path: Path) -> list[str]:

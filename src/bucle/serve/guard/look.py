@@ -76,6 +76,7 @@ def _found(found: list[Finding]) -> Found:
 def language(accepted: tuple[str, ...]) -> Look:
     """Flags a text that is surely in none of the `accepted` languages (ISO 639-1). Short texts stay undecided."""
     wanted = frozenset(accepted)
+    _identifier()  # half a second, before the first request
 
     def look(text: str, around: Around) -> Found:
         head = text[:READ]

@@ -156,7 +156,7 @@ def _settled(text: str, sent: int) -> int:
     if (small := _SMALL.search(held, 0, cut)) is not None:
         cut = small.start()
     near = _near(held)
-    if near < cut:
+    if near <= cut and near < len(held):
         first = max(0, near - 8)
         before = [at for at in gaps if at <= first]
         cut = before[-1] if before else 0
@@ -164,10 +164,11 @@ def _settled(text: str, sent: int) -> int:
             cut = small.start()
         if len(held) - cut > CLUSTER:
             cut = max([at for at in gaps if at <= len(held) - CLUSTER // 2] or [cut])
-    begun = _BEGUN.search(held)
-    if begun is not None and begun.start() < cut and len(held) - begun.start() < KEY and not _CLOSED.search(
-            held, begun.start()):
-        cut = begun.start()
+    for begun in _BEGUN.finditer(held, 0, cut + KEY):
+        if begun.start() >= cut:
+            break
+        if len(held) - begun.start() < KEY and not _CLOSED.search(held, begun.start()):
+            cut = begun.start()
     return sent + cut
 
 
