@@ -235,6 +235,7 @@ def _groups(folded: str) -> int:
 _UNSEEN = re.compile(r"[^\x00-\x7f]+")
 
 
+@functools.lru_cache(maxsize=16)
 def fold(text: str) -> str:
     """Lower case, accents and invisible characters gone, white space single: evasions that cost nothing are
     undone."""
