@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from bucle.core.config import EncoderModel, RerankerModel
+from bucle.core.config import EncoderModel, OpenAIModel, RerankerModel
 from bucle.core.errors import BucleError
 from bucle.core.ports import ChatModel, Embedder
 from bucle.core.records import Node
@@ -45,7 +45,7 @@ def app_for(
     from bucle.ledger.spend_watch import SpendWatch
     from bucle.serve.app import create_app
     from bucle.serve.budgets import Accounts
-    from bucle.serve.guard import GuardSet
+    from bucle.serve.guard import Endpoint, GuardSet
     from bucle.serve.journal import Journal, recover
     from bucle.serve.keys import Keys, keys_from_environment, studio_keys_from_environment
     from bucle.serve.routes import Limits
@@ -82,7 +82,9 @@ def app_for(
         limits=Limits(body_bytes=settings.body_kb * 1024, timeout_s=settings.timeout_s, in_flight=settings.in_flight),
         replay=replay,
         studio=studio,
-        guards=GuardSet(settings.guards),
+        guards=GuardSet(settings.guards, folder=ws.root, endpoints={
+            name: Endpoint(model.base_url, model.model, model.api_key_env)
+            for name, model in ws.config.models.items() if isinstance(model, OpenAIModel)}),
         keys=Keys(keys_from_environment(), studio_keys_from_environment(), KeyStore(ws.ledger)),
         accounts=accounts,
         traces=traces,

@@ -5,11 +5,13 @@
 
 from bucle.serve.guard.checks import InjectionGuard, PersonalDataGuard, ScoreGuard, inspect, summary
 from bucle.serve.guard.leak import Secret
+from bucle.serve.guard.models import Endpoint
 from bucle.serve.guard.rules import Checked, GuardSet, refusal
 from bucle.serve.guard.stream import StreamGuard
 
 __all__ = [
     "Checked",
+    "Endpoint",
     "GuardSet",
     "InjectionGuard",
     "PersonalDataGuard",

@@ -36,9 +36,9 @@ _POWERS = np.array([31**k % 2**32 for k in range(5)], dtype=np.uint32)
 
 
 class Weights(NamedTuple):
-    """`table` int8 [2^BITS, categories], `scale` and `bias` [categories]."""
+    """`table` [2^BITS, categories], whole numbers of one byte each in the file, `scale` and `bias` [categories]."""
 
-    table: NDArray[np.int8]
+    table: NDArray[np.float32]
     scale: NDArray[np.float32]
     bias: NDArray[np.float32]
 
@@ -62,7 +62,7 @@ def _logits(folded: str, weights: Weights) -> NDArray[np.float32]:
     found = features(folded)
     if not len(found):
         return weights.bias
-    total = weights.table[found].sum(axis=0, dtype=np.int32)
+    total = np.ones(len(found), dtype=np.float32) @ weights.table.take(found, axis=0)  # whole numbers: exact
     return np.asarray(total * weights.scale / math.sqrt(len(found)) + weights.bias, dtype=np.float32)
 
 
@@ -95,7 +95,7 @@ def load(path: Path = MODEL) -> Weights:
     from safetensors.numpy import load_file
 
     tensors: dict[str, Any] = load_file(path)
-    return Weights(tensors["table"], tensors["scale"], tensors["bias"])
+    return Weights(tensors["table"].astype(np.float32), tensors["scale"], tensors["bias"])
 
 
 def report() -> dict[str, Any]:
