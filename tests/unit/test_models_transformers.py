@@ -311,3 +311,29 @@ def test_tools_where_the_template_has_them(folder: Path, tmp_path: Path) -> None
     for other in ('<tool_call>{"name": "borrar", "arguments": {}}</tool_call>', "<tool_call>{x}</tool_call>",
                   "<tool_call>nada"):
         assert calls_of(other, asked) == (other, ())
+
+
+def test_auto_falls_back_where_openvino_cannot_and_says_why(folder: Path, tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoTokenizer, BloomConfig, BloomForCausalLM, MambaConfig, MambaForCausalLM
+
+    from bucle.models.engines.open import open_host
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    torch.manual_seed(0)
+    size = {"vocab_size": len(tokenizer), "hidden_size": 32, "eos_token_id": tokenizer.eos_token_id}
+    BloomForCausalLM(BloomConfig(**size, n_layer=1, n_head=2)).save_pretrained(tmp_path / "bloom")
+    MambaForCausalLM(MambaConfig(**size, num_hidden_layers=1, state_size=4)).save_pretrained(tmp_path / "mamba")
+    for name in ("bloom", "mamba"):
+        tokenizer.save_pretrained(tmp_path / name)
+    host = open_host(HostSpec("b", str(tmp_path / "bloom"), threads=1, max_tokens=8, cached=str(tmp_path / "kept")))
+    try:
+        assert isinstance(host, TransformersHost)
+        assert "OpenVINO does not take this model" in host.describe()["note"]
+        running = [begin(host, asks(text)) for text in ("hola", "x", TEXTS[0])]  # no positions: each by itself
+        alone = [end(events)[0].text for events in running]
+        assert [answer(host, asks(text)).text for text in ("hola", "x", TEXTS[0])] == alone
+    finally:
+        host.close()
+    with pytest.raises(ModelUnavailable, match="no cache of keys and values"):
+        TransformersHost(HostSpec("m", str(tmp_path / "mamba")))

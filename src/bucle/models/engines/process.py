@@ -324,7 +324,8 @@ class Supervised:
 
     async def _explained(self, child: Child, error: ModelUnavailable) -> ModelUnavailable:
         """EngineDied where the process is gone, or goes within a moment; else what was raised."""
-        if isinstance(error, (RateLimited, Refused, TimedOut)) or not await child.gone(0.5):
+        answered = isinstance(error, (RateLimited, Refused, TimedOut)) or hasattr(error, "status")
+        if answered or not await child.gone(0.5):
             return error
         if self._closing:
             return self._stopping()

@@ -28,8 +28,9 @@ from bucle.models.local import load_model
 
 __all__ = ["TransformersHost"]
 
-CHUNK = 512
-"""Tokens of a prompt that are read between two steps of those who generate: what a newcomer makes the others wait."""
+CHUNK = 128
+"""Tokens of a prompt that are read between two steps of those who generate: what a newcomer makes the others wait, and
+the longest that a sound engine is silent (a model of 7 billion parameters takes some 40 s for them on a slow CPU)."""
 GUIDED = frozenset({"json_object", "json_schema", "regex"})
 
 
