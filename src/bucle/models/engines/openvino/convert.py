@@ -22,7 +22,7 @@ import numpy as np
 
 from bucle.core.errors import BucleError, ModelUnavailable
 from bucle.core.ids import file_sha256, sha256_hex
-from bucle.models.cpu import default_threads, quiet_libraries
+from bucle.models.cpu import bf16_is_fast, default_threads, quiet_libraries
 from bucle.models.embedding.identity import cache_root, identity_of
 from bucle.models.embedding.library import openvino_quiet
 from bucle.models.engines.openvino.pipeline import Paged
@@ -44,11 +44,13 @@ ABANDONED_S = 86_400.0
 
 
 def precision_of(folder: Path, precision: str) -> str:
-    """What `auto` means for the model in `folder`: int8 from 100 million parameters on, else fp32 (a small model's
-    weights stay in the processor's cache, where fewer bits gain nothing). Anything else is itself."""
+    """What `auto` means for the model in `folder`: int8 from 100 million parameters on; below, where the weights stay in
+    the processor's cache and fewer bits gain nothing, bf16 where this processor is fast at it, else fp32."""
     if precision != "auto":
         return precision
-    return "int8" if int(outline(folder)["parameters"]) >= LARGE else "fp32"
+    if int(outline(folder)["parameters"]) >= LARGE:
+        return "int8"
+    return "bf16" if bf16_is_fast() else "fp32"
 
 
 def converted(folder: Path, precision: str, *, adapter: Path | None = None, root: Path | None = None) -> Path:
