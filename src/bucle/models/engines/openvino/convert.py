@@ -44,8 +44,8 @@ ABANDONED_S = 86_400.0
 
 
 def precision_of(folder: Path, precision: str) -> str:
-    """What `auto` means for the model in `folder`: int8 from 100 million parameters on; below, where the weights stay in
-    the processor's cache and fewer bits gain nothing, bf16 where this processor is fast at it, else fp32."""
+    """What `auto` means for the model in `folder`: int8 from 100 million parameters on; below, where the weights stay
+    in the processor's cache and fewer bits gain nothing, bf16 where this processor is fast at it, else fp32."""
     if precision != "auto":
         return precision
     if int(outline(folder)["parameters"]) >= LARGE:
