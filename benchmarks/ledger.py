@@ -222,7 +222,7 @@ def main() -> None:
     if options.json:
         report("ledger", ours=per_s, peer=found.get("per_s"), ratio=ratio, unit="traces/s, durable, ten spans each",
                target=">= 8,000 traces/s, >= 100 times MLflow's, text search over 100,000 < 100 ms",
-               packages=["orjson"], traces=count, bytes_a_trace=size, path=plain, path_masked=masked, search=search,
+               packages=["msgspec"], traces=count, bytes_a_trace=size, path=plain, path_masked=masked, search=search,
                worst_search_ms=worst, mlflow=found)
     else:
         print(f"{count:,} traces of ten spans: {per_s:,.0f}/s durable and searchable, {size:,.0f} bytes each")

@@ -6,7 +6,7 @@ import json
 import math
 from typing import Any
 
-import orjson
+import msgspec
 
 from bucle.core.records import Trace, Usage
 from bucle.ledger.spend import tokens
@@ -19,8 +19,8 @@ def trace_json(trace: Trace, *, texts: bool = True) -> bytes:
     pair) becomes a question mark; NaN and infinity null."""
     fields = trace.__dict__ if texts else {k: v for k, v in trace.__dict__.items() if k not in ("input", "output")}
     try:
-        return bytes(orjson.dumps(fields, default=_plain))
-    except TypeError:  # orjson is exact, and refuses what the standard library lets through
+        return msgspec.json.encode(fields, enc_hook=_plain)
+    except (TypeError, ValueError):  # msgspec is exact, and refuses what the standard library lets through
         return json.dumps(_safe(fields), ensure_ascii=False).encode()
 
 
@@ -54,6 +54,6 @@ def _safe(value: Any) -> Any:
 
 def trace_from(said: str, answered: str, body: str) -> Trace:
     """The trace whose JSON without texts is `body`."""
-    fields = orjson.loads(body)
+    fields = msgspec.json.decode(body)
     fields["input"], fields["output"] = said, answered
     return Trace.model_validate(fields)

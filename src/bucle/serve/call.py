@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-import orjson
+import msgspec
 
 from bucle.core.engine import AskContext, ChatAnswer
 from bucle.core.ports import Verdict
@@ -152,7 +152,7 @@ def output_of(answer: ChatAnswer) -> str:
     """What a trace keeps of an answer: what a candidate predicted, else the text of each choice, else the calls."""
     if answer.prediction is not None:
         return answer.prediction.output
-    texts = [c.text or (orjson.dumps([dict(t) for t in c.tool_calls]).decode() if c.tool_calls else "")
+    texts = [c.text or (msgspec.json.encode([dict(t) for t in c.tool_calls]).decode() if c.tool_calls else "")
              for c in answer.choices]
     text = texts[0] if len(texts) == 1 else "\n\n".join(texts)
     return text if text.isascii() else text.encode("utf-8", "replace").decode()

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
-import orjson
+import msgspec
 
 from bucle.serve.errors import ApiError
 from bucle.serve.routes import Limits
@@ -87,7 +87,7 @@ class Exchange:
 
     async def json(self, value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
         """Reply with `value` as JSON (bytes: JSON already)."""
-        data = value if isinstance(value, bytes) else orjson.dumps(value)
+        data = value if isinstance(value, bytes) else msgspec.json.encode(value)
         await self.reply(data, status, [_JSON, *_raw(headers)])
 
     async def reply(self, data: bytes, status: int, headers: list[tuple[bytes, bytes]]) -> None:

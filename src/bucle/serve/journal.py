@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import orjson
+import msgspec
 
 from bucle.core.errors import Infrastructure
 from bucle.core.records import Trace, Usage
@@ -93,7 +93,7 @@ class Journal:
         said = {"id": trace_id, "route": route, "at": at, "key": key, "team": team, "usd": usd, "tokens": tokens,
                 "release": release}
         with self._lock:
-            return self._append(trace_id, BEGAN, orjson.dumps(said)) is not None
+            return self._append(trace_id, BEGAN, msgspec.json.encode(said)) is not None
 
     def ended(self, trace: Trace, *, later: bool = False) -> bool:
         """`trace`, redacted, whole: from here on it reaches the ledger. `later`: memory has no place for it, so it is
@@ -243,7 +243,7 @@ def _records(own: Path) -> Iterator[tuple[bytes, Any]]:
                 kind, body = line[9:10], line[HEAD:-1]
                 try:
                     whole = line.endswith(b"\n") and int(line[:8], 16) == zlib.crc32(kind + body)
-                    yield kind, orjson.loads(body) if whole else None
+                    yield kind, msgspec.json.decode(body) if whole else None
                 except ValueError:
                     yield kind, None
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-import orjson
+import msgspec
 
 from bucle.core.ids import sha256_hex
 from bucle.serve.errors import ApiError
@@ -18,8 +18,8 @@ __all__ = ["event_time", "find_route", "parse_json", "replay_trace_id"]
 def parse_json(body: bytes) -> dict[str, Any]:
     """The body as an object. NaN, lone surrogates, deep nesting and endless numbers are refused with 400."""
     try:
-        value = orjson.loads(body)
-    except orjson.JSONDecodeError:
+        value = msgspec.json.decode(body)
+    except (ValueError, RecursionError):
         raise ApiError(400, "the body is not valid JSON", code="invalid_json") from None
     if not isinstance(value, dict):
         raise ApiError(400, "the body must be a JSON object", code="invalid_json")

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import orjson
+import msgspec
 
 from bucle.core.engine import AskContext, ChatAnswer, ChatAsk, Delta, wanted
 from bucle.core.errors import BadInput, BucleError, ContextOverflow, ModelUnavailable, UpstreamTimeout
@@ -58,8 +58,8 @@ class AnthropicEngine(WireEngine):
             except TimeoutError as error:
                 raise self._late() from error
         try:
-            value = orjson.loads(data)
-        except ValueError:
+            value = msgspec.json.decode(data)
+        except (ValueError, RecursionError):
             value = None
         if not isinstance(value, dict):
             raise ModelUnavailable(f"{self.name} answered something that is not a JSON object",
@@ -84,7 +84,7 @@ class AnthropicEngine(WireEngine):
         """A successful response, not yet read."""
         import aiohttp
 
-        body = orjson.dumps(body_of(ask, self.model, self._default_tokens))
+        body = msgspec.json.encode(body_of(ask, self.model, self._default_tokens))
         headers = {**self._headers, **ctx.forward, **self._authorisation()}
         response = await self._post("/v1/messages", body, headers, ctx)
         try:

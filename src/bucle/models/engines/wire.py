@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import orjson
+import msgspec
 
 from bucle.core.engine import OFFERS, AskContext, ChatAnswer, ChatAsk, Delta
 from bucle.core.errors import BadInput, BucleError, ContextOverflow, ModelUnavailable, UpstreamTimeout
@@ -133,7 +133,7 @@ class WireEngine:
         headers = {**self._headers, **ctx.forward, **self._authorisation()}
         renamed = False
         while True:
-            body = orjson.dumps(body_of(ask, self.model, self._limit_field))
+            body = msgspec.json.encode(body_of(ask, self.model, self._limit_field))
             response = await self._post(path, body, headers, ctx)
             try:
                 if response.status == 200:
@@ -272,8 +272,8 @@ class WireEngine:
 
 def _object(data: bytes) -> dict[str, Any] | None:
     try:
-        value = orjson.loads(data)
-    except ValueError:
+        value = msgspec.json.decode(data)
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 

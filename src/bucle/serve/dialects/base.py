@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import orjson
+import msgspec
 
 from bucle.core.engine import ChatAnswer, ChatAsk, Delta
 from bucle.core.records import Usage
@@ -73,9 +73,9 @@ class Dialect(Protocol):
 def encode(value: Any) -> bytes:
     """`value` as JSON; a lone surrogate, which cannot be sent, becomes `?`, a number that is not finite null."""
     try:
-        return orjson.dumps(value)
-    except TypeError:
-        return orjson.dumps(_sendable(value))
+        return msgspec.json.encode(value)
+    except (TypeError, ValueError):
+        return msgspec.json.encode(_sendable(value))
 
 
 def event(value: Mapping[str, Any], name: str = "") -> bytes:

@@ -49,12 +49,11 @@ def semantic_group(ask: ChatAsk, access: Iterable[str], pool: str) -> bytes | No
 
 
 def _digest(said: dict[str, Any], access: Iterable[str], pool: str) -> bytes | None:
-    import orjson
+    import msgspec
 
     try:
-        text = orjson.dumps([said, sorted(access), pool], default=_plain,
-                            option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)
-    except TypeError:
+        text = msgspec.json.encode([said, sorted(access), pool], enc_hook=_plain, order="sorted")
+    except (TypeError, ValueError):
         return None
     return blake2b(text, digest_size=20).digest()
 
