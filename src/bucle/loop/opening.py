@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from bucle.core.errors import BadInput
 from bucle.core.ports import LoadContext, Predictor, Technique
 from bucle.core.records import Candidate, Prediction
 from bucle.customise.registry import technique
@@ -70,17 +71,22 @@ def load_candidate(ws: Workspace, candidate_id: str, folder: Path, *, serving: b
         from bucle.loop.chains import step_cache
 
         extra["cache"] = step_cache(ws)
-    return t.load(
-        folder,
-        LoadContext(
-            labels=candidate.labels,
-            params=candidate.params,
-            seed=ws.config.seed,
-            kind=candidate.kind,
-            extra=extra,
-            **open_roles(ws, roles, t, serving=True),
-        ),
+    context = LoadContext(
+        labels=candidate.labels,
+        params=candidate.params,
+        seed=ws.config.seed,
+        kind=candidate.kind,
+        extra=extra,
+        **open_roles(ws, roles, t, serving=True),
     )
+    try:
+        return t.load(folder, context)
+    except (KeyError, FileNotFoundError) as error:  # its files are not those that this technique writes today
+        raise BadInput(
+            f"The candidate {candidate.name} of {candidate.task} was fitted by another version of Bucle and cannot be "
+            f"opened ({type(error).__name__}: {error}).",
+            "bucle run fits it again.",
+        ) from error
 
 
 def predict_as(predictor: Predictor, inputs: Sequence[str], access: frozenset[str]) -> list[Prediction]:
