@@ -73,7 +73,9 @@ class EchoHost:
             if ask.stream:
                 on(Delta((" " if number else "") + piece))
         gone.set()
-        on(ChatAnswer(tuple(Choice(text) for _ in range(ask.n)), Usage(tokens_in=3, tokens_out=len(pieces))))
+        stopped = ask.stop[0] if ask.stop else ""
+        on(ChatAnswer(tuple(Choice(text, stopped=stopped) for _ in range(ask.n)),
+                      Usage(tokens_in=3, tokens_out=len(pieces))))
 
     def describe(self) -> Mapping[str, Any]:
         stalled = time.monotonic() - self.hung if self.hung is not None else 0.0

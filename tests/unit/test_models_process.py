@@ -73,7 +73,11 @@ def test_the_whole_question_survives_the_trip_and_adapters_are_chosen_by_name(mo
                      logit_bias={"5": -100.0}, stop=("a", "ñ"), top_logprobs=2, regex="[a-z]+", user="ana",
                      tools=({"type": "function", "function": {"name": "f", "parameters": {}}},), tool_choice="auto",
                      parallel_tool_calls=False)
-        came = json.loads((await process.complete(asked, AskContext())).text)
+        whole = await process.complete(asked, AskContext())
+        came = json.loads(whole.text)
+        assert whole.choices[0].stopped == "a"
+        streamed = [piece async for piece in process.stream(asks("say x", stop=("ñ",), stream=True), AskContext())]
+        assert streamed[-1].choices[0].stopped == "ñ"  # type: ignore[union-attr]
         for name in ("max_tokens", "temperature", "top_p", "presence_penalty", "frequency_penalty", "logit_bias",
                      "top_logprobs", "regex", "user", "tool_choice", "parallel_tool_calls"):
             assert came[name] == getattr(asked, name), name

@@ -80,7 +80,7 @@ def whole_answer(name: str, reply: Mapping[str, Any], usage: Usage, *, raw: bool
         finish = _finish(row.get("finish_reason")) or ("tool_calls" if calls else "stop")
         refusal = message.get("refusal")
         choices.append(Choice(_text(message.get("content")), finish, calls, _logprobs(row.get("logprobs"), raw),
-                              refusal if isinstance(refusal, str) else None))
+                              refusal if isinstance(refusal, str) else None, _stopped(row)))
     return ChatAnswer(tuple(choices), usage, served_by=_served_by(reply))
 
 
@@ -94,6 +94,7 @@ class Gathered:
         self._calls: dict[int, dict[int, dict[str, Any]]] = {}
         self._logprobs: dict[int, list[Any]] = {}
         self._refusals: dict[int, str] = {}
+        self._stops: dict[int, str] = {}
 
     def take(self, event: Mapping[str, Any]) -> Iterator[Delta]:
         """The pieces in one event."""
@@ -109,6 +110,7 @@ class Gathered:
             delta = {"content": row.get("text")} if self._raw else row.get("delta")
             if finish := _finish(row.get("finish_reason")):
                 self._finish[at] = finish
+                self._stops[at] = _stopped(row)
             if not isinstance(delta, dict):
                 continue
             text, calls = _text(delta.get("content")), self._pieces(at, delta.get("tool_calls"))
@@ -131,7 +133,7 @@ class Gathered:
             calls = tuple(self._calls.get(at, {}).values())
             chances = {"content": self._logprobs[at]} if at in self._logprobs else None
             choices.append(Choice("".join(self._texts.get(at, ())), self._finish[at], calls, chances,
-                                  self._refusals.get(at)))
+                                  self._refusals.get(at), self._stops[at]))
         return ChatAnswer(tuple(choices), usage, served_by=self._served_by)
 
     def _pieces(self, at: int, value: Any) -> tuple[Mapping[str, Any], ...]:
@@ -174,6 +176,13 @@ def _text(value: Any) -> str:
 def _finish(value: Any) -> Finish | None:
     """None where there is none yet; a reason that nobody knows is an end all the same."""
     return (_FINISH.get(value, "stop") if isinstance(value, str) else "stop") if value else None
+
+
+def _stopped(row: Mapping[str, Any]) -> str:
+    """The stop string that ended it, where the server says so (vLLM, and an engine's own process); a number there is a
+    token's."""
+    value = row.get("stop_reason")
+    return value if isinstance(value, str) else ""
 
 
 def _place(row: Mapping[str, Any]) -> int:

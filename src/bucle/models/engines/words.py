@@ -80,20 +80,21 @@ class Words:
     def end(self, answer: ChatAnswer) -> list[dict[str, Any]]:
         """The last events: how each choice ended, then the usage."""
         nothing: dict[str, Any] = {"delta": {}} if self.chat else {"text": ""}
-        ends = [self._event([{"index": number, "finish_reason": choice.finish, **nothing}])
+        ends = [self._event([{"index": number, "finish_reason": choice.finish, **nothing, **_stopped(choice)}])
                 for number, choice in enumerate(answer.choices)]
         return [*ends, self._event([]) | {"usage": self._usage(answer)}]
 
     def _choice(self, number: int, choice: Choice) -> dict[str, Any]:
         if not self.chat:
             return {"index": number, "text": choice.text, "finish_reason": choice.finish,
-                    "logprobs": _plain(choice.logprobs)}
+                    "logprobs": _plain(choice.logprobs), **_stopped(choice)}
         message: dict[str, Any] = {"role": "assistant", "content": choice.text}
         if choice.tool_calls:
             message |= {"tool_calls": list(choice.tool_calls), "content": choice.text or None}
         if choice.refusal is not None:
             message["refusal"] = choice.refusal
-        return {"index": number, "message": message, "finish_reason": choice.finish, "logprobs": choice.logprobs}
+        return {"index": number, "message": message, "finish_reason": choice.finish, "logprobs": choice.logprobs,
+                **_stopped(choice)}
 
     def _event(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return self._frame("chat.completion.chunk" if self.chat else "text_completion") | {"choices": choices}
@@ -106,6 +107,11 @@ class Words:
         use = answer.usage
         return {"prompt_tokens": use.tokens_in, "completion_tokens": use.tokens_out,
                 "total_tokens": use.tokens_in + use.tokens_out}
+
+
+def _stopped(choice: Choice) -> dict[str, str]:
+    """The stop string that ended it, by the name that vLLM gives it."""
+    return {"stop_reason": choice.stopped} if choice.stopped else {}
 
 
 def _plain(logprobs: Mapping[str, Any] | None) -> dict[str, Any] | None:
