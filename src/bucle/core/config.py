@@ -130,7 +130,8 @@ class PretrainModel(Section):
 class LocalModel(Section):
     """A Hugging Face folder, or a Hub name already in the local cache or downloadable. It is served by `engine` in a
     process of its own (`auto`: OpenVINO where it can convert the model, else transformers) in `precision`; `adapters`
-    are PEFT folders by the names they are called by, `adapters_loaded` of them in memory at most."""
+    are PEFT folders by the names they are called by, `adapters_loaded` of them in memory at most. `memory_gb` bounds
+    what that process may allocate (0: no bound; not vLLM's)."""
 
     kind: Literal["local"]
     path: str
@@ -138,6 +139,7 @@ class LocalModel(Section):
     precision: Precision = "auto"
     adapters: Mapping[str, str] = Field(default_factory=dict)
     adapters_loaded: int = Field(4, ge=1, le=64)
+    memory_gb: float = Field(0.0, ge=0)
 
 
 class EncoderModel(Section):

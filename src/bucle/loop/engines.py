@@ -93,7 +93,8 @@ def _local(ws: Workspace, name: str, model: LocalModel | PretrainModel, folder: 
     from bucle.models.engines.process import EngineProcess
 
     return EngineProcess(name, HostSpec(name, str(folder), engine=model.engine, precision=model.precision,
-                                        adapters=adapters, adapters_loaded=loaded, threads=ws.config.threads))
+                                        adapters=adapters, adapters_loaded=loaded, threads=ws.config.threads),
+                         memory_gb=model.memory_gb if isinstance(model, LocalModel) else 0.0)
 
 
 def adapters_of(ws: Workspace, model: Model) -> Mapping[str, str]:

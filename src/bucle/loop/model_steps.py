@@ -38,7 +38,7 @@ __all__ = [
 
 
 FAR = {"base_url", "model", "api_key_env", "timeout_s"}  # what a remote encoder's folder tells
-SERVED = {"engine", "precision", "adapters", "adapters_loaded"}
+SERVED = {"engine", "precision", "adapters", "adapters_loaded", "memory_gb"}
 """Of a model that writes here: how it is served, not what it is."""
 
 
