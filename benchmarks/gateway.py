@@ -4,9 +4,12 @@
 
 PYTHON of `--peer` is that of a virtual environment with `pip install 'litellm[proxy]'`. Ours runs as a user runs it:
 traces, journal, redaction, default guards, keys and budgets on; then once more without guards. Each gateway is one
-process on one core, the mock and the load on another. Added latency is the gateway's percentile less that of the mock
-asked directly, at 200 requests a second in an open loop; saturation is asked by 1, 16 and 64 connections. Fails where
-a target is missed: added p50 < 1 ms and p99 < 5 ms, and at least 8 times the peer's requests a second.
+process on one core, the mock and the load on another. Latency at 200 requests a second (20 for the peer, which holds no
+more) in an open loop, and twice: at the ASGI edge, from the app being called until its last byte is sent, less the
+median that the mock says it took itself (what goes over the wire to the mock and back counts as ours); and for the
+client, less the percentile of the mock asked directly (which has one wire and two processes' wake-ups fewer).
+Saturation is asked by 1, 16 and 64 connections. Every question and answer is another. Fails where a target is missed:
+at the edge p50 < 1 ms and p99 < 5 ms, and at least 8 times the peer's requests a second. Under 3 minutes.
 """
 
 from __future__ import annotations
@@ -22,16 +25,19 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from gateway_load import percentiles
+
 HERE = Path(__file__).parent
-RATE, P50_MS, P99_MS, RATIO = 200, 1.0, 5.0, 8.0
+RATE, PEER_RATE, P50_MS, P99_MS, RATIO = 200, 20, 1.0, 5.0, 8.0
 MALICIOUS = ("1.82.7", "1.82.8")
 """Releases of litellm that stole credentials."""
 ASKED = ("Please tell me, in a few words, what a gateway in front of a language model should cost the people who use "
-         "it every day of their working lives, and why they should care about it at all: I never noticed one so far.")
+         "it every day of their working lives, and why they should care about it at all: I never noticed one in @@@@@@@@ days.")
 
 
 def cores() -> tuple[int, int]:
@@ -100,21 +106,32 @@ class Bench:
             found["cpu_us"] = round((usage(pid)[0] - before) * 1e6 / max(1, found["requests"]))
         return found
 
-    def gateway(self, port: int, key: str, pid: int, direct: dict[str, Any]) -> dict[str, Any]:
+    def gateway(self, port: int, key: str, pid: int, mock: int, direct: dict[str, Any], *, rate: int = RATE,
+                connections: tuple[int, ...] = (1, 16, 64)) -> dict[str, Any]:
         """Everything that is measured of one gateway."""
         found: dict[str, Any] = {}
         for name, stream in (("plain", False), ("stream", True)):
-            self.load(port, stream=stream, key=key, seconds=1, rate=50)  # connections, caches
-            calm = self.load(port, stream=stream, key=key, pid=pid, rate=RATE)
-            base = direct[name]
+            self.load(port, stream=stream, key=key, seconds=1, rate=min(50, rate))  # connections, caches
+            times(port), times(mock)
+            calm = self.load(port, stream=stream, key=key, pid=pid, rate=rate, seconds=1.5 * self.seconds)
+            edge, took, base = times(port), times(mock), direct[name]
             added = {f"{what}_{p}": round(calm[f"{what}_ms"].get(p, float("inf")) - base[f"{what}_ms"][p], 3)
                      for what in ("first", "last") for p in ("p50", "p99")}
-            full = {c: self.load(port, stream=stream, key=key, pid=pid, connections=c) for c in (1, 16, 64)}
-            found[name] = {"added_ms": added, "at_rate": calm, "saturated": {
+            at_edge = {f"{what}_{p}": round(edge[what][p] - took[what]["p50"], 3)
+                       for what in ("first", "last") for p in ("p50", "p99")}
+            full = {c: self.load(port, stream=stream, key=key, pid=pid, connections=c) for c in connections}
+            found[name] = {"edge_ms": at_edge, "client_ms": added, "mock_ms": took, "at_rate": calm, "saturated": {
                 c: {k: v for k, v in one.items() if k in ("rps", "errors", "cpu_us")} for c, one in full.items()},
                 "rps": max(one["rps"] for one in full.values())}
         found["rss_mib"] = round(usage(pid)[1])
         return found
+
+
+def times(port: int) -> dict[str, dict[str, float]]:
+    """Percentiles of what a server timed itself since it was asked last."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/bench/times", timeout=30) as reply:
+        rows = json.load(reply)
+    return {what: percentiles([row[at] / 1000 for row in rows]) for at, what in enumerate(("first", "last"))}
 
 
 @contextlib.contextmanager
@@ -136,7 +153,7 @@ def litellm(python: Path, upstream: int, folder: Path) -> Iterator[tuple[int, st
         "model_list": [{"model_name": "mock", "litellm_params": {
             "model": "openai/mock", "api_base": f"http://127.0.0.1:{upstream}/v1", "api_key": "none"}}],
         "general_settings": {"master_key": key}, "litellm_settings": {"telemetry": False, "set_verbose": False}}))
-    command = [str(python.parent / "litellm"), "--config", str(config), "--port", str(port), "--host", "127.0.0.1",
+    command = [str(python), str(HERE / "gateway_edge.py"), "--config", str(config), "--port", str(port), "--host", "127.0.0.1",
                "--num_workers", "1"]
     env = {**os.environ, "LITELLM_LOG": "ERROR", "LITELLM_MODE": "PRODUCTION", "LITELLM_LOCAL_MODEL_COST_MAP": "True",
            "NO_PROXY": "127.0.0.1"}
@@ -155,10 +172,10 @@ def litellm(python: Path, upstream: int, folder: Path) -> Iterator[tuple[int, st
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", type=Path, help="python of an environment with litellm[proxy]")
-    parser.add_argument("--quick", action="store_true", help="3 s a measurement instead of 8")
+    parser.add_argument("--quick", action="store_true", help="2 s a measurement instead of 4")
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
-    bench, found = Bench(3 if asked.quick else 8), dict[str, Any]()
+    bench, found = Bench(2 if asked.quick else 4), dict[str, Any]()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         with process([sys.executable, str(HERE / "gateway_mock.py")], cores()[1], folder / "mock.log") as made:
@@ -167,7 +184,8 @@ def main() -> int:
             found["direct"] = {**direct, "rps": bench.load(mock, stream=False, connections=16)["rps"]}
             for name, guards in (("ours", True), ("ours_without_guards", False)):
                 with ours(mock, folder, guards) as (port, key, pid):
-                    found[name] = bench.gateway(port, key, pid, direct)
+                    found[name] = bench.gateway(port, key, pid, mock, direct,
+                                                connections=(1, 16, 64) if guards else (16,))
             if asked.peer is not None:
                 tell = "import importlib.metadata as m; print(m.version('litellm'))"
                 version = subprocess.run([str(asked.peer), "-c", tell], capture_output=True, text=True,
@@ -175,7 +193,8 @@ def main() -> int:
                 if version in MALICIOUS:
                     raise SystemExit(f"litellm {version} steals credentials: install the newest")
                 with litellm(asked.peer, mock, folder) as (port, key, pid):
-                    found["litellm"] = {"version": version, **bench.gateway(port, key, pid, direct)}
+                    found["litellm"] = {"version": version, **bench.gateway(port, key, pid, mock, direct,
+                                                                                rate=PEER_RATE)}
     missed = judge(found)
     print(json.dumps({**found, "missed": missed}) if asked.json else table(found, missed))
     return 1 if missed else 0
@@ -184,9 +203,9 @@ def main() -> int:
 def judge(found: dict[str, Any]) -> list[str]:
     missed = []
     for kind in ("plain", "stream"):
-        added = found["ours"][kind]["added_ms"]
+        added = found["ours"][kind]["edge_ms"]
         for what in ("first", "last") if kind == "stream" else ("last",):
-            missed += [f"{kind}: added {what} byte {p} {added[f'{what}_{p}']:.2f} ms, not under {limit:g}"
+            missed += [f"{kind}: at the edge {what} byte {p} {added[f'{what}_{p}']:.2f} ms, not under {limit:g}"
                        for p, limit in (("p50", P50_MS), ("p99", P99_MS)) if added[f"{what}_{p}"] >= limit]
         if "litellm" in found:
             ratio = found["ours"][kind]["rps"] / found["litellm"][kind]["rps"]
@@ -201,18 +220,20 @@ def judge(found: dict[str, Any]) -> list[str]:
 def table(found: dict[str, Any], missed: list[str]) -> str:
     alone = found["direct"]["plain"]["last_ms"]
     lines = [f"mock alone: {found['direct']['rps']:,.0f} requests/s; at {RATE}/s p50 {alone['p50']} ms, "
-             f"p99 {alone['p99']} ms", "",
-             f"{'':22}{'':8}{'added ms p50':>13}{'p99':>8}{'first p50':>11}{'p99':>8}{'rps 1':>9}{'16':>8}{'64':>8}"
-             f"{'us CPU':>8}{'MiB':>6}"]
+             f"p99 {alone['p99']} ms, for the client", "",
+             f"{'added ms':28}{'at the ASGI edge':^32}{'for the client':^32}",
+             f"{'':22}{'':6}" + 2 * f"{'p50':>8}{'p99':>8}{'first p50':>10}{'p99':>6}"
+             + f"{'rps 1':>8}{'16':>8}{'64':>8}{'us CPU':>8}{'MiB':>6}"]
     for name in ("ours", "ours_without_guards", "litellm"):
         for kind in ("plain", "stream") if name in found else ():
-            one, added = found[name][kind], found[name][kind]["added_ms"]
+            one = found[name][kind]
             full = one["saturated"]
-            lines.append(f"{name:22}{kind:8}{added['last_p50']:13.2f}{added['last_p99']:8.2f}{added['first_p50']:11.2f}"
-                         f"{added['first_p99']:8.2f}{full[1]['rps']:9,.0f}{full[16]['rps']:8,.0f}{full[64]['rps']:8,.0f}"
-                         f"{full[16]['cpu_us']:8,}{found[name]['rss_mib']:6}")
+            rates = "".join(f"{full[c]['rps']:8,.0f}" if c in full else f"{'':8}" for c in (1, 16, 64))
+            added = "".join(f"{a['last_p50']:8.2f}{a['last_p99']:8.2f}{a['first_p50']:10.2f}{a['first_p99']:6.2f}"
+                            for a in (one["edge_ms"], one["client_ms"]))
+            lines.append(f"{name:22}{kind:6}{added}{rates}{full[16]['cpu_us']:8,}{found[name]['rss_mib']:6}")
     if "ratio" in found:
-        lines += ["", "times the peer's requests/s at saturation: "
+        lines += [f"(litellm's latencies at {PEER_RATE} requests/s)", "", "times the peer's requests/s at saturation: "
                   + ", ".join(f"{k} {v}" for k, v in found["ratio"].items())]
     return "\n".join([*lines, "", *(f"MISSED {one}" for one in missed)])
 

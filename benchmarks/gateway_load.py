@@ -2,6 +2,7 @@
 
     python benchmarks/gateway_load.py '{"port": 8700, "body": "…", "rate": 200, "seconds": 10}'
 
+A run of `@` in the body is a number, another in each request, so that no cache answers for anybody.
 `rate`: requests a second, sent when they are due whatever became of those before (open loop); a request's time counts
 from when it was due, so that one who waits behind a slow one is not left out (coordinated omission). Without it,
 `connections` ask as fast as they are answered. Prints one JSON object: requests, errors, rps, and percentiles in ms of
@@ -12,6 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import secrets
 import sys
 import time
 from collections import deque
@@ -23,7 +26,7 @@ import uvloop
 class Client(asyncio.Protocol):
     """One connection; `done(self, ok)` after each reply."""
 
-    def __init__(self, request: bytes, done: Any) -> None:
+    def __init__(self, request: Any, done: Any) -> None:
         self._request, self._done, self._data = request, done, bytearray()
         self.transport: Any = None
         self.due = self.first = 0.0
@@ -36,7 +39,7 @@ class Client(asyncio.Protocol):
         self.due, self.first, self.busy = due, 0.0, True
         self._data.clear()
         self._end = -1
-        self.transport.write(self._request)
+        self.transport.write(self._request())
 
     def data_received(self, data: bytes) -> None:
         self._data += data
@@ -69,6 +72,11 @@ class Load:
         path = plan.get("path", "/v1/chat/completions")
         self.request = (f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1:{plan['port']}\r\n"
                         f"content-type: application/json\r\n{extra}content-length: {len(body)}\r\n\r\n").encode() + body
+        marks = re.search(rb"@{4,}", self.request)
+        self.head, self.tail = ((self.request[:marks.start()], self.request[marks.end():]) if marks
+                                else (self.request, b""))
+        self.digits = len(marks[0]) if marks else 0
+        self.number = secrets.randbelow(10**6)
         self.plan, self.errors, self.firsts, self.lasts = plan, 0, [], []
         self.idle: deque[Client] = deque()
         self.waiting: deque[float] = deque()
@@ -76,9 +84,15 @@ class Load:
         self.open, self.sent = 0, False
         self.over = asyncio.Event()
 
+    def next(self) -> bytes:
+        """The next request."""
+        self.number += 1
+        return self.head + b"%0*d" % (self.digits, self.number % 10**self.digits) + self.tail if self.digits \
+            else self.request
+
     async def client(self) -> Client:
         loop = asyncio.get_running_loop()
-        _, made = await loop.create_connection(lambda: Client(self.request, self.done), "127.0.0.1", self.plan["port"])
+        _, made = await loop.create_connection(lambda: Client(self.next, self.done), "127.0.0.1", self.plan["port"])
         return made
 
     def done(self, client: Client, ok: bool) -> None:

@@ -1,17 +1,22 @@
-"""A model server that costs next to nothing, to measure gateways against: one fixed reply, plain or streamed.
+"""A model server that costs next to nothing, to measure gateways against: a reply, plain or streamed, with a number
+that is another each time, so that no cache answers for a guard.
 
     python benchmarks/gateway_mock.py        prints its port
+
+`GET /bench/times` tells the milliseconds from each request being whole to its first and last bytes being written, since
+the last call.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import Any
 
 import uvloop
 
-SAID = "A gateway should cost its users nothing that they can notice, today or tomorrow ."
+SAID = "@@@@@@ A gateway should cost its users nothing that they can notice, today or tomorrow ."
 TEXT = SAID.split(" ")
 USAGE = {"prompt_tokens": 21, "completion_tokens": len(TEXT), "total_tokens": 21 + len(TEXT)}
 
@@ -38,7 +43,15 @@ def _streamed() -> list[bytes]:
     return [*pieces, event({}, "stop"), event(None, usage=USAGE) + b"%x\r\n%b\r\n0\r\n\r\n" % (len(end), end)]
 
 
-PLAIN, STREAMED = _plain(), _streamed()
+PLAIN, STREAMED = _plain().split(b"@@@@@@"), _streamed()
+times: list[tuple[float, float]] = []
+_number = 0
+
+
+def _next() -> bytes:
+    global _number
+    _number = (_number + 1) % 10**6
+    return b"%06d" % _number
 
 
 class Mock(asyncio.Protocol):
@@ -55,17 +68,30 @@ class Mock(asyncio.Protocol):
             size = int(head[place + 15:].split(b"\r\n", 1)[0]) if place >= 0 else 0
             if len(self._data) < end + 4 + size:
                 return
+            began = time.perf_counter()
+            if head.startswith(b"get /bench/times"):
+                told = json.dumps(times).encode()
+                times.clear()
+                self._transport.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(told) + told)
+                self._data = self._data[end + 4:]
+                continue
             body, self._data = self._data[end + 4:end + 4 + size], self._data[end + 4 + size:]
             if b'"stream":true' in body or b'"stream": true' in body:
-                self._piece(0)
+                self._piece(0, began, 0.0)
             else:
-                self._transport.write(PLAIN)
+                self._transport.write(_next().join(PLAIN))
+                took = (time.perf_counter() - began) * 1000
+                times.append((took, took))
 
-    def _piece(self, place: int) -> None:
+    def _piece(self, place: int, began: float, first: float) -> None:
         if not self._transport.is_closing():
-            self._transport.write(STREAMED[place])
+            piece = STREAMED[place]
+            self._transport.write(piece.replace(b"@@@@@@", _next()) if place == 1 else piece)
+            now = (time.perf_counter() - began) * 1000
             if place + 1 < len(STREAMED):
-                asyncio.get_running_loop().call_soon(self._piece, place + 1)
+                asyncio.get_running_loop().call_soon(self._piece, place + 1, began, first or now)
+            else:
+                times.append((first, now))
 
 
 async def main() -> None:

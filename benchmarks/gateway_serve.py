@@ -9,6 +9,8 @@ import json
 import sys
 from pathlib import Path
 
+import gateway_edge
+
 from bucle.core.serving import Allowance, Guards
 from bucle.ledger.keys import KeyStore
 from bucle.ledger.spend_watch import SpendWatch
@@ -26,6 +28,7 @@ from bucle.serve.server import serve
 
 
 def main(upstream: int, folder: str, guards: bool = True) -> None:
+    gateway_edge.install()
     ledger = Ledger(Path(folder))
     keys = KeyStore(ledger)
     _, secret = keys.create("bench", by="bench", team="bench", usd_per_month=1000.0)
