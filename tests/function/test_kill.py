@@ -26,8 +26,8 @@ MEASURED_ANEW = re.compile(
 """Keys of a story's times and latencies, and of names (an evaluation's holds its latencies). `pareto` is drawn over
 latencies, `flips` has limits on them, `assumes` a speed measured here."""
 NAME = re.compile(r"[0-9a-f]{12,64}")
-TABLES = {"steps": "key, finished_at, name", "nodes": "id", "aliases": "name, node, at", "traces": "id, body",
-          "feedback": "id, at"}
+TABLES = {"steps": "key, finished_at, name", "nodes": "id", "aliases": "name, node, at", "traces": "id, seq",
+          "trace_texts": "seq, body", "feedback": "id, at"}
 DIES_BEFORE_COMMIT = """
 import os, sys
 from pathlib import Path

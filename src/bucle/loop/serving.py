@@ -72,7 +72,8 @@ def app_for(
     routes = {**models, **tasks}
     routes |= made_of(routes)
     accounts = Accounts(SpendWatch(ws.ledger), settings.teams)
-    traces = TraceQueue(ws.traces, size=settings.traces.queue, journal=Journal(journals),
+    # what a replay that was killed had not stored is sent again: nothing of it may stand there as cut off
+    traces = TraceQueue(ws.traces, size=settings.traces.queue, journal=None if replay else Journal(journals),
                         redact=redactor() if settings.redact else None, also=_collector(settings.traces),
                         keep_days=settings.traces.keep_days)
     app = create_app(
