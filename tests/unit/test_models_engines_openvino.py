@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +60,10 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def host(folder: Path, cache: Path) -> Iterator[Any]:
+    from bucle.models.engines.openvino.convert import converted
     from bucle.models.engines.openvino.host import OpenVINOHost
 
+    converted(folder, "fp32")  # here, where torch is: a process of its own would have to import it
     made = OpenVINOHost(HostSpec("nano", str(folder), precision="fp32", cache_gb=0.05))
     yield made
     made.close()
@@ -199,6 +202,26 @@ def test_a_spoilt_copy_is_made_again(folder: Path, tmp_path: Path) -> None:
     host.close()
 
 
+@pytest.mark.parametrize(("program", "why"), [
+    ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "SIGSEGV"),
+    ("import os; os._exit(4)", "exit status 4")])
+def test_a_conversion_that_ends_its_process_ends_nothing_else(
+        folder: Path, tmp_path: Path, program: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault inside a library, or the memory's end: `auto` goes on with transformers and says why."""
+    from bucle.models.engines.open import open_host
+    from bucle.models.engines.openvino import apart
+
+    monkeypatch.setattr(apart, "_COMMAND", (sys.executable, "-c", program))
+    spec = HostSpec("nano", str(folder), precision="fp32", cached=str(tmp_path))
+    host = open_host(spec)
+    note = host.describe()["note"]
+    host.close()
+    assert "OpenVINO ended the process" in note
+    assert why in note
+    with pytest.raises(apart.NotConverted, match=why):
+        open_host(replace(spec, engine="openvino"))
+
+
 def test_seeds_choices_stops_and_logprobs(host: Any, folder: Path) -> None:
     drawn = [[one.text for one in asked(host, prompt="How", temperature=1.0, seed=seed, n=3, stream=True).choices]
              for seed in (5, 5, 6)]
@@ -267,6 +290,8 @@ def test_guided_answers_fit(host: Any) -> None:
     {"schema": {"$ref": "#/nowhere"}}, {"schema": {"$ref": "#"}}, {"schema": {"$ref": "https://example.org/a"}},
     {"schema": {"type": "array", "maxItems": 10**9}}, {"schema": {"type": "object", "required": ["a"]}},
     {"schema": {"enum": []}}, {"schema": {"type": "integer", "minimum": 0, "maximum": 10**9}}, {"top_logprobs": 3},
+    {"schema": {"type": "string", "enum": [3]}}, {"schema": {"type": "strin", "enum": [3]}},
+    {"schema": {"$ref": "#/$defs/a", "maxLength": 3, "$defs": {"a": {"type": "string"}}}},
     {"schema": {"anyOf": 3}}, {"schema": [1]}, {"schema": {"type": "object", "properties": {"a": 5}}},
 ])
 def test_what_cannot_be_followed_is_refused_and_breaks_nothing(host: Any, ask: dict[str, Any]) -> None:
@@ -315,6 +340,7 @@ def test_adapters_answer_as_they_do_alone(folder: Path, cache: Path, tmp_path: P
     import torch
     from peft import LoraConfig, get_peft_model
 
+    from bucle.models.engines.openvino.convert import converted
     from bucle.models.engines.openvino.host import OpenVINOHost
     from bucle.models.local import load_model
 
@@ -326,6 +352,7 @@ def test_adapters_answer_as_they_do_alone(folder: Path, cache: Path, tmp_path: P
                                                  init_lora_weights=False))
         tuned.save_pretrained(str(tmp_path / name))
         paths[name] = tmp_path / name
+        converted(folder, "fp32", adapter=paths[name])
     adapters = {name: str(path) for name, path in paths.items()} | {"broken": str(folder)}
     host = OpenVINOHost(HostSpec("nano", str(folder), precision="fp32", adapters=adapters, adapters_loaded=2,
                                  cache_gb=0.05))

@@ -35,6 +35,7 @@ class Answer:
         self._opened = opened
         self._end_ids, self._guide, self._decode, self._spell = end_ids, guide, decode, spell
         self._start = self._done = 0
+        self._old = ""  # what the tokens between them spell
         self._waiting = ""
         self._stops = [text for text in ask.stop if text]
         self._tools = bool(ask.tools) and ask.tool_choice != "none"
@@ -112,10 +113,11 @@ class Answer:
         self.ids.append(token)
         if self.ask.presence_penalty or self.ask.frequency_penalty:
             self._counts[token] += 1
-        old, new = self._decode(self.ids[self._start:self._done]), self._decode(self.ids[self._start:])
-        if not (new.endswith("\ufffd") or len(new) <= len(old)):  # else a character that is not whole yet
+        new = self._decode(self.ids[self._start:])
+        if not (new.endswith("\ufffd") or len(new) <= len(self._old)):  # else a character that is not whole yet
+            self._waiting += new[len(self._old):]
             self._start, self._done = self._done, len(self.ids)
-            self._waiting += new[len(old):]
+            self._old = self._decode(self.ids[self._start:])
             found = [(place, text) for text in self._stops if (place := self._waiting.find(text)) >= 0]
             if found:
                 place, self._stopped = min(found)

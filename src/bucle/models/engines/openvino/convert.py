@@ -30,7 +30,7 @@ from bucle.models.engines.openvino.trace import FAMILIES, NotConverted, shape_of
 from bucle.models.engines.openvino.weights import BYTES, compress
 from bucle.models.folder import checked_folder, outline, read_json
 
-__all__ = ["LARGE", "NotConverted", "converted", "precision_of"]
+__all__ = ["LARGE", "NotConverted", "converted", "kept_at", "precision_of"]
 
 FORMAT = 1
 LARGE = 100_000_000
@@ -62,21 +62,11 @@ def converted(folder: Path, precision: str, *, adapter: Path | None = None, root
     a kill leaves only a temporary folder. Raises NotConverted, with the reason, and ModelUnavailable where the model
     itself cannot be loaded.
     """
-    folder = checked_folder(folder)
-    if str(read_json(folder / "config.json").get("model_type", "")) not in FAMILIES:
-        shape_of(_Said(read_json(folder / "config.json")))
-    root = root or cache_root() / "openvino-lm"
-    libraries = "-".join(version(name) for name in ("openvino", "openvino-genai", "transformers"))
-    parts = [identity_of(folder), precision, libraries, str(FORMAT)]
-    if adapter is not None:
-        adapter = checked_folder(adapter)
-        files = [adapter / name for name in ("adapter_config.json", "adapter_model.safetensors")]
-        if missing := [path.name for path in files if not path.is_file()]:
-            raise ModelUnavailable(f"{adapter} is no adapter: it has no {missing[0]}.", "give a PEFT folder")
-        parts += [file_sha256(path) for path in files]
-    final = root / f"{sha256_hex(' '.join(parts))[:32]}-{precision}"
+    folder, adapter = checked_folder(folder), None if adapter is None else checked_folder(adapter)
+    final = kept_at(folder, precision, adapter=adapter, root=root)
     if (final / "meta.json").is_file():
         return final
+    root = final.parent
     try:
         root.mkdir(parents=True, exist_ok=True)
         _sweep(root)
@@ -93,6 +83,24 @@ def converted(folder: Path, precision: str, *, adapter: Path | None = None, root
     finally:
         shutil.rmtree(making, ignore_errors=True)
     return final
+
+
+def kept_at(folder: Path, precision: str, *, adapter: Path | None = None, root: Path | None = None) -> Path:
+    """Where `converted` keeps what it makes of this, made or not. Raises NotConverted for an architecture that it does
+    not take, and ModelUnavailable for a folder that is refused."""
+    folder = checked_folder(folder)
+    if str(read_json(folder / "config.json").get("model_type", "")) not in FAMILIES:
+        shape_of(_Said(read_json(folder / "config.json")))
+    root = root or cache_root() / "openvino-lm"
+    libraries = "-".join(version(name) for name in ("openvino", "openvino-genai", "transformers"))
+    parts = [identity_of(folder), precision, libraries, str(FORMAT)]
+    if adapter is not None:
+        adapter = checked_folder(adapter)
+        files = [adapter / name for name in ("adapter_config.json", "adapter_model.safetensors")]
+        if missing := [path.name for path in files if not path.is_file()]:
+            raise ModelUnavailable(f"{adapter} is no adapter: it has no {missing[0]}.", "give a PEFT folder")
+        parts += [file_sha256(path) for path in files]
+    return root / f"{sha256_hex(' '.join(parts))[:32]}-{precision}"
 
 
 class _Said:

@@ -28,6 +28,7 @@ REPEATS = 1_000
 IGNORED = frozenset({
     "$schema", "$id", "$comment", "$defs", "definitions", "title", "description", "default", "examples", "deprecated",
     "readOnly", "writeOnly", "format", "additionalProperties", "required", "strict",
+    "discriminator",
 })
 TYPES = ("object", "array", "string", "integer", "number", "boolean", "null")
 BASIC = r'''
@@ -120,13 +121,14 @@ class _Schema:
         if not isinstance(schema, Mapping):
             raise BadInput("The JSON schema has a part that is not an object.", "see json-schema.org")
         if "$ref" in schema:
+            self.only(schema, {"$ref"})
             return self.reference(schema)
         if "const" in schema:
-            return _literal(schema["const"])
+            return self.among([schema["const"]], schema, "const")
         if "enum" in schema:
             if not isinstance(schema["enum"], (list, tuple)) or not schema["enum"]:
                 raise BadInput("`enum` in the JSON schema is not a list of values.")
-            return " | ".join(_literal(one) for one in schema["enum"])
+            return self.among(schema["enum"], schema, "enum")
         for name in ("anyOf", "oneOf"):
             if name in schema:
                 self.only(schema, {name})
@@ -175,6 +177,21 @@ class _Schema:
             self.only(schema, several)
             return '"null"'
         raise BadInput(f"`type` in the JSON schema is {str(kind)[:50]!r}, which is none of {', '.join(TYPES)}.")
+
+    def among(self, values: Iterable[Any], schema: Mapping[str, Any], name: str) -> str:
+        """Those of the `values` that have the schema's type."""
+        import jsonschema_rs
+
+        self.only(schema, {"const", "enum"})
+        kind = schema.get("type")
+        try:
+            fit = [one for one in values if kind is None or jsonschema_rs.is_valid({"type": kind}, one)]
+        except (jsonschema_rs.ValidationError, ValueError) as error:
+            raise BadInput(f"`type` in the JSON schema is {str(kind)[:50]!r}, which is none of {', '.join(TYPES)}.",
+                           "see json-schema.org") from error
+        if not fit:
+            raise BadInput(f"No value of `{name}` in the JSON schema has its `type`.", "correct either of them")
+        return " | ".join(map(_literal, fit))
 
     def only(self, schema: Mapping[str, Any], followed: set[str]) -> None:
         if odd := sorted(str(name) for name in schema.keys() - followed - IGNORED - {"type"}):

@@ -178,7 +178,7 @@ class OpenVINOHost:
             request.works.append(Work(
                 ids, max(1, limit), frozenset(self._end_ids), 0.0 if cold else temperature,
                 1.0 if ask.top_p is None else ask.top_p, (seed + index * 0x9E3779B9) % 2**32,
-                ask.presence_penalty or 0.0, ask.frequency_penalty or 0.0, grammar))
+                ask.presence_penalty or 0.0, ask.frequency_penalty or 0.0, grammar, ask.top_logprobs is not None))
             answer = _Told(ask, index, limit, self._end_ids, None, self._decode, self._guides.bytes_of, opened)
             answer.finish = "" if limit > 0 else "length"
             request.answers.append(answer)

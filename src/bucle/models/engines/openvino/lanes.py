@@ -10,7 +10,8 @@ from typing import Any
 
 from bucle.core.errors import BucleError, ModelUnavailable
 from bucle.models.engines.host import HostSpec
-from bucle.models.engines.openvino.convert import converted, precision_of
+from bucle.models.engines.openvino.apart import converted_apart
+from bucle.models.engines.openvino.convert import precision_of
 from bucle.models.engines.openvino.pipeline import Paged, Spoilt, Work, block_bytes
 from bucle.models.folder import read_json
 
@@ -37,7 +38,7 @@ class Lanes:
         self._made: dict[str, Paged | BucleError] = {}
         self._failed: dict[str, BucleError] = {}
         self._loader: threading.Thread | None = None
-        base = converted(folder, self._precision, root=self._root)
+        base = converted_apart(folder, self._precision, root=self._root)
         self.meta: dict[str, Any] = read_json(base / "meta.json")
         shares = 1 + min(len(spec.adapters), spec.adapters_loaded)
         self.blocks = max(4, int(spec.cache_gb * 2**30 / shares / block_bytes(self.meta)))
@@ -107,7 +108,7 @@ class Lanes:
     def _pipeline(self, adapter: str) -> Paged:
         path = Path(self._spec.adapters[adapter]) if adapter else None
         for last in (False, True):
-            folder = converted(self._folder, self._precision, adapter=path, root=self._root)
+            folder = converted_apart(self._folder, self._precision, adapter=path, root=self._root)
             try:
                 return Paged(folder, blocks=self.blocks, threads=self._threads, sequences=self._spec.parallel)
             except Spoilt:  # the disk's fault: made again, once

@@ -43,7 +43,8 @@ def block_bytes(meta: dict[str, Any]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One sequence to generate. `temperature` 0: the likeliest token each time. `grammar` is EBNF."""
+    """One sequence to generate. `temperature` 0: the likeliest token each time. `grammar` is EBNF. `logprobs`: whether
+    somebody asks how likely each token was, which costs the exponentials of a whole vocabulary."""
 
     prompt: Sequence[int]
     max_tokens: int
@@ -54,6 +55,7 @@ class Work:
     presence: float = 0.0
     frequency: float = 0.0
     grammar: str = ""
+    logprobs: bool = False
 
 
 class Paged:
@@ -103,7 +105,7 @@ class Paged:
 
     def add(self, work: Work) -> Any:
         """Begin `work`; the handle is given to `read` and `end`."""
-        config = self._genai.GenerationConfig(max_new_tokens=work.max_tokens, logprobs=1,
+        config = self._genai.GenerationConfig(max_new_tokens=work.max_tokens, logprobs=int(work.logprobs),
                                               stop_token_ids=set(work.ends), apply_chat_template=False)
         config.presence_penalty, config.frequency_penalty = work.presence, work.frequency
         if work.temperature > 0:
@@ -124,7 +126,8 @@ class Paged:
         return bool(self._pipe.has_non_finished_requests())
 
     def read(self, handle: Any) -> tuple[list[int], list[float], bool]:
-        """New tokens, their log-probabilities (nats, before temperature) and whether the sequence has ended."""
+        """New tokens, their log-probabilities (nats, before temperature; of no meaning where `Work.logprobs` is False)
+        and whether the sequence has ended."""
         tokens: list[int] = []
         logprobs: list[float] = []
         while handle.can_read():
@@ -139,7 +142,7 @@ class Paged:
 
     def greedy(self, prompts: Sequence[Sequence[int]], tokens: int) -> list[tuple[list[int], list[float]]]:
         """So many of the likeliest tokens after each prompt, and their log-probabilities."""
-        handles = [self.add(Work(prompt, tokens)) for prompt in prompts]
+        handles = [self.add(Work(prompt, tokens, logprobs=True)) for prompt in prompts]
         found: list[tuple[list[int], list[float]]] = [([], []) for _ in prompts]
         while self.busy:
             self.step()
