@@ -37,7 +37,8 @@ RATE, PEER_RATE, P50_MS, P99_MS, RATIO = 200, 20, 1.0, 5.0, 8.0
 MALICIOUS = ("1.82.7", "1.82.8")
 """Releases of litellm that stole credentials."""
 ASKED = ("Please tell me, in a few words, what a gateway in front of a language model should cost the people who use "
-         "it every day of their working lives, and why they should care about it at all: I never noticed one in @@@@@@@@ days.")
+         "it every day of their working lives, and why they should care about it at all: I never noticed "
+         "the one of @@@@@@@@ so far.")
 
 
 def cores() -> tuple[int, int]:
@@ -153,8 +154,8 @@ def litellm(python: Path, upstream: int, folder: Path) -> Iterator[tuple[int, st
         "model_list": [{"model_name": "mock", "litellm_params": {
             "model": "openai/mock", "api_base": f"http://127.0.0.1:{upstream}/v1", "api_key": "none"}}],
         "general_settings": {"master_key": key}, "litellm_settings": {"telemetry": False, "set_verbose": False}}))
-    command = [str(python), str(HERE / "gateway_edge.py"), "--config", str(config), "--port", str(port), "--host", "127.0.0.1",
-               "--num_workers", "1"]
+    command = [str(python), str(HERE / "gateway_edge.py"), "--config", str(config), "--port", str(port), "--host",
+               "127.0.0.1", "--num_workers", "1"]
     env = {**os.environ, "LITELLM_LOG": "ERROR", "LITELLM_MODE": "PRODUCTION", "LITELLM_LOCAL_MODEL_COST_MAP": "True",
            "NO_PROXY": "127.0.0.1"}
     with process(command, cores()[0], folder / "litellm.log", env=env) as made:

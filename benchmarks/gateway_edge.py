@@ -1,4 +1,4 @@
-"""Times requests at the ASGI edge of any server that uvicorn runs: from the app being called until its last byte is sent.
+"""Times requests at the ASGI edge of a server that uvicorn runs: from the app being called until its last byte is sent.
 
     gateway_edge.install()                                  before uvicorn is started
     python benchmarks/gateway_edge.py --config FILE …       LiteLLM's own command, timed (its arguments)

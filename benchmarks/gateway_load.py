@@ -2,7 +2,7 @@
 
     python benchmarks/gateway_load.py '{"port": 8700, "body": "…", "rate": 200, "seconds": 10}'
 
-A run of `@` in the body is a number, another in each request, so that no cache answers for anybody.
+A run of `@` in the body is a word, another in each request, so that no cache answers for anybody.
 `rate`: requests a second, sent when they are due whatever became of those before (open loop); a request's time counts
 from when it was due, so that one who waits behind a slow one is not left out (coordinated omission). Without it,
 `connections` ask as fast as they are answered. Prints one JSON object: requests, errors, rps, and percentiles in ms of
@@ -21,6 +21,8 @@ from collections import deque
 from typing import Any
 
 import uvloop
+
+LETTERS = bytes.maketrans(b"0123456789", b"aeioulnrst")
 
 
 class Client(asyncio.Protocol):
@@ -87,8 +89,8 @@ class Load:
     def next(self) -> bytes:
         """The next request."""
         self.number += 1
-        return self.head + b"%0*d" % (self.digits, self.number % 10**self.digits) + self.tail if self.digits \
-            else self.request
+        word = (b"%0*d" % (self.digits, self.number % 10**self.digits)).translate(LETTERS)  # digits may be a phone's
+        return self.head + word + self.tail if self.digits else self.request
 
     async def client(self) -> Client:
         loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""A model server that costs next to nothing, to measure gateways against: a reply, plain or streamed, with a number
+"""A model server that costs next to nothing, to measure gateways against: a reply, plain or streamed, with a word
 that is another each time, so that no cache answers for a guard.
 
     python benchmarks/gateway_mock.py        prints its port
@@ -46,12 +46,13 @@ def _streamed() -> list[bytes]:
 PLAIN, STREAMED = _plain().split(b"@@@@@@"), _streamed()
 times: list[tuple[float, float]] = []
 _number = 0
+LETTERS = bytes.maketrans(b"0123456789", b"aeioulnrst")
 
 
 def _next() -> bytes:
     global _number
     _number = (_number + 1) % 10**6
-    return b"%06d" % _number
+    return (b"%06d" % _number).translate(LETTERS)
 
 
 class Mock(asyncio.Protocol):

@@ -183,6 +183,19 @@ def test_a_stream_gathers_choices_calls_and_logprobs() -> None:
         assert peer.connections == 1, "a stream read to its end leaves its connection"
 
 
+def test_pieces_that_came_at_once_are_one() -> None:
+    likely = piece("d")
+    likely["choices"][0]["logprobs"] = {"content": [{"token": "d", "logprob": -1.0}]}
+    said = events(piece("a"), piece("b"), piece("x", 1), piece("c"), likely, piece("e"), piece("f", 0, "stop"),
+                  piece("", 1, "stop"))
+    with against(lambda *_: said) as (engine, _):
+        *deltas, answer = stream(engine, ChatAsk("m", ASK.messages, n=2))
+        assert isinstance(answer, ChatAnswer)
+        assert [c.text for c in answer.choices] == ["abcdef", "x"]
+        told = [(d.text, d.index) for d in deltas if isinstance(d, Delta)]
+        assert told == [("ab", 0), ("x", 1), ("c", 0), ("d", 0), ("ef", 0)]
+
+
 @pytest.mark.parametrize(("said", "error", "words"), [
     (reply({"error": {"message": "slow down"}}, "429 Too Many Requests", retry_after="7"), RateLimited, "slow down"),
     (reply({"error": {"message": "bad key sk-1"}}, "401 Unauthorized"), Refused, "refused the key"),

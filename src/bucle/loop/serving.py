@@ -147,11 +147,10 @@ def _models(ws: Workspace, release: Node | None, override: Mapping[str, ChatMode
 
 
 def redactor() -> Any:
-    """Masks personal data and secrets before a trace is stored."""
-    from bucle.data.personal import KINDS, Action, apply
+    """Masks personal data and secrets before a trace is stored, by what the guards have found already."""
+    from bucle.serve.guard import stored
 
-    policy: dict[str, Action] = dict.fromkeys(KINDS, "mask")
-    return lambda text: apply(text, policy)[0]
+    return stored
 
 
 def _embedder(ws: Workspace, node: str, name: str, model: EncoderModel) -> Embedder:

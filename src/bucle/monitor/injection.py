@@ -8,7 +8,7 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 
-__all__ = ["SUSPICIOUS", "fold", "suspicion"]
+__all__ = ["SUSPICIOUS", "fold", "suspicion", "words_of"]
 
 SUSPICIOUS = 0.5
 """From this score on, a text counts as suspicious."""
@@ -189,8 +189,10 @@ def suspicion(text: str) -> tuple[float, tuple[str, ...]]:
     patterns, own = _compiled()
     words = _groups(folded)
     for kind, weight, pattern, needs in patterns:
-        if not all(words & need for need in needs) or not pattern.search(folded):
+        if not words & needs[0]:
             continue  # most texts hold no word that a pattern could begin with
+        if not all(words & need for need in needs) or not pattern.search(folded):
+            continue
         if not (kind == "override" and own.search(folded)):
             misses *= 1 - weight
             kinds.append(kind)
@@ -220,12 +222,17 @@ def _table() -> tuple[dict[str, int], list[tuple[str, int]]]:
 _WORD = re.compile(r"\w+")
 
 
+@functools.lru_cache(maxsize=16)
+def words_of(folded: str) -> tuple[str, ...]:
+    """The words of a folded text, in order."""
+    return tuple(_WORD.findall(folded))
+
+
 def _groups(folded: str) -> int:
     table, pieces = _table()
     found = 0
-    for bits in map(table.get, set(_WORD.findall(folded))):
-        if bits:
-            found |= bits
+    for word in table.keys() & words_of(folded):
+        found |= table[word]
     for piece, bit in pieces:
         if piece in folded:
             found |= bit

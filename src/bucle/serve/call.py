@@ -29,12 +29,13 @@ class Call:
     """Gathers what a Trace holds; finishes exactly once.
 
     `parts` are the pieces of a stream so far; `reserved` what Accounts holds for it, `bound` the tokens that its prompt
-    has at most; `ctx` goes to the engines, `arrived` is ISO 8601.
+    has at most; `ctx` goes to the engines, `arrived` is ISO 8601. `looking` is what guards that only flag have yet to
+    do: they look beside the engine, and at the latest when what they say is asked for. `untold`: it leaves no trace.
     """
 
     __slots__ = ("_guard", "after", "answer", "arrived", "at", "before", "bound", "chunks", "ctx", "done", "error",
-                 "estimated", "id", "key", "ms", "ms_first", "on_finish", "output", "parts", "received", "release",
-                 "reserved", "route", "score", "status", "text", "usage", "user")
+                 "estimated", "id", "key", "looking", "ms", "ms_first", "on_finish", "output", "parts", "received",
+                 "release", "reserved", "route", "score", "status", "text", "untold", "usage", "user")
 
     def __init__(self, route: Route, *, release: str, user: str, text: str, at: str, trace_id: str, ctx: AskContext,
                  key: Any, on_finish: Callable[[Call], None]) -> None:
@@ -51,7 +52,8 @@ class Call:
         self.score: float | None = None
         self.usage, self.chunks = _NOTHING, tuple[str, ...]()
         self.ms = self.ms_first = 0.0
-        self.done = self.estimated = False
+        self.done = self.estimated = self.untold = False
+        self.looking: Callable[[], None] | None = None
         self.answer: ChatAnswer | None = None
         self.reserved: Any = None
         self.bound = 0
@@ -59,10 +61,17 @@ class Call:
     @property
     def guard(self) -> dict[str, Any]:
         """What the guards said so far, put together once."""
+        self.look()
         said = len(self.before) + len(self.after)
         if self._guard[0] != said:
             self._guard = said, summary(self.before, self.after)
         return self._guard[1]
+
+    def look(self) -> None:
+        """Let the guards look now that have not yet."""
+        looking, self.looking = self.looking, None
+        if looking is not None:
+            looking()
 
     def first(self) -> None:
         """The first piece of the answer is there."""
@@ -81,6 +90,7 @@ class Call:
     def finish(self) -> None:
         if self.done:
             return
+        self.look()
         self.done, self.ms = True, (time.perf_counter() - self.ctx.started) * 1000
         self.on_finish(self)
 
@@ -95,14 +105,16 @@ class Call:
             self.usage = found.usage
             self.predicted(found)
         self.finish()
-        known.traced, known.trace = True, self.id
+        known.traced, known.trace = True, "" if self.untold else self.id
         known.headers |= self.headers()
         if self.ctx.acted and known.status >= 429:
             known.headers["x-should-retry"] = "false"  # OpenAI's clients would ask again by themselves
         return known
 
     def headers(self) -> dict[str, str]:
-        told = {"x-bucle-trace": self.id, "x-bucle-release": self.release}
+        told = {"x-bucle-release": self.release}
+        if not self.untold:
+            told["x-bucle-trace"] = self.id
         return told if self.reserved is None else told | self.reserved.headers()
 
     def extra(self) -> dict[str, Any]:

@@ -34,6 +34,8 @@ from bucle.serve.traces import TraceQueue
 __all__ = ["Gateway", "Live", "engine_of"]
 
 log = logging.getLogger("bucle.serve")
+REFUSED_S = 60.0
+"""A key that is refused by its limits leaves one trace in this time for each reason; the others are counted."""
 T = TypeVar("T")
 Handler = Callable[[Exchange], Awaitable[None]]
 
@@ -96,6 +98,7 @@ class Gateway:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._late: dict[Call, Live] = {}  # answered with a time-out, while their engine is still at it
         self._settling = threading.Lock()
+        self._refusals: dict[tuple[str, str], tuple[float, int]] = {}  # key and code -> since when, how many untold
         self._closing: set[asyncio.Task[None]] = set()
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="bucle-guard")  # a slow model holds no guard up
         self.pool = ThreadPoolExecutor(limits.threads, thread_name_prefix="bucle-embed")
@@ -215,9 +218,27 @@ class Gateway:
             usd = max(usd or 0.0, live.dearest) or usd
         tokens = call.bound // 4 + out
         if self.accounts is not None:
-            call.reserved = self.accounts.reserve(call.key, usd=usd, tokens=tokens, trace=call.id, at=call.received)
+            try:
+                call.reserved = self.accounts.reserve(call.key, usd=usd, tokens=tokens, trace=call.id, at=call.received)
+            except ApiError as error:
+                if self._again(call, error):
+                    call.untold, call.looking = True, None
+                raise
         self.traces.began(call.id, route=call.route.name, at=call.arrived, usd=usd or 0.0, tokens=tokens,
                           key=getattr(call.key, "id", ""), team=getattr(call.key, "team", ""), release=call.release)
+
+    def _again(self, call: Call, error: ApiError) -> bool:
+        """Whether this key was refused so already within REFUSED_S: one that hammers on is counted (`bucle_requests`)
+        and does not fill the ledger. The next that is traced says how many there were."""
+        who, now = (getattr(call.key, "id", ""), error.code), time.monotonic()
+        since, more = self._refusals.get(who, (-REFUSED_S, 0))
+        if now - since < REFUSED_S:
+            self._refusals[who] = (since, more + 1)
+            return True
+        self._refusals[who] = (now, 0)
+        if more:
+            error.detail = f"{error.message} ({more:,} more since the last such trace)"
+        return False
 
     def priced(self, call: Call, tokens_in: int, tokens_out: int) -> Usage:
         """These tokens and what they cost on the call's route."""
@@ -303,7 +324,8 @@ class Gateway:
             self.accounts.settle(call.reserved, call.usage)
         trace = call.trace()
         self.metrics.finished(trace)
-        self.traces.put(trace)
+        if not call.untold:
+            self.traces.put(trace)
 
     def _close_if_idle(self, live: Live) -> None:
         if live.at_work or not live.retired or self._loop is None:

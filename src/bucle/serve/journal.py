@@ -2,7 +2,7 @@
 
 A record is a line `CRC32 KIND JSON` in an append-only file of the process's own folder, which holds a lock for as long
 as the process lives. A write() that returned is with the operating system, so `kill -9` loses nothing; a power cut may
-lose what the ledger has not committed yet (50 ms, as the queue is set).
+lose what the ledger has not committed yet (150 ms, as the queue is set).
 """
 
 from __future__ import annotations

@@ -11,10 +11,12 @@ import logging
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bucle.core.engine import ChatAnswer, ChatAsk, Choice, Delta, wanted
 from bucle.core.errors import ModelUnavailable
+from bucle.core.ports import Verdict
 from bucle.serve.call import Call
 from bucle.serve.dialects import Dialect, Events, Head, clean, encode
 from bucle.serve.errors import ApiError, from_exception
@@ -145,15 +147,18 @@ class Chat:
         guards, secret = self._gateway.guards, None
         if guards is None:
             return _Guarded(ask, None)
-        started = time.perf_counter()
-        if guards.inline and len(call.text) <= INLINE:
-            ask, checked = guards.check_ask(ask)
+        short = guards.inline and len(call.text) <= INLINE
+        if short and guards.flags_only:  # nothing waits for what changes nothing: they look once the engine was asked
+            call.looking = partial(_look, call, guards, ask)
+            loop = asyncio.get_running_loop()
+            loop.call_soon(loop.call_soon, call.look)  # a turn later: by then the question is on its way
         else:
-            ask, checked = await self._gateway.aside(guards.check_ask, ask)
-        call.before = checked.verdicts
-        call.ctx.span("guard", started, on="input")
-        if checked.blocked is not None:
-            raise refusal(checked.blocked)
+            started = time.perf_counter()
+            ask, checked = guards.check_ask(ask) if short else await self._gateway.aside(guards.check_ask, ask)
+            call.before = checked.verdicts
+            call.ctx.span("guard", started, on="input")
+            if checked.blocked is not None:
+                raise refusal(checked.blocked)
         if ask.messages:
             messages, secret = guards.protect(ask.messages)
             if messages is not ask.messages:
@@ -289,6 +294,17 @@ class Chat:
     def _spanned(self, call: Call) -> None:
         if not any(s["name"] in ("engine", "attempt", "cache") for s in call.ctx.spans):
             call.ctx.span("engine", call.ctx.started)
+
+
+def _look(call: Call, guards: Any, ask: ChatAsk) -> None:
+    """What guards that only flag say of the input; if they fail, that."""
+    started = time.perf_counter()
+    try:
+        call.before = guards.check_ask(ask)[1].verdicts
+    except Exception:
+        log.exception("the input's guards failed")
+        call.before = (Verdict("guards", False, 0.0, ("guard_failed",)),)
+    call.ctx.span("guard", started, on="input")
 
 
 def _consistent(answer: ChatAnswer) -> ChatAnswer:

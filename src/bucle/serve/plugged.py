@@ -15,7 +15,7 @@ __all__ = ["Plugged"]
 class Plugged:
     """Flags what `guards` flag; masks and blocks nothing. They may be slow, so they are called from threads."""
 
-    inline = False
+    inline = flags_only = False
 
     def __init__(self, guards: Sequence[Guard]) -> None:
         self._guards = tuple(guards)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import signal
 import socket
@@ -30,6 +31,9 @@ BACKLOG = 2048
 SWITCH_S = 0.0005
 """How long a thread may keep the interpreter from the event loop (Python's 5 ms are most of a reply's time)."""
 
+COLLECT = (10_000, 10, 20)
+"""How many new objects Python's search for circles waits for (700 are two requests)."""
+
 
 def serve(app: FastAPI, host: str, port: int, *, ready: Any = None) -> None:
     """Serve until SIGTERM or Ctrl+C; then finish what is at work (new requests are told to come back, for up to
@@ -43,7 +47,7 @@ def serve(app: FastAPI, host: str, port: int, *, ready: Any = None) -> None:
                           "bucle keys create NAME (or export BUCLE_API_KEYS=KEY1,KEY2), or use --host 127.0.0.1")
     listener = _listen(host, port)
     server = _server(app)
-    before_switch = sys.getswitchinterval()
+    before_switch, before_collect = sys.getswitchinterval(), gc.get_threshold()
     main = threading.current_thread() is threading.main_thread()
     # uvicorn raises the signal again once it has drained: it must not cut the caller's own ending short. One that comes
     # before uvicorn listens for it stops the server as well.
@@ -52,8 +56,13 @@ def serve(app: FastAPI, host: str, port: int, *, ready: Any = None) -> None:
         if ready is not None:
             ready(_url(listener))
         sys.setswitchinterval(SWITCH_S)
+        gc.collect()
+        gc.freeze()  # what is there now stays: looking through all of it holds requests up for tens of milliseconds
+        gc.set_threshold(*COLLECT)
         server.run(sockets=[listener])
     finally:
+        gc.set_threshold(*before_collect)
+        gc.unfreeze()
         sys.setswitchinterval(before_switch)
         listener.close()
         if main:

@@ -22,6 +22,8 @@ RETRY_PAUSES_S = (0.05, 0.2, 1.0)
 """A batch that the ledger refuses is tried again after each of these, then row by row, then lost (with a journal: left
 in it for the next start)."""
 PRUNE_EVERY_S = 3600.0
+FLUSH_MS = 150.0
+"""A commit costs as much as ten traces in it, and holds requests up on a machine of one core."""
 TEXTS = ("input", "output", "error")  # what users and models wrote, of a trace and of each step of a chain
 
 
@@ -62,7 +64,7 @@ class TraceQueue:
     """
 
     def __init__(self, writer: TraceWriter | None, *, size: int = 10_000, batch: int = 1024,
-                 flush_ms: float = 50.0, redact: Callable[[str], str] | None = None, journal: Journal | None = None,
+                 flush_ms: float = FLUSH_MS, redact: Callable[[str], str] | None = None, journal: Journal | None = None,
                  also: TraceSink | None = None, keep_days: float = 0.0) -> None:
         self._writer, self._size, self._batch, self._flush_s = writer, size, batch, flush_ms / 1000
         self._redact, self._journal, self.also = redact, journal, also
@@ -251,4 +253,6 @@ class TraceQueue:
 
 def _text(text: str) -> str:
     """`text` as any store takes it: PostgreSQL has no NUL, and half of a surrogate pair is no text."""
+    if text.isascii() and "\x00" not in text:
+        return text
     return text.replace("\x00", "�").encode("utf-8", "replace").decode()

@@ -15,7 +15,7 @@ import msgspec
 from bucle.core.engine import AskContext, ChatAnswer, ChatAsk, Delta, wanted
 from bucle.core.errors import BadInput, BucleError, ContextOverflow, ModelUnavailable, UpstreamTimeout
 from bucle.models.engines.anthropic_shapes import Gathered, body_of, tokens_of, whole_answer
-from bucle.models.engines.wire import WireEngine
+from bucle.models.engines.wire import WireEngine, together
 from bucle.models.engines.wire_errors import Unsupported
 
 if TYPE_CHECKING:
@@ -72,8 +72,8 @@ class AnthropicEngine(WireEngine):
         """Pieces as they come, then the answer. Closing it lets go of the connection."""
         started, gathered = time.perf_counter(), Gathered(self.name)
         async with self._reply(replace(ask, stream=True), ctx) as response:
-            async for event in self._events(response, ctx):
-                for piece in gathered.take(event):
+            async for events in self._events(response, ctx):
+                for piece in together(gathered.take, events):
                     yield piece
             answer = gathered.answer(self.priced(*gathered.tokens))
         ctx.span("engine", started, model=self.name)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ from bucle.models.engines.wire_shapes import Gathered, body_of, is_completion, w
 if TYPE_CHECKING:
     import aiohttp
 
-__all__ = ["WIRE_OFFERS", "Unsupported", "WireEngine"]
+__all__ = ["WIRE_OFFERS", "Unsupported", "WireEngine", "together"]
 
 WIRE_OFFERS = OFFERS - {"regex", "prompt"}
 """What a provider's chat completions take; a server that takes more is given `offers`."""
@@ -69,6 +69,7 @@ class WireEngine:
                          **(headers or {})}
         self._session: aiohttp.ClientSession | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._urls: dict[str, Any] = {}
 
     async def complete(self, ask: ChatAsk, ctx: AskContext) -> ChatAnswer:
         """The whole answer."""
@@ -93,10 +94,9 @@ class WireEngine:
         gathered = Gathered(self.name, ask.n, raw=is_completion(ask))
         usage: Mapping[str, Any] = {}
         async with self._reply(ask if ask.stream else replace(ask, stream=True), ctx) as response:
-            async for event in self._events(response, ctx):
-                if event.get("usage"):
-                    usage = event
-                for piece in gathered.take(event):
+            async for events in self._events(response, ctx):
+                usage = next((event for event in reversed(events) if event.get("usage")), usage)
+                for piece in together(gathered.take, events):
                     yield piece
             answer = gathered.answer(self.usage(usage))
             ctx.span("engine", started, model=self.name)
@@ -159,11 +159,11 @@ class WireEngine:
                     ctx: AskContext) -> aiohttp.ClientResponse:
         import aiohttp
 
-        session, url = self._opened(), self.base_url + path
+        session = self._opened()
         for again in (True, False):
             sent = time.monotonic()
             try:
-                return await session.post(url, data=body, headers=headers, allow_redirects=False)
+                return await session.post(self._url(path), data=body, headers=headers, allow_redirects=False)
             except aiohttp.ConnectionTimeoutError as error:
                 raise self._unreachable(error) from error
             except TimeoutError as error:  # of the socket
@@ -187,8 +187,8 @@ class WireEngine:
             self._within(len(data))
         return bytes(data)
 
-    async def _events(self, response: aiohttp.ClientResponse, ctx: AskContext) -> AsyncIterator[dict[str, Any]]:
-        """Server-sent events as objects, up to `[DONE]`."""
+    async def _events(self, response: aiohttp.ClientResponse, ctx: AskContext) -> AsyncIterator[list[dict[str, Any]]]:
+        """Server-sent events as objects, those that came together in one list, up to `[DONE]`."""
         rest, total = b"", 0
         async for piece in response.content.iter_any():
             total += len(piece)
@@ -199,18 +199,23 @@ class WireEngine:
             if len(rest) > LINE_LIMIT:
                 raise ModelUnavailable(f"{self.name} streamed a line of more than {LINE_LIMIT // 2**20} MiB",
                                        f"check that {self.base_url} is an OpenAI-compatible API")
+            events: list[dict[str, Any]] = []
             for line in lines:
                 if not line.startswith(b"data:"):
                     continue
                 data = line[5:].strip()
                 if data == b"[DONE]":
+                    yield events
                     return
                 event = _object(data)
-                if event is None:
-                    raise ModelUnavailable(f"{self.name} streamed something that is not a JSON object")
-                if event.get("error"):
+                if event is None or event.get("error"):
+                    yield events  # what was said before it broke off counts
+                    if event is None:
+                        raise ModelUnavailable(f"{self.name} streamed something that is not a JSON object")
                     raise refusal(self.name, self.base_url, self.model, self._key_env, event)
-                yield event
+                events.append(event)
+            if events:
+                yield events
 
     async def _to_the_end(self, response: aiohttp.ClientResponse) -> None:
         if not response.content.at_eof():
@@ -245,6 +250,15 @@ class WireEngine:
                 trust_env=not local)
         return self._session
 
+    def _url(self, path: str) -> Any:
+        """An address, taken apart once."""
+        known = self._urls.get(path)
+        if known is None:
+            from yarl import URL
+
+            known = self._urls[path] = URL(self.base_url + path)
+        return known
+
     def _authorisation(self) -> dict[str, str]:
         if not self._key_env:
             return {}
@@ -268,6 +282,31 @@ class WireEngine:
     def _unreachable(self, error: BaseException) -> ModelUnavailable:
         return ModelUnavailable(f"{self.name} cannot be reached ({type(error).__name__})",
                                 f"start {self.base_url} or correct models.{self.name}.base_url")
+
+
+def together(take: Callable[[dict[str, Any]], Iterable[Delta]], events: list[dict[str, Any]]) -> Iterator[Delta]:
+    """What `take` makes of events that came at once: neighbours of one choice that are nothing but text are one piece.
+    What `take` raises is raised after what came before it."""
+    texts: list[str] = []
+    at, failed = 0, None
+    try:
+        for event in events:
+            for piece in take(event):
+                plain = not piece.tool_calls and piece.logprobs is None
+                if texts and not (plain and at == piece.index):
+                    yield Delta("".join(texts), at)
+                    texts = []
+                if plain:
+                    texts.append(piece.text)
+                    at = piece.index
+                else:
+                    yield piece
+    except BucleError as error:
+        failed = error
+    if texts:
+        yield Delta("".join(texts), at)
+    if failed is not None:
+        raise failed
 
 
 def _object(data: bytes) -> dict[str, Any] | None:

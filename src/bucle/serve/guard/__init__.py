@@ -6,7 +6,7 @@
 from bucle.serve.guard.checks import InjectionGuard, PersonalDataGuard, ScoreGuard, inspect, summary
 from bucle.serve.guard.leak import Secret
 from bucle.serve.guard.models import Endpoint
-from bucle.serve.guard.rules import Checked, GuardSet, refusal
+from bucle.serve.guard.rules import Checked, GuardSet, refusal, stored
 from bucle.serve.guard.stream import StreamGuard
 
 __all__ = [
@@ -20,5 +20,6 @@ __all__ = [
     "StreamGuard",
     "inspect",
     "refusal",
+    "stored",
     "summary",
 ]

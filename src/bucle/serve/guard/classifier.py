@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import json
 import math
-import re
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bucle.monitor.injection import fold
+from bucle.monitor.injection import fold, words_of
 
 __all__ = ["BITS", "CATEGORIES", "MODEL", "Weights", "features", "load", "scores"]
 
@@ -30,9 +29,12 @@ WINDOW, STEP = 600, 400
 """Characters that are scored at once and from one start to the next; a longer text gets its worst window's score."""
 LONGEST = 32_000
 """Of a longer text its first and last half of this are read."""
-_WORD = re.compile(r"\w+")
 _RUNS = ((3, 0x9E3779B1), (4, 0x85EBCA77), (5, 0xC2B2AE3D))
-_POWERS = np.array([31**k % 2**32 for k in range(5)], dtype=np.uint32)
+_POWERS = [np.uint32(31**k) for k in range(5)]
+_PRIMES = [np.uint32(prime) for _, prime in _RUNS]
+_FIFTEEN, _MIX, _REST = np.uint32(15), np.uint32(0x2C1B3C6D), np.uint32(32 - BITS)
+_ONES = np.ones(1 << BITS, dtype=np.float32)
+_FIRST, _SECOND = np.uint32(0x9E3779B1), np.uint32(0x85EBCA77)
 
 
 class Weights(NamedTuple):
@@ -62,31 +64,33 @@ def _logits(folded: str, weights: Weights) -> NDArray[np.float32]:
     found = features(folded)
     if not len(found):
         return weights.bias
-    total = np.ones(len(found), dtype=np.float32) @ weights.table.take(found, axis=0)  # whole numbers: exact
+    total = _ONES[: len(found)] @ weights.table.take(found, axis=0, mode="clip")  # whole numbers: exact
     return np.asarray(total * weights.scale / math.sqrt(len(found)) + weights.bias, dtype=np.float32)
 
 
 def features(folded: str) -> NDArray[np.int64]:
     """The distinct buckets of a folded text, sorted."""
-    words = _WORD.findall(folded)
+    words = words_of(folded)
     if not words:
         return np.empty(0, dtype=np.int64)
     data = np.frombuffer(f" {' '.join(words)} ".encode("utf-8", "replace"), dtype=np.uint8).astype(np.uint32)
-    hashes = []
-    for length, prime in _RUNS:
-        if len(data) >= length:
-            code = data[: len(data) - length + 1].copy()
-            for at in range(1, length):
-                code += data[at : len(data) - length + 1 + at] * _POWERS[at]
-            code *= np.uint32(prime)
-            hashes.append((code ^ (code >> np.uint32(15))) * np.uint32(0x2C1B3C6D) >> np.uint32(32 - BITS))
-    named = [zlib.crc32(word.encode("utf-8", "replace")) for word in words]
-    pairs = np.array(named, dtype=np.uint32)
-    hashes.append(pairs >> np.uint32(32 - BITS))
-    hashes.append((pairs[:-1] * np.uint32(0x9E3779B1) + pairs[1:]) * np.uint32(0x85EBCA77) >> np.uint32(32 - BITS))
+    size, runs = len(data), max(0, len(data) - 2)
+    codes = np.empty(max(0, 3 * (runs - 1)) + 2, dtype=np.uint32)  # as many as three lengths of run can have
+    at, code = 0, data
+    for length in range(2, 6):
+        if size < length:
+            break
+        code = code[: size - length + 1] + data[length - 1 :] * _POWERS[length - 1]
+        if length >= _RUNS[0][0]:
+            np.multiply(code, _PRIMES[length - _RUNS[0][0]], out=codes[at : at + len(code)])
+            at += len(code)
+    codes = codes[:at]
     seen = np.zeros(1 << BITS, dtype=bool)
-    seen[np.concatenate(hashes)] = True
-    return np.flatnonzero(seen)
+    seen[(codes ^ (codes >> _FIFTEEN)) * _MIX >> _REST] = True
+    named = np.array([zlib.crc32(word.encode("utf-8", "replace")) for word in words], dtype=np.uint32)
+    seen[named >> _REST] = True
+    seen[(named[:-1] * _FIRST + named[1:]) * _SECOND >> _REST] = True
+    return seen.nonzero()[0]
 
 
 @functools.cache

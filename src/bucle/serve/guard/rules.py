@@ -21,7 +21,7 @@ from bucle.serve.guard.look import NOTHING, Around, Found, Look
 from bucle.serve.guard.models import Endpoint
 from bucle.serve.guard.stream import StreamGuard
 
-__all__ = ["Check", "Checked", "GuardSet", "refusal"]
+__all__ = ["Check", "Checked", "GuardSet", "refusal", "stored"]
 
 log = logging.getLogger("bucle.serve")
 Side = Literal["input", "output"]
@@ -55,7 +55,8 @@ class Check:
 
 class GuardSet:
     """The checks of `rules`. Safe to use from several threads; a call takes microseconds unless a guard asks a model
-    (`inline` is False then: call it from a thread).
+    (`inline` is False then: call it from a thread). `flags_only`: no check of the input masks or blocks, so nothing
+    need wait for it.
 
     `endpoints` are the models of the project that a rule's `model` may name, `folder` the project's, from which its
     folders are seen.
@@ -81,6 +82,9 @@ class GuardSet:
             *((Check("language", rules.language, look.language(languages)),) if languages else ()),
         )
         self._checks = {side: tuple(c for c in everything if c.action(side) != "off") for side in ("input", "output")}
+        self._rows = {side: tuple((c.name, c.look, c.rule.threshold, c.action(side)) for c in checks)
+                      for side, checks in self._checks.items()}
+        self.flags_only = all(c.action("input") == "flag" for c in self._checks["input"])
         self._token = rules.prompt_leak.output in CLOSED
         self._leaks = rules.prompt_leak.output != "off"
         self.inline = not any(check.slow for checks in self._checks.values() for check in checks)
@@ -162,8 +166,7 @@ class GuardSet:
 
     def stored(self, text: str) -> str:
         """`text` as a trace may hold it: personal data masked, secrets gone."""
-        return cut(text, [(f.start, f.end, "" if f.kind == "secret" else f"[{f.kind.upper()}]")
-                          for f in look.findings(text)])
+        return stored(text)
 
     def moderate(self, texts: Sequence[str]) -> list[dict[str, float]]:
         """A score in [0, 1] of each category that is scored here, for each text: injection, harassment, hate, violence,
@@ -178,24 +181,26 @@ class GuardSet:
         verdicts: list[Verdict] = []
         blocked: Verdict | None = None
         spans: list[tuple[int, int, str]] = []
-        for check in self._checks[side]:
-            action = check.action(side)
-            began = time.perf_counter()
+        began = time.perf_counter()
+        for name, look_at, threshold, action in self._rows[side]:
+            held, kinds, failed = action, tuple[str, ...](), False
             try:
-                found = check.look(text, around)
-                flagged = bool(found.kinds) and found.score > 0 and found.score >= check.rule.threshold
-                kinds = found.kinds if flagged else ()
+                found = look_at(text, around)
+                score = found.score
+                if score > 0 and score >= threshold and found.kinds:
+                    kinds = found.kinds
+                    if action == "mask":
+                        spans.extend(found.spans)
             except Exception as error:
-                log.error("guard %s failed: %s", check.name, type(error).__name__)
-                found, flagged, kinds = Found(0.0), False, (FAILED,)
-                action = "block" if action in CLOSED else action
-            ms = (time.perf_counter() - began) * 1000
-            verdict = Verdict(check.name, flagged, found.score, kinds, ms)
+                log.error("guard %s failed: %s", name, type(error).__name__)
+                score, kinds, failed = 0.0, (FAILED,), True
+                held = "block" if action in CLOSED else action
+            ended = time.perf_counter()
+            verdict = Verdict(name, bool(kinds) and not failed, score, kinds, (ended - began) * 1000)
+            began = ended
             verdicts.append(verdict)
-            if action == "block" and kinds:
+            if kinds and held == "block":
                 blocked = blocked or verdict
-            elif action == "mask" and flagged:
-                spans.extend(found.spans)
         masked = cut(text, spans) if spans else text
         return Checked(masked, tuple(verdicts), blocked, masked != text)
 
@@ -207,6 +212,13 @@ def refusal(blocked: Verdict) -> ApiError:
         return ApiError(503, f"the check {blocked.guard} failed, and nothing passes without it; try again",
                         code=FAILED)
     return ApiError(400, f"this input is refused here: {', '.join(blocked.kinds)}", code="content_filter")
+
+
+def stored(text: str) -> str:
+    """`text` with personal data masked and secrets gone: as a trace may hold it. The guards' finds serve again."""
+    found = look.findings(text)
+    return cut(text, [(f.start, f.end, "" if f.kind == "secret" else f"[{f.kind.upper()}]") for f in found]) \
+        if found else text
 
 
 def cut(text: str, spans: Iterable[tuple[int, int, str]]) -> str:
