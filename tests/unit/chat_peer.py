@@ -12,6 +12,7 @@ from typing import Any
 from bucle.core.errors import BadInput
 from bucle.core.ports import FitContext, LoadContext, Predictor, Technique
 from bucle.core.records import Example, TaskKind
+from bucle.models.endpoint import RateLimited
 from bucle.models.remote import OpenAIChat
 
 Says = Callable[[list[dict[str, str]], dict[str, Any]], str]
@@ -40,6 +41,9 @@ class Peer:
                 except BadInput as error:
                     self._send(400, {"error": {"message": error.message}})
                     return
+                except RateLimited as error:
+                    self._send(429, {"error": {"message": error.message}}, {"retry-after": str(error.retry_after)})
+                    return
                 finish = "length" if text.startswith("CUT ") else "stop"
                 message = {"role": "assistant", "content": text.removeprefix("CUT ")}
                 size = sum(len(m["content"].split()) for m in body["messages"])
@@ -51,9 +55,11 @@ class Peer:
                     },
                 )
 
-            def _send(self, status: int, body: dict[str, Any]) -> None:
+            def _send(self, status: int, body: dict[str, Any], headers: dict[str, str] | None = None) -> None:
                 data = json.dumps(body).encode()
                 self.send_response(status)
+                for name, value in (headers or {}).items():
+                    self.send_header(name, value)
                 self.send_header("content-length", str(len(data)))
                 self.end_headers()
                 self.wfile.write(data)

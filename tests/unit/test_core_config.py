@@ -59,6 +59,7 @@ READERS = {
     "Names": "names", "Data": "data|policy", "Split": "split|settings", "ClassifyTask": "task|tasks|t",
     "AnswerTask": "task|tasks|t", "Preferences": "preferences|settings", "PretrainModel": "model|settings|m",
     "LocalModel": "model|settings|m|spec", "EncoderModel": "model|settings|m|attrs", "OpenAIModel": "model|settings|m",
+    "Served": "model|settings|m|spec",
     "RemoteModel": "model|settings|m", "AnthropicModel": "model|settings|m", "ProviderModel": "model|settings|m",
     "RouteRule": "rule|rules", "Target": "target|t", "Canary": "canary|rule", "Cache": "cache|settings|rule",
     "Allowance": "allowance|rules", "GuardRule": "rule", "Guards": "guards|rules", "Traces": "traces|settings",

@@ -5,13 +5,16 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from bucle.core.errors import BadInput
 from bucle.core.records import Candidate, Node, Prediction
+from bucle.core.serving import Serve
 from bucle.loop.aliases import restore, rollbacks
 from bucle.loop.serving import app_for
 from bucle.loop.workspace import Workspace
@@ -143,3 +146,42 @@ def test_a_canary_that_fails_is_stopped_stays_so_and_is_restored_by_hand(ws: Wor
         assert shares(http) == {200}, "a server that is started again knows"
         restore(ws, "puerta", "t@v2", by="ana", reason="mended")
         assert within(5, lambda: 502 in shares(http))
+
+
+def test_a_canary_that_one_server_stops_is_stopped_in_the_others(ws: Workspace, made: dict[str, Says]) -> None:
+    made |= {"v1": Says("uno"), "v2": Says("dos", fails=True)}
+    first, _ = release(ws, 1), release(ws, 2)
+    ws.ledger.move_alias("production", first.id, by="test", reason="")
+    with BackgroundServer(app_for(ws, first)) as one, BackgroundServer(app_for(ws, first)) as other, \
+            httpx.Client(base_url=one.url, timeout=10) as busy, httpx.Client(base_url=other.url, timeout=10) as quiet:
+        for n in range(400):
+            say(busy, "puerta", f"user {n}")
+            if n % 20 == 19 and rollbacks(ws):
+                break
+        assert within(5, lambda: {say(quiet, "puerta", f"user {n}").status_code for n in range(20)} == {200})
+    assert len(ws.ledger.nodes("rollback")) == 1
+
+
+def test_a_task_that_cannot_be_opened_leaves_the_others_served(
+    ws: Workspace, made: dict[str, Says], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    made |= {"v1": Says("uno")}
+    node = release(ws, 1)
+    broken = Candidate(name="old", task="u", kind="generate", technique="majority")
+    lost = ws.ledger.put("candidate", broken.model_dump(mode="json"))
+    both = ws.ledger.put("release", {"project": "p", "version": 9, "tasks": {**node.attrs["tasks"], "u": lost.id}})
+
+    def opened(ws: Workspace, candidate: str, **_: Any) -> Says:
+        if candidate == lost.id:
+            raise BadInput("it was fitted by another version", "bucle run")
+        return made["v1"]
+
+    monkeypatch.setattr("bucle.loop.task_route.open_candidate", opened)
+    alone = replace(ws, config=ws.config.model_copy(update={"serve": Serve()}))
+    with BackgroundServer(app_for(alone, both)) as server, httpx.Client(base_url=server.url, timeout=10) as http:
+        assert text(say(http, "t")) == "uno"
+        assert say(http, "u").status_code == 404
+    assert "the task u is not served: it was fitted by another version" in caplog.text
+    only = ws.ledger.put("release", {"project": "p", "version": 10, "tasks": {"u": lost.id}})
+    with pytest.raises(BadInput, match="another version"):
+        app_for(alone, only)

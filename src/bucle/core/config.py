@@ -113,13 +113,24 @@ REMOTE = frozenset({"openai", "anthropic", "provider"})
 """The kinds of model behind somebody's API, each a RemoteModel."""
 
 
-class PretrainModel(Section):
+class Served(Section):
+    """How a model of this machine is served."""
+
+    engine: Engine = "auto"
+    precision: Precision = "auto"
+
+    @model_validator(mode="after")
+    def _an_engine_that_has_it(self) -> Served:
+        if self.engine in ("transformers", "vllm") and self.precision in ("int8", "int4"):
+            raise ValueError(f"`engine: {self.engine}` has no `precision: {self.precision}`; openvino has")
+        return self
+
+
+class PretrainModel(Served):
     """A small Llama-architecture model trained here from the project's own text. `steps` 0: four passes over it.
     `engine` and `precision` are how it is served, as of a local model."""
 
     kind: Literal["pretrain"]
-    engine: Engine = "auto"
-    precision: Precision = "auto"
     steps: int = Field(0, ge=0)
     width: int = Field(192, ge=32, multiple_of=32)
     layers: int = Field(3, ge=1)
@@ -127,7 +138,7 @@ class PretrainModel(Section):
     batch_tokens: int = Field(2048, ge=256)
 
 
-class LocalModel(Section):
+class LocalModel(Served):
     """A Hugging Face folder, or a Hub name already in the local cache or downloadable. It is served by `engine` in a
     process of its own (`auto`: OpenVINO where it can convert the model, else transformers) in `precision`; `adapters`
     are PEFT folders by the names they are called by, `adapters_loaded` of them in memory at most. `memory_gb` bounds
@@ -135,8 +146,6 @@ class LocalModel(Section):
 
     kind: Literal["local"]
     path: str
-    engine: Engine = "auto"
-    precision: Precision = "auto"
     adapters: Mapping[str, str] = Field(default_factory=dict)
     adapters_loaded: int = Field(4, ge=1, le=64)
     memory_gb: float = Field(0.0, ge=0)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bucle.serve.routes import Route
     from bucle.serve.routing import ShadowRun, TargetFacts
 
-__all__ = ["aliases", "restore", "restored", "rollbacks"]
+__all__ = ["aliases", "restore", "rollbacks"]
 
 log = logging.getLogger("bucle.serve")
 
@@ -81,10 +81,14 @@ def _facts(ws: Workspace, name: str, route: Route) -> TargetFacts:
 
 def _rolled_back(ws: Workspace, route: str, target: str, why: str) -> None:
     """Kept in the ledger: a server that is started again gives the target no traffic either."""
-    told = {"route": route, "target": target, "why": why, "at": now(), "restored": False}
     log.warning("route %s gives %s no more traffic: %s", route, target, why)
-    # the event loop, which tells it, waits for no disk
-    threading.Thread(target=ws.ledger.put, args=("rollback", told), daemon=True).start()
+
+    def keep() -> None:
+        last = rollbacks(ws).get((route, target))
+        if last is None or last["restored"]:  # else another server stopped it, and this one has heard of it
+            ws.ledger.put("rollback", {"route": route, "target": target, "why": why, "at": now(), "restored": False})
+
+    threading.Thread(target=keep, daemon=True).start()  # the event loop, which tells it, waits for no disk
 
 
 def rollbacks(ws: Workspace) -> dict[tuple[str, str], Mapping[str, Any]]:
@@ -92,11 +96,6 @@ def rollbacks(ws: Workspace) -> dict[tuple[str, str], Mapping[str, Any]]:
     `restored`."""
     nodes = sorted(ws.ledger.nodes("rollback"), key=lambda n: str(n.attrs["at"]))
     return {(str(n.attrs["route"]), str(n.attrs["target"])): n.attrs for n in nodes}
-
-
-def restored(ws: Workspace) -> list[tuple[str, str]]:
-    """The (route, target) that somebody gave their share back."""
-    return [pair for pair, last in rollbacks(ws).items() if last["restored"]]
 
 
 def restore(ws: Workspace, route: str, target: str, *, by: str, reason: str) -> None:

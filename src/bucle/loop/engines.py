@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import shutil
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -9,9 +11,11 @@ from typing import Any
 
 from bucle.core.config import AnthropicModel, LocalModel, Model, OpenAIModel, PretrainModel, ProviderModel
 from bucle.core.engine import AskContext, ChatAnswer, ChatAsk, ChatEngine, Delta
-from bucle.core.errors import ConfigError
+from bucle.core.errors import BucleError, ConfigError, ModelUnavailable
 from bucle.loop.model_steps import model_folder
 from bucle.loop.workspace import Workspace
+
+log = logging.getLogger("bucle.serve")
 
 __all__ = ["AsModel", "adapters_of", "engine_of", "remote_engine"]
 
@@ -51,8 +55,6 @@ def _remote(ws: Workspace, name: str, model: OpenAIModel | AnthropicModel | Prov
     from bucle.models.engines.limited import Limited
 
     engine: Any = remote_engine(ws, name, model)
-    if not model.requests_per_minute and not model.tokens_per_minute:
-        return engine
     return Limited(engine, f"{engine.base_url} {model.model}", model.requests_per_minute, model.tokens_per_minute)
 
 
@@ -85,6 +87,8 @@ def _local(ws: Workspace, name: str, model: LocalModel | PretrainModel, folder: 
     adapters = adapters_of(ws, model)
     loaded = model.adapters_loaded if isinstance(model, LocalModel) else 1
     if model.engine == "vllm":
+        if shutil.which("vllm") is None:
+            raise ModelUnavailable("vLLM is not installed here.", "pip install vllm (it needs a GPU), or engine: auto")
         from bucle.models.engines.vllm import VllmEngine, VllmSpec
 
         return VllmEngine(name, VllmSpec(str(folder), precision=model.precision, adapters=adapters,
@@ -98,8 +102,8 @@ def _local(ws: Workspace, name: str, model: LocalModel | PretrainModel, folder: 
 
 
 def adapters_of(ws: Workspace, model: Model) -> Mapping[str, str]:
-    """The adapters of a local model: name -> folder, relative ones from the project's. Raises ModelUnavailable for one
-    that is refused."""
+    """The adapters of a local model: name -> folder, relative ones from the project's. One that is refused is left out,
+    and the log says why."""
     if not isinstance(model, LocalModel):
         return {}
     from bucle.models.folder import checked_folder
@@ -107,5 +111,8 @@ def adapters_of(ws: Workspace, model: Model) -> Mapping[str, str]:
     found: dict[str, Any] = {}
     for name, path in model.adapters.items():
         own = ws.root / path
-        found[name] = str(checked_folder(own if own.is_dir() else path))
+        try:
+            found[name] = str(checked_folder(own if own.is_dir() else path))
+        except BucleError as error:  # the base and its other adapters go on
+            log.warning("the adapter %s is not served: %s (%s)", name, error.message, error.hint)
     return found

@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from bucle.core.errors import BucleError, NotFound
 from bucle.core.records import Node
-from bucle.loop.aliases import restored
+from bucle.loop.aliases import rollbacks
 from bucle.loop.workspace import Workspace
 from bucle.release import PRODUCTION
 
@@ -88,7 +88,7 @@ class _Follower:
             try:
                 if self._production and (found := self._ws.ledger.alias(PRODUCTION)) not in (None, self._served):
                     self._move(self._ws.ledger.get(str(found)))
-                self._restore()
+                self._share()
             except Exception as error:  # a server that cannot look goes on with what it has
                 log.warning("the ledger could not be followed (%s)", getattr(error, "message", type(error).__name__))
 
@@ -107,17 +107,21 @@ class _Follower:
         log.warning("production is version %s now (%s)", release.attrs.get("version", ""),
                     ", ".join(routes) or "its tasks are as they were")
 
-    def _restore(self) -> None:
+    def _share(self) -> None:
+        """Stop and restore the targets of routes that another server, or a person, stopped and restored."""
         count = int(self._ws.ledger.rows("SELECT count(*) FROM nodes WHERE kind = 'rollback'")[0][0])
         if count == self._rollbacks:
             return
         self._rollbacks = count
-        for route, target in restored(self._ws):
+        for (route, target), last in rollbacks(self._ws).items():
             alias: Any = self._gateway.routes[route].engine if route in self._gateway.routes else None
             if hasattr(alias, "restore") and self._loop is not None:
-                self._loop.call_soon_threadsafe(_give_back, alias, target)
+                self._loop.call_soon_threadsafe(_set, alias, target, last)
 
 
-def _give_back(alias: Any, target: str) -> None:
-    with contextlib.suppress(NotFound):  # it has its share
-        alias.restore(target)
+def _set(alias: Any, target: str, last: Mapping[str, Any]) -> None:
+    with contextlib.suppress(NotFound):  # it has its share already, or is no target any more
+        if last["restored"]:
+            alias.restore(target)
+        else:
+            alias.roll_back(target, str(last["why"]))

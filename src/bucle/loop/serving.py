@@ -107,8 +107,19 @@ def _collector(settings: Traces) -> TraceExport | None:
 
 
 def _tasks(ws: Workspace, release: Node | None) -> dict[str, Route]:
-    tasks = release.attrs["tasks"] if release else {}
-    return {task: task_route(ws, task, candidate) for task, candidate in tasks.items()}
+    """A route for each task of the release. One whose candidate cannot be opened is left out, and the log says why;
+    raises where that is so of all."""
+    routes: dict[str, Route] = {}
+    failed: BucleError | None = None
+    for task, candidate in (release.attrs["tasks"] if release else {}).items():
+        try:
+            routes[task] = task_route(ws, task, candidate)
+        except BucleError as error:
+            log.error("the task %s is not served: %s (%s)", task, error.message, error.hint)
+            failed = error
+    if failed is not None and not routes:
+        raise failed
+    return routes
 
 
 # models --------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from datetime import datetime
 from threading import Lock
 from typing import Any
 
-from bucle.core.errors import NotFound
+from bucle.core.errors import BadInput, NotFound
 from bucle.core.records import Node, Trace
 from bucle.loop.chain import chain
 from bucle.loop.label import Labelling
@@ -59,7 +59,7 @@ class Source:
             query=query or "",
             limit=limit,
             newest_first=True,
-            before=datetime.fromisoformat(before).timestamp() if before else 0.0,
+            before=_moment(before) if before else 0.0,
         )
 
     def trace(self, id: str) -> Trace:
@@ -78,3 +78,10 @@ class Source:
             if task not in self._labelling:
                 self._labelling[task] = Labelling(self._ws, task)
             return self._labelling[task]
+
+
+def _moment(text: str) -> float:
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError) as error:
+        raise BadInput(f"{text[:40]!r} is no ISO 8601 time.", "Write 2026-11-21T09:30:00+01:00.") from error
