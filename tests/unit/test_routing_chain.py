@@ -350,3 +350,33 @@ def test_a_storm_leaves_no_task_no_stream_and_no_probe_behind() -> None:
     assert answered > 50
     assert [engine.open for engine in engines.values()] == [0] * 4
     assert not any(t.attempt.breaker._probing for route in routes.values() for t in route.chain.targets.values())
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_silent_one_leaves_the_next_half_of_the_time(stream: bool) -> None:
+    silent, spare = Told("a", waits=9.0), Told("b")
+    rule = {"to": [{"to": "a"}], "fallback": ["b"], "retries": 2}
+    route, ctx = one(rule, silent, spare), AskContext(trace="t", deadline=time.monotonic() + 0.4)
+    answer = asyncio.run(pieces_of(route, say("hola"), ctx))[-1] if stream else \
+        asyncio.run(route.complete(say("hola"), ctx))
+    assert answer.route == "b"  # type: ignore[union-attr]
+    assert attempts(ctx) == [("a", "TimedOut"), ("b", "")]
+    assert (silent.cancelled, silent.open, ctx.left_s > 0.05) == (1, 0, True)
+    assert route.chain.targets["a"].attempt.breaker.in_a_row == 1, "it was too slow, and nobody left"
+
+
+def test_what_has_begun_or_has_nothing_behind_it_may_take_all_the_time() -> None:
+    class Slow(Told):
+        async def stream(self, ask: ChatAsk, ctx: AskContext) -> AsyncIterator[Delta | ChatAnswer]:
+            async for piece in super().stream(ask, ctx):
+                yield piece
+                await asyncio.sleep(0.15)
+
+    def deadline() -> AskContext:
+        return AskContext(trace="t", deadline=time.monotonic() + 0.4)
+
+    rule = {"to": [{"to": "a"}], "fallback": ["b"], "retries": 0, "breaker": 1}
+    assert asyncio.run(pieces_of(one(rule, Slow("a"), Told("b")), say("hola"), deadline()))[-1].route == "a"  # type: ignore[union-attr]
+    route = one(rule, Told("a", waits=0.25), Told("b", always=GONE))
+    route.chain.targets["b"].attempt.breaker.failed()
+    assert asyncio.run(route.complete(say("hola"), deadline())).route == "a", "what rests is not waited for"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import replace
 
 from bucle.core.engine import AskContext, ChatAnswer, ChatAsk, ChatEngine, Delta
@@ -81,16 +81,19 @@ class Attempt(Layer):
     def offers(self) -> frozenset[str]:
         return self.engine.offers
 
-    async def open(self, ask: ChatAsk, ctx: AskContext, whole: bool, watch: Outcome | None = None) -> Reply:
+    async def open(self, ask: ChatAsk, ctx: AskContext, whole: bool, watch: Outcome | None = None,
+                   until: float | None = None) -> Reply:
+        """As Layer.open; it raises TimedOut where the reply has not begun by `until` (time.monotonic)."""
         if ctx.left_s <= 0:
             raise TimedOut(f"{self.route} ran out of time before {self.name} was asked", "raise serve.timeout_s")
         run = _Run(self, ctx, watch)
         if not whole:
-            pieces = self._pieces(ask, ctx, run)
+            pieces = self._pieces(ask, ctx, run, until)
             return Reply(await anext(pieces), pieces)
         since = time.perf_counter()
         try:
-            answer = await self.engine.complete(ask, ctx)
+            async with self._by(until):
+                answer = await self.engine.complete(ask, ctx)
         except BaseException as error:
             run.busy = time.perf_counter() - since
             run.ended(error)
@@ -99,13 +102,35 @@ class Attempt(Layer):
         run.ended()
         return Reply(self._stamped(answer))
 
-    async def _pieces(self, ask: ChatAsk, ctx: AskContext, run: _Run) -> AsyncGenerator[Delta | ChatAnswer, None]:
+    @contextlib.asynccontextmanager
+    async def _by(self, until: float | None) -> AsyncIterator[None]:
+        """What is awaited inside ends by `until`, or it raises TimedOut."""
+        if until is None:
+            yield
+            return
+        limit = until - time.monotonic()
+        try:
+            async with asyncio.timeout(limit) as scope:
+                yield
+        except TimeoutError:
+            if not scope.expired():
+                raise
+            raise TimedOut(f"{self.name} did not begin to answer within {limit:.1f} s, its share of the request's time",
+                           "raise serve.timeout_s, or give this model a shorter timeout_s") from None
+
+    async def _pieces(self, ask: ChatAsk, ctx: AskContext, run: _Run,
+                      until: float | None) -> AsyncGenerator[Delta | ChatAnswer, None]:
         source = self.engine.stream(ask, ctx)
         try:
             while True:
                 since = time.perf_counter()
                 try:
-                    piece = await anext(source)
+                    if until is None:
+                        piece = await anext(source)
+                    else:
+                        async with self._by(until):
+                            piece = await anext(source)
+                        until = None  # it has begun
                 except StopAsyncIteration:
                     raise UpstreamTimeout(f"{self.name} ended its stream without an answer", "try again") from None
                 finally:

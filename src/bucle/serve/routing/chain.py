@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from bucle.core.engine import AskContext, ChatAnswer, ChatAsk
@@ -13,6 +14,9 @@ from bucle.serve.routing.prefer import Chooser
 from bucle.serve.routing.retry import Retried, RetryBudget
 
 __all__ = ["Chain"]
+
+KEPT = 0.5
+"""The share of the time left that one may take while there is another to ask."""
 
 
 class Chain(Layer):
@@ -55,10 +59,19 @@ class Chain(Layer):
                 if self.hedge_s is not None and not tried:
                     return await self._hedged(order, tried, ask, ctx, whole)
                 tried.add(name)
-                return await self.targets[name].open(ask, ctx, whole, None if errors else self._watch)
+                watch = None if errors else self._watch
+                return await self.targets[name].open(ask, ctx, whole, watch, self._until(order, tried, ctx))
             except self._passes as error:
                 errors.append(error)
         raise next((e for e in errors if not isinstance(e, Resting)), errors[0])
+
+    def _until(self, order: Sequence[str], tried: Collection[str], ctx: AskContext) -> float | None:
+        """When the reply of the one that is asked now must have begun (time.monotonic): half of the time that is left
+        is kept while another can be asked. None: the request's own deadline is enough."""
+        left = ctx.left_s
+        if left == float("inf") or not any(self.targets[n].attempt.breaker.lets_in for n in order if n not in tried):
+            return None
+        return time.monotonic() + left * KEPT
 
     async def _hedged(self, order: Sequence[str], tried: set[str], ask: ChatAsk, ctx: AskContext, whole: bool) -> Reply:
         one = self.targets[order[0]]
@@ -73,7 +86,8 @@ class Chain(Layer):
             return True
 
         cost = self._cost(one, other, ask)
-        return await hedged(one, other, self.hedge_s or 0.0, ask, ctx, whole, self._watch, may, cost)
+        return await hedged(one, other, self.hedge_s or 0.0, ask, ctx, whole, self._watch, may, cost,
+                            lambda: self._until(order, tried, ctx))
 
     def _cost(self, one: Retried, other: Retried, ask: ChatAsk) -> Callable[[ChatAnswer], float]:
         """What the request that lost is taken to have cost: the prompt, and an answer as long as the one that won."""

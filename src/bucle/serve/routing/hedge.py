@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from bucle.core.engine import AskContext, ChatAnswer, ChatAsk
 from bucle.serve.routing.attempt import HEDGED
-from bucle.serve.routing.opening import Layer, Outcome, Reply, add_usd, marked
+from bucle.serve.routing.opening import Outcome, Reply, add_usd, marked
 from bucle.serve.routing.retry import Retried
 
 __all__ = ["hedged"]
@@ -19,18 +19,20 @@ LET_GO_S = 0.05
 """How long the winner waits for the other one to let go, and to say whether its work goes on."""
 
 
-async def hedged(one: Layer, other: Retried, after_s: float, ask: ChatAsk, ctx: AskContext, whole: bool,
-                 watch: Outcome | None, may: Callable[[], bool], cost: Callable[[ChatAnswer], float]) -> Reply:
+async def hedged(one: Retried, other: Retried, after_s: float, ask: ChatAsk, ctx: AskContext, whole: bool,
+                 watch: Outcome | None, may: Callable[[], bool], cost: Callable[[ChatAnswer], float],
+                 until: Callable[[], float | None]) -> Reply:
     """The first reply to begin. `other` is asked once `one` was silent for `after_s`, if `may` says so then and `one`
-    did nothing elsewhere yet; it makes one attempt. `cost` is what the loser is taken to have cost, by the answer that
+    did nothing elsewhere yet; it makes one attempt. `until` says when the one that is asked
+    now must have begun. `cost` is what the loser is taken to have cost, by the answer that
     won: nobody tells what a request came to that was cancelled. Raises what `one` raised where both failed."""
-    first = asyncio.ensure_future(one.open(ask, ctx, whole, watch))
+    first = asyncio.ensure_future(one.open(ask, ctx, whole, watch, until()))
     tasks = [first]
     try:
         await asyncio.wait(tasks, timeout=after_s)
         if first.done() or ctx.acted or not may():
             return await first
-        tasks.append(asyncio.ensure_future(other.attempt.open(ask, ctx, whole)))
+        tasks.append(asyncio.ensure_future(other.attempt.open(ask, ctx, whole, None, until())))
         pending = set(tasks)
         while pending:
             _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable
 
 from bucle.core.engine import AskContext, ChatAsk
@@ -62,23 +63,25 @@ class Retried(Layer):
     def offers(self) -> frozenset[str]:
         return self.attempt.offers
 
-    async def open(self, ask: ChatAsk, ctx: AskContext, whole: bool, watch: Outcome | None = None) -> Reply:
+    async def open(self, ask: ChatAsk, ctx: AskContext, whole: bool, watch: Outcome | None = None,
+                   until: float | None = None) -> Reply:
         again = 0
         while True:
             try:
-                return await self.attempt.open(ask, ctx, whole, watch if not again else None)
+                return await self.attempt.open(ask, ctx, whole, watch if not again else None, until)
             except ModelUnavailable as error:
-                pause = self._pause(error, again, ctx)
+                left = ctx.left_s if until is None else until - time.monotonic()
+                pause = self._pause(error, again, ctx, left)
                 if pause is None or not self.budget.spend():
                     raise
             await self._sleep(pause)
             again += 1
 
-    def _pause(self, error: ModelUnavailable, again: int, ctx: AskContext) -> float | None:
+    def _pause(self, error: ModelUnavailable, again: int, ctx: AskContext, left_s: float) -> float | None:
         """Seconds to wait before it is asked again, or None: it is not."""
         if again >= self.retries or isinstance(error, Refused | Resting) or ctx.acted:
             return None
         if not self.attempt.breaker.lets_in:
             return None
         pause = max(backoff(again, self._rng), getattr(error, "retry_after", None) or 0.0)
-        return pause if pause <= LONGEST_S and pause < ctx.left_s else None
+        return pause if pause <= LONGEST_S and pause < left_s else None
