@@ -30,8 +30,8 @@ WINDOW, STEP = 600, 400
 LONGEST = 32_000
 """Of a longer text its first and last half of this are read."""
 _RUNS = ((3, 0x9E3779B1), (4, 0x85EBCA77), (5, 0xC2B2AE3D))
-_POWERS = [np.uint32(31**k) for k in range(5)]
-_PRIMES = [np.uint32(prime) for _, prime in _RUNS]
+_POWERS = np.array([[31**k * prime % 2**32 if k < length else 0 for length, prime in _RUNS] for k in range(5)],
+                   dtype=np.uint32)
 _FIFTEEN, _MIX, _REST = np.uint32(15), np.uint32(0x2C1B3C6D), np.uint32(32 - BITS)
 _ONES = np.ones(1 << BITS, dtype=np.float32)
 _FIRST, _SECOND = np.uint32(0x9E3779B1), np.uint32(0x85EBCA77)
@@ -73,23 +73,17 @@ def features(folded: str) -> NDArray[np.int64]:
     words = words_of(folded)
     if not words:
         return np.empty(0, dtype=np.int64)
-    data = np.frombuffer(f" {' '.join(words)} ".encode("utf-8", "replace"), dtype=np.uint8).astype(np.uint32)
-    size, runs = len(data), max(0, len(data) - 2)
-    codes = np.empty(max(0, 3 * (runs - 1)) + 2, dtype=np.uint32)  # as many as three lengths of run can have
-    at, code = 0, data
-    for length in range(2, 6):
-        if size < length:
-            break
-        code = code[: size - length + 1] + data[length - 1 :] * _POWERS[length - 1]
-        if length >= _RUNS[0][0]:
-            np.multiply(code, _PRIMES[length - _RUNS[0][0]], out=codes[at : at + len(code)])
-            at += len(code)
-    codes = codes[:at]
-    seen = np.zeros(1 << BITS, dtype=bool)
-    seen[(codes ^ (codes >> _FIFTEEN)) * _MIX >> _REST] = True
+    raw = f" {' '.join(words)} ".encode("utf-8", "replace")
+    size = len(raw)
+    data = np.frombuffer(raw + b"\0\0\0\0", dtype=np.uint8).astype(np.uint32)
+    codes = np.ndarray((size, 5), np.uint32, data, 0, (4, 4)) @ _POWERS  # of the runs of each length at each place
+    for at, (length, _) in enumerate(_RUNS):
+        codes[max(0, size - length + 1) :, at] = codes[0, 0]  # those that would go on beyond the end
     named = np.array([zlib.crc32(word.encode("utf-8", "replace")) for word in words], dtype=np.uint32)
-    seen[named >> _REST] = True
-    seen[(named[:-1] * _FIRST + named[1:]) * _SECOND >> _REST] = True
+    mixed = (codes ^ (codes >> _FIFTEEN)) * _MIX
+    pairs = (named[:-1] * _FIRST + named[1:]) * _SECOND
+    seen = np.zeros(1 << BITS, dtype=bool)
+    seen[np.concatenate((mixed.ravel(), named, pairs)) >> _REST] = True
     return seen.nonzero()[0]
 
 
