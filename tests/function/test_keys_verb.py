@@ -47,7 +47,7 @@ def test_a_key_is_made_spent_and_revoked_while_the_server_runs(tmp_path: Path) -
             assert secret not in server.text
         rows = answer("spend", "--by", "team", "-p", tmp_path)["rows"]
         assert [(r["name"], r["nano_usd"], r["requests"]) for r in rows] == [
-            ("soporte", paid * 810_000, 6), ("no team", 810_000, 1)]
+            ("soporte", paid * 810_000, paid + 1), ("no team", 810_000, 1)]
     wrong = bucle("keys", "create", "x", "--team", "nadie", "-p", tmp_path, "--json")
     assert wrong.returncode == 2
     assert json.loads(wrong.stdout)["error"]["kind"] == "ConfigError"
