@@ -33,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def spec(folder: Path) -> HostSpec:
-    return HostSpec("nano", str(folder), engine="transformers", precision="fp32", threads=1, max_tokens=100)
+    return HostSpec("nano", str(folder), engine="transformers", precision="fp32", threads=1, max_tokens=40)
 
 
 async def ask(engine: EngineProcess, text: str, **more: object) -> ChatAnswer:
@@ -59,7 +59,7 @@ def test_sixteen_clients_a_kill_and_the_same_answers_again(folder: Path) -> None
         good: list[str] = []
 
         async def client(number: int) -> None:
-            while time.monotonic() < stop and not (engine.restarts and len(good) > 100):
+            while time.monotonic() < stop and not (engine.restarts and len(good) > 60):
                 text = TEXTS[number % 4]
                 try:
                     said = await ask(engine, text, stream=bool(number % 2), temperature=0.0)
@@ -75,7 +75,7 @@ def test_sixteen_clients_a_kill_and_the_same_answers_again(folder: Path) -> None
         killed = time.monotonic()
         await asyncio.wait_for(asyncio.gather(*work), 90)
         assert 0 < len(died) <= 16
-        assert len(good) > 100
+        assert len(good) > 60
         assert engine.restarts == 1
         print(f"back and {len(good)} answers {time.monotonic() - killed:.1f} s after the kill, {len(died)} failed")
         schema = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"],

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from bucle.core.errors import BucleError, ModelUnavailable
+from bucle.models.cpu import quiet_libraries
+from bucle.models.embedding.library import openvino_quiet
 from bucle.models.engines.openvino.convert import converted, kept_at
 from bucle.models.engines.openvino.trace import NotConverted
 
@@ -35,11 +37,13 @@ def converted_apart(folder: Path, precision: str, *, adapter: Path | None = None
     reading, writing = os.pipe()  # its standard input: open as long as this process lives
     try:
         os.write(writing, json.dumps(asked).encode() + b"\n")
-        done = subprocess.run(_COMMAND, stdin=reading, stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603
+        with subprocess.Popen(_COMMAND, stdin=reading, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
+            _import_ahead()
+            said_all, _ = process.communicate()
     finally:
         os.close(reading)
         os.close(writing)
-    lines, code = done.stdout.splitlines(), done.returncode
+    lines, code = said_all.splitlines(), process.returncode
     said: dict[str, Any] = {}
     with contextlib.suppress(ValueError, IndexError):
         said = json.loads(lines[-1])
@@ -52,6 +56,16 @@ def converted_apart(folder: Path, precision: str, *, adapter: Path | None = None
                            "serve it with `engine: transformers`, or give it more memory")
     raise NotConverted(f"OpenVINO ended the process that converted it (exit status {code}).",
                        "serve it with `engine: transformers`")
+
+
+def _import_ahead() -> None:
+    """What serving takes seconds to import, while the other process is at work."""
+    with contextlib.suppress(ImportError), quiet_libraries():
+        openvino_quiet()
+        import openvino_genai
+        from transformers import AutoTokenizer
+
+        del openvino_genai, AutoTokenizer
 
 
 def main() -> int:

@@ -25,7 +25,7 @@ from bucle.core.ids import file_sha256, sha256_hex
 from bucle.models.cpu import bf16_is_fast, default_threads, quiet_libraries
 from bucle.models.embedding.identity import cache_root, identity_of
 from bucle.models.embedding.library import openvino_quiet
-from bucle.models.engines.openvino.pipeline import Paged
+from bucle.models.engines.openvino.pipeline import Paged, Spoilt
 from bucle.models.engines.openvino.trace import FAMILIES, NotConverted, shape_of, trace
 from bucle.models.engines.openvino.weights import BYTES, compress
 from bucle.models.folder import checked_folder, outline, read_json
@@ -151,6 +151,9 @@ def _convert(folder: Path, precision: str, adapter: Path | None, out: Path) -> N
     (out / "meta.json").write_text(json.dumps(meta))
     try:
         meta |= _compare(model, out, precision)
+    except Spoilt as error:  # just written: it is the pipeline that cannot
+        raise NotConverted(f"OpenVINO's paged pipeline does not take it: {error.message}",
+                           "serve it with `engine: transformers`") from error
     except BucleError:
         raise
     except Exception as error:  # openvino-genai raises bare exceptions where it does not take a model
