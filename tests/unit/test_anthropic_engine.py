@@ -168,9 +168,11 @@ def test_no_key_a_wrong_key_an_unknown_model_nobody_there(monkeypatch: pytest.Mo
         with pytest.raises(Refused, match="refused the key"):
             asked(engine)
         monkeypatch.delenv("ANTHROPIC_API_KEY")
-        with pytest.raises(Refused, match="ANTHROPIC_API_KEY is not set"):
+        with pytest.raises(Refused, match="refused the key"):
             asked(engine)
-        assert len(peer.asked) == 1
+        assert "x-api-key" not in peer.headers[1], "to a server of this machine none is sent"
+        with pytest.raises(Refused, match="ANTHROPIC_API_KEY is not set"):
+            asked(AnthropicEngine("haiku", "claude-test", base_url="https://api.example.invalid"))
     monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
     with engine_of(lambda body: "x", model="no-model") as (engine, _), pytest.raises(Refused, match="no-model"):
         asked(engine)

@@ -121,3 +121,10 @@ def test_spend_by_key_team_and_route_with_the_share_of_each_budget(project: Path
     assert answer(*october, group=spend)["rows"] == by_key["rows"]  # what budgets are enforced on stays
     assert "Nothing was asked" in told("--month", "2020-01", "--by", "route", group=spend)
     ledger.close()
+
+
+def test_the_address_is_that_of_the_project(project: Path) -> None:
+    with (project / "bucle.yaml").open("a", encoding="utf-8") as file:
+        file.write("  host: 0.0.0.0\n  port: 9444\n")
+    done = CliRunner().invoke(keys, ["create", "app"])
+    assert "curl 127.0.0.1:9444/v1/models" in done.stderr

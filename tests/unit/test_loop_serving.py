@@ -99,3 +99,19 @@ def test_only_who_waits_for_others_gets_several_calls(ws: Workspace, monkeypatch
     parents = [("base", ws.ledger.put("base_model", attrs).id)] if kind else []
     app = app_for(ws, released(ws, technique, parents))
     assert app.state.routes["t"].engine.parallel == at_once
+
+
+def test_a_providers_key_that_is_not_set_is_told_at_the_start(ws: Workspace, caplog: pytest.LogCaptureFixture,
+                                                               monkeypatch: pytest.MonkeyPatch) -> None:
+    there = OpenAIModel(kind="openai", base_url="https://api.example.invalid/v1", model="m", api_key_env="SOME_KEY")
+    here = there.model_copy(update={"base_url": "http://localhost:9/v1"})
+    free = there.model_copy(update={"api_key_env": ""})
+    ws = replace(ws, config=ws.config.model_copy(update={"models": {"gpt": there, "own": here, "free": free}}))
+    monkeypatch.delenv("SOME_KEY", raising=False)
+    app_for(ws, None)
+    assert [r.message.split(" has")[0] for r in caplog.records if "SOME_KEY is not set" in r.message] == ["gpt"]
+    caplog.clear()
+    monkeypatch.setenv("SOME_KEY", "sk-1")
+    app_for(ws, None)
+    assert "SOME_KEY" not in caplog.text
+    assert "sk-1" not in caplog.text

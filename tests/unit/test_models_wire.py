@@ -149,8 +149,10 @@ def test_an_answer_with_what_was_asked_and_nothing_else(monkeypatch: pytest.Monk
         complete(engine)
         assert "sk-2" in peer.heads[-1], "the key is read at each call"
         monkeypatch.delenv("PEER_KEY")
-        with pytest.raises(Refused, match="PEER_KEY is not set"):
-            complete(engine)
+        complete(engine)
+        assert "authorization" not in peer.heads[-1], "a server of this machine may ask for none"
+    with pytest.raises(Refused, match="PEER_KEY is not set"):
+        complete(WireEngine("m", "https://api.example.invalid/v1", "m", api_key_env="PEER_KEY"))
 
 
 def test_a_unix_socket_and_raw_completion(tmp_path: Path) -> None:

@@ -346,7 +346,11 @@ def test_a_running_server_asks_for_keys_from_the_first_one_on(store: KeyStore) -
     with BackgroundServer(Access(echo, Keys(store=store))) as server:
         asked = Asked(server)
         assert asked("/v1/models") == (200, "nobody")
-        assert asked("/v1/models", headers={"host": "evil.example"}) == (403, "host_not_allowed")
+        for host in ("evil.example", "localhost:80@evil.example", "localhost:evil.example", "[::1]evil.example",
+                     "localhost, evil.example", "127.0.0.1:1:2", "::1", ""):
+            assert asked("/v1/models", headers={"host": host}) == (403, "host_not_allowed"), host
+        for host in ("LOCALHOST", "127.0.0.1:8700", "[::1]", "[::1]:80"):
+            assert asked("/v1/models", headers={"host": host}) == (200, "nobody"), host
         _, secret = store.create("app", by="ana")
         time.sleep(0.6)
         assert asked("/v1/models") == (401, "invalid_api_key")

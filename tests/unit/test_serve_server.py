@@ -204,6 +204,11 @@ def test_a_studio_has_the_other_paths() -> None:
     app = create_app({"d": route}, writer=None, api_keys=(), studio=studio)
     with BackgroundServer(app) as server:
         assert httpx.get(server.url + "/traces").text == "studio"
+        for path, key in (("/v1/nothing", "code"), ("/v1/messages/batches", "type"), ("/v1/", "code")):
+            for told in (httpx.get(server.url + path), httpx.post(server.url + path, json={})):
+                assert (told.status_code, "message" in told.json()["error"], key in told.json()["error"]) == (
+                    404, True, True)
+                assert (told.json().get("type") == "error") == path.startswith("/v1/messages"), "in each API's shape"
         assert httpx.get(server.url + "/v1/models").json()["data"][0]["id"] == "d"
 
 

@@ -164,6 +164,18 @@ def test_a_head_without_end_is_refused_before_it_fills_the_memory(server: Server
         assert until_closed(client)[0].startswith(b"HTTP/1.1 431 ")
 
 
+@pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"])
+def test_a_head_that_comes_whole_is_measured_too(server: Server, sent: bytes) -> None:
+    with server.client() as client:
+        client.sendall(sent + b"POST / HTTP/1.1\r\nContent-Length: 2\r\nX-A: " + b"a" * 20_000 + b"\r\n\r\nhi")
+        told = until_closed(client)[0]
+        assert told.startswith(b"HTTP/1.1 431 ")
+        assert told.count(b"HTTP/1.1 ") == 1
+    with server.client() as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nX-A: " + b"a" * 7_000 + b"\r\n\r\n")
+        assert client.recv(100).startswith(b"HTTP/1.1 200 ")
+
+
 def test_a_full_house_drops_who_waits_longest_not_who_asks(server: Server) -> None:
     held = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(60)]
     try:

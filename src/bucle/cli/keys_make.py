@@ -55,7 +55,7 @@ def create(name: str, team: str | None, scopes: tuple[str, ...], labels: tuple[s
     key, secret = store.create(name, by=_who(), team=_team(ws, team or ""), scopes=scopes or ASKING, labels=labels,
                                expires_at=_end(expires), usd_per_month=usd_per_month, requests_per_minute=rpm,
                                tokens_per_minute=tpm)
-    emit({"key": key.described(), "secret": secret}, json_, lambda: _show_secret(key, secret, first))
+    emit({"key": key.described(), "secret": secret}, json_, lambda: _show_secret(key, secret, _address(ws), first))
 
 
 @click.command("rotate")
@@ -69,10 +69,12 @@ def rotate(name: str, grace: str, folder: str, json_: bool) -> None:
     from bucle.loop.workspace import Workspace
 
     seconds = 0.0 if grace == "0" else _seconds(grace, "--grace 24h")
-    key, secret = KeyStore(Workspace.open(folder).ledger).rotate(name, by=_who(), grace_s=seconds)
+    ws = Workspace.open(folder)
+    key, secret = KeyStore(ws.ledger).rotate(name, by=_who(), grace_s=seconds)
     ends = _utc(time.time() + seconds)
     emit({"key": key.described(), "secret": secret, "old_ends_at": ends}, json_,
-         lambda: _show_secret(key, secret, False, f"The old secret ends {ends}." if seconds else "The old one ended."))
+         lambda: _show_secret(key, secret, _address(ws), False,
+                              f"The old secret ends {ends}." if seconds else "The old one ended."))
 
 
 @click.command("change")
@@ -134,13 +136,20 @@ def summary(key: Key) -> str:
     return "\n".join(lines)
 
 
-def _show_secret(key: Key, secret: str, first: bool, more: str = "") -> None:
+def _show_secret(key: Key, secret: str, address: str, first: bool, more: str = "") -> None:
     click.echo(secret)
     lines = [summary(key), "", "The secret is shown this once.", *([more] if more else []),
-             f"curl 127.0.0.1:8700/v1/models -H 'Authorization: Bearer {secret[:8]}…'"]
+             f"curl {address}/v1/models -H 'Authorization: Bearer {secret[:8]}…'"]
     if first:
         lines.append("From now on a server of this project asks for a key, and its studio for one with --scope studio.")
     click.echo("\n".join(lines), err=True)
+
+
+def _address(ws: Workspace) -> str:
+    """Where this project's server listens by bucle.yaml, as this machine calls it."""
+    settings = ws.config.serve
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)  # noqa: S104
+    return f"{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{settings.port}"
 
 
 def _team(ws: Workspace, team: str) -> str:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from bucle.core.config import EncoderModel, OpenAIModel, RerankerModel
+from bucle.core.config import REMOTE, EncoderModel, Model, OpenAIModel, RerankerModel
 from bucle.core.errors import BucleError
 from bucle.core.ports import ChatModel, Embedder
 from bucle.core.records import Node
@@ -136,6 +136,7 @@ def _models(ws: Workspace, release: Node | None, override: Mapping[str, ChatMode
     for name, model in ws.config.models.items():
         if name in tasks or isinstance(model, RerankerModel):
             continue
+        _told_of_its_key(name, model)
         try:
             node, known = node_of(ws, name), price_known(name, model, ws.config.catalogue)
             if isinstance(model, EncoderModel):
@@ -152,6 +153,19 @@ def _models(ws: Workspace, release: Node | None, override: Mapping[str, ChatMode
         except BucleError as error:
             log.warning("%s is not served: %s (%s)", name, error.message, error.hint)
     return routes
+
+
+def _told_of_its_key(name: str, model: Model) -> None:
+    """Say in the log that the variable of a provider's key is unset: its callers are told only that it refuses."""
+    from bucle.models.endpoint import is_here
+    from bucle.models.engines.wire_errors import key_of
+
+    variable = getattr(model, "api_key_env", "")
+    address = getattr(model, "base_url", "") or ""
+    remote = bool(address) or model.kind in REMOTE
+    if remote and variable and not key_of(variable) and not is_here(address):
+        log.warning("%s has no key: %s is not set (export %s=… or write it in .env; `api_key_env: \"\"` for none)",
+                    name, variable, variable)
 
 
 # parts ---------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from bucle.core.errors import BadInput, BucleError, ConfigError, ContextOverflow, ModelUnavailable, UpstreamTimeout
 from bucle.core.records import Usage
@@ -26,7 +27,8 @@ from bucle.models.limits import Reserved, limits_of
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["Endpoint", "RateLimited", "Refused", "Reply", "TimedOut", "forward_headers", "hurried", "troubles"]
+__all__ = ["Endpoint", "RateLimited", "Refused", "Reply", "TimedOut", "forward_headers", "hurried", "is_here",
+           "troubles"]
 
 RESPONSE_LIMIT = 8 * 1024 * 1024
 """Bytes of one reply, after decompression; more is refused."""
@@ -83,6 +85,15 @@ class Reply:
     response: httpx.Response
     sent: float
     place: Reserved
+
+
+def is_here(base_url: str) -> bool:
+    """Whether `base_url` is of this machine: a server there asks for a key only where one is set."""
+    try:
+        host = urlsplit(base_url).hostname or ""
+    except ValueError:
+        return False
+    return host in ("localhost", "::1") or (host.startswith("127.") and host.replace(".", "").isdigit())
 
 
 class Endpoint:
@@ -246,6 +257,8 @@ class Endpoint:
         if not self._key_env:
             return {}
         key = os.environ.get(self._key_env, "").strip()
+        if not key and is_here(self.base_url):
+            return {}
         if not key:
             raise Refused(f"{self.name} needs a key and {self._key_env} is not set",
                                    f"export {self._key_env}=… or write it in .env")

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import re
 from base64 import b64decode
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any, Protocol
@@ -35,6 +36,7 @@ _API = ("/v1/", "/metrics")
 _SCOPES = {"embeddings": "embeddings", "feedback": "feedback", "moderations": "moderations", "models": ""}
 """What stands after /v1/, and the scope that it asks for; all else there answers conversations: `chat`."""
 _ANY_KEY = frozenset({"/openapi.json"})
+_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{0,5})?")
 _IN_QUERY = frozenset({"key", "api_key", "api-key", "apikey", "x-api-key", "access_token", "token", "authorization"})
 
 
@@ -200,6 +202,6 @@ def _key(authorisation: bytes) -> bytes:
 
 
 def _host(header: str) -> str:
-    if header.startswith("["):
-        return header.partition("]")[0] + "]"
-    return header.rsplit(":", 1)[0].lower() if header.count(":") == 1 else header.lower()
+    """The name in a Host header; empty for what is none."""
+    found = _HOST.fullmatch(header.strip().lower())
+    return found[1] if found else ""

@@ -153,8 +153,11 @@ class Gateway:
             found = self._paths.get(path)
             if found is not None:
                 method, handler, dialect = found
-            else:
+            elif path.startswith("/v1/models/"):
                 method, handler = "GET", self._named
+            else:
+                dialect = self._paths["/v1/messages"][2] if path.startswith("/v1/messages/") else None
+                raise ApiError(404, "this path is not served; /openapi.json lists those that are", code="not_found")
             if scope["method"] != method and (method, scope["method"]) != ("GET", "HEAD"):
                 raise ApiError(405, "this path takes another method", code="method_not_allowed",
                                headers={"allow": method})
@@ -172,7 +175,7 @@ class Gateway:
 
     def serves(self, path: str) -> bool:
         """Whether this path is the gateway's own."""
-        return path in self._paths or path.startswith("/v1/models/")
+        return path in self._paths or path.startswith("/v1/")
 
     async def read(self, exchange: Exchange) -> tuple[dict[str, Any], int]:
         """The request's body as an object, and its bytes."""

@@ -49,6 +49,7 @@ def patient_protocol(patience: Patience | None = None) -> type[HttpToolsProtocol
             super().__init__(*args, **kwargs)
             self.since = self.loop.time()  # when what is waited for now began
             self.head: int | None = 0  # bytes of a head that is not whole; None: it is
+            self.head_bytes, self.refused = 0, False  # of the head being read, also of one that came in one piece
             self.body_left, self.body_bytes = False, 0
             self.unread: float | None = None  # since when the client has not read
             self.closed: float | None = None  # when the connection was found to be closing
@@ -68,28 +69,46 @@ def patient_protocol(patience: Patience | None = None) -> type[HttpToolsProtocol
             return self.cycle is None or self.cycle.response_complete
 
         def data_received(self, data: bytes) -> None:
+            if self.refused:
+                return
             if self.head is not None:
                 if not self.head:
                     self.since = self.loop.time()
                 self.head += len(data)
             super().data_received(data)
-            if self.head is not None and self.head > rules.head_bytes:
+            if self.head is not None and self.head > rules.head_bytes and not self.refused:
                 self.refuse(431, "the request's head is too large", "headers_too_large")
 
         def on_message_begin(self) -> None:
             super().on_message_begin()
-            self.head = 0 if self.head is None else self.head
+            self.head, self.head_bytes = 0 if self.head is None else self.head, 0
+
+        def on_url(self, url: bytes) -> None:
+            self.head_bytes += len(url)
+            super().on_url(url)
+
+        def on_header(self, name: bytes, value: bytes) -> None:
+            self.head_bytes += len(name) + len(value) + 4
+            if self.head_bytes <= rules.head_bytes:
+                super().on_header(name, value)
 
         def on_headers_complete(self) -> None:
+            if self.head_bytes > rules.head_bytes:
+                self.refuse(431, "the request's head is too large", "headers_too_large")
+                return
             self.head, self.body_left, self.body_bytes = None, True, 0
             self.since = self.loop.time()
             super().on_headers_complete()
 
         def on_body(self, body: bytes) -> None:
+            if self.refused:
+                return
             self.body_bytes += len(body)
             super().on_body(body)
 
         def on_message_complete(self) -> None:
+            if self.refused:
+                return
             self.body_left = False
             super().on_message_complete()
             if self.idle():  # answered before it was whole
@@ -134,6 +153,7 @@ def patient_protocol(patience: Patience | None = None) -> type[HttpToolsProtocol
 
         def refuse(self, status: int, message: str, code: str) -> None:
             """Say why, where no answer has begun, and close."""
+            self.refused = True
             if self.idle() or not self.cycle.response_started:
                 body = json.dumps({"error": {"message": message, "type": "invalid_request_error", "param": None,
                                              "code": code}}).encode()

@@ -20,7 +20,7 @@ from bucle.core.engine import OFFERS, AskContext, ChatAnswer, ChatAsk, Delta
 from bucle.core.errors import BadInput, BucleError, ContextOverflow, ModelUnavailable, UpstreamTimeout
 from bucle.core.records import Usage
 from bucle.models.catalogue import price, provider_of
-from bucle.models.endpoint import Refused, TimedOut
+from bucle.models.endpoint import Refused, TimedOut, is_here
 from bucle.models.engines.wire_errors import Unsupported, key_of, refusal
 from bucle.models.engines.wire_shapes import Gathered, body_of, is_completion, whole_answer
 
@@ -46,9 +46,9 @@ class WireEngine:
     """`POST {base_url}/chat/completions` (raw prompts: `/completions`) over aiohttp, connections kept.
 
     `uds` is a Unix socket to go through instead of the URL's host. `api_key_env` names the environment variable with
-    the key (empty: none is sent); `headers` go with each call. `timeout_s` bounds a whole plain reply and each silence
-    of a streamed one; at most `max_parallel` calls are under way, the rest wait. `offers` is what that server takes
-    (OFFERS); prices are US dollars per million tokens, by default the list price of a known provider.
+    the key (empty, or unset for a server of this machine: none is sent); `headers` go with each call. `timeout_s`
+    bounds a whole plain reply and each silence of a streamed one; at most `max_parallel` calls are under way, the rest
+    wait. `offers` is what that server takes (OFFERS); prices are US dollars per million tokens, by default the list price of a known provider.
 
     Raises RateLimited, Refused, TimedOut, ModelUnavailable, BadInput, ContextOverflow, and Unsupported for a field that
     the server refuses by name.
@@ -239,7 +239,7 @@ class WireEngine:
 
         loop = asyncio.get_running_loop()
         if self._session is None or self._loop is not loop:
-            local = self._uds or any(h in self.base_url for h in ("://localhost", "://127.0.0.1", "://[::1]"))
+            local = self._uds or is_here(self.base_url)
             shared: dict[str, Any] = {"limit": self.max_parallel, "keepalive_timeout": 30}
             connector = aiohttp.UnixConnector(self._uds, **shared) if self._uds else aiohttp.TCPConnector(
                 ttl_dns_cache=300, **shared)
@@ -263,6 +263,8 @@ class WireEngine:
         if not self._key_env:
             return {}
         key = key_of(self._key_env)
+        if not key and (self._uds or is_here(self.base_url)):
+            return {}
         if not key:
             raise Refused(f"{self.name} needs a key and {self._key_env} is not set",
                           f"export {self._key_env}=… or write it in .env")

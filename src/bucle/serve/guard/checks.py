@@ -1,7 +1,7 @@
-"""First depth of guarding: texts are scored and flagged, on the way in and out; nothing is blocked yet.
+"""Guards of one's own, for `create_app(guards=[…])`: each scores a text and flags it, and refuses nothing.
 
-What a guard finds is recorded in the trace and shown to the client, so a threshold can be judged on real
-traffic before it refuses anybody.
+What masks and blocks are the rules of bucle.yaml (`GuardSet`). What is found here is recorded in the trace and shown to
+the client, so a threshold can be judged on real traffic before it refuses anybody.
 """
 
 from __future__ import annotations
