@@ -48,7 +48,8 @@ class WireEngine:
     `uds` is a Unix socket to go through instead of the URL's host. `api_key_env` names the environment variable with
     the key (empty, or unset for a server of this machine: none is sent); `headers` go with each call. `timeout_s`
     bounds a whole plain reply and each silence of a streamed one; at most `max_parallel` calls are under way, the rest
-    wait. `offers` is what that server takes (OFFERS); prices are US dollars per million tokens, by default the list price of a known provider.
+    wait. `offers` is what that server takes (OFFERS); prices are US dollars per million tokens, by default the list
+    price of a known provider.
 
     Raises RateLimited, Refused, TimedOut, ModelUnavailable, BadInput, ContextOverflow, and Unsupported for a field that
     the server refuses by name.
