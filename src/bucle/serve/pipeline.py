@@ -147,7 +147,7 @@ class Chat:
         guards, secret = self._gateway.guards, None
         if guards is None:
             return _Guarded(ask, None)
-        short = guards.inline and len(call.text) <= INLINE
+        short = guards.inline and (call.bound <= INLINE or _length(ask) <= INLINE)
         if short and guards.flags_only:  # nothing waits for what changes nothing: they look once the engine was asked
             call.looking = partial(_look, call, guards, ask)
             loop = asyncio.get_running_loop()
@@ -294,6 +294,13 @@ class Chat:
     def _spanned(self, call: Call) -> None:
         if not any(s["name"] in ("engine", "attempt", "cache") for s in call.ctx.spans):
             call.ctx.span("engine", call.ctx.started)
+
+
+def _length(ask: ChatAsk) -> int:
+    """Characters of what guards look at."""
+    if ask.prompt is not None:
+        return len(ask.prompt)
+    return sum(len(m.get("content") or "") for m in ask.messages if m.get("role") != "system")
 
 
 def _look(call: Call, guards: Any, ask: ChatAsk) -> None:
