@@ -9,6 +9,7 @@ import pytest
 
 from bucle.core.errors import BadInput
 from bucle.data.personal import apply, find
+from bucle.ledger.keys import _new_secret
 
 LETTERS = "TRWAGMYFPDXBNJZSQVHLCKE"
 
@@ -232,10 +233,27 @@ def test_a_policy_that_cannot_be_meant_is_refused(policy: dict[str, str]) -> Non
         ("28-12345678-40", ["28-12345678-40"]),
         ("ana＠example.com", ["ana＠example.com"]),
         ("logo@2x.png git@github.com:a/b.git", []),
+        ("llámame, 612.345.678 o 912.345.679", ["612.345.678", "912.345.679"]),
+        ("más de 612.345.678 y un total de 734.123.456", []),
+        ("45.600 en 2023 y 612.345.678 en 2024", []),
+        ("ana.perez arroba empresa punto es", ["ana.perez arroba empresa punto es"]),
+        ("ana punto perez [arroba] empresa.es.", ["ana punto perez [arroba] empresa.es"]),
+        ("ana at empresa dot com, ana(at)b(dot)es", ["ana at empresa dot com", "ana(at)b(dot)es"]),
+        ("una arroba de vino. En el punto, look at the dot", []),
+        ("ana.perez&#64;empresa.es ana&#x40;b.es ana&commat;b.es", ["ana.perez&#64;empresa.es", "ana&#x40;b.es",
+                                                                  "ana&commat;b.es"]),
+        ('escribe a "a b"@c.com', ['"a b"@c.com']),
+        ("x ana.pe\u200brez@empresa.es", ["ana.pe\u200brez@empresa.es"]),
+        ("6\u200d12\ufeff345678", ["6\u200d12\ufeff345678"]),
+        ("612345678\u200b612345679", ["612345678", "612345679"]),
     ],
 )
 def test_forms_as_people_write_them(text: str, found: list[str]) -> None:
     assert [one.text for one in find(text)] == found
+
+
+BUCLE = _new_secret()
+"""As `bucle keys create` makes them."""
 
 
 @pytest.mark.parametrize(
@@ -248,6 +266,14 @@ def test_forms_as_people_write_them(text: str, found: list[str]) -> None:
         ("AWS_SECRET_ACCESS_KEY=wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", "AWS_SECRET_ACCESS_KEY="),
         ("Authorization: Bearer abcdef0123456789abcdef", "Authorization: Bearer "),
         ("-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXk" + "a1" * 20, ""),
+        ("-----BEGIN RSA PRIVATE KEY-----\nMIIEpAIBAAKC", ""),
+        ("-----BEGIN RSA PRIVATE KEY----- es la línea", "-----BEGIN RSA PRIVATE KEY----- es la línea"),
+        ("la clave mi contrasena es Tigre2024!", "la clave mi contrasena es "),
+        ("la clave del éxito: la contraseña es Tigre2024!", "la clave del éxito: la contraseña es "),
+        (BUCLE, ""),
+        (f"BUCLE_API_KEYS={BUCLE},{BUCLE}", "BUCLE_API_KEYS=,"),
+        (f"BUCLE_API_KEY={BUCLE}", "BUCLE_API_KEY="),
+        ("bk_2024_informe_de_ventas_de_la_zona_norte_final_v2", "bk_2024_informe_de_ventas_de_la_zona_norte_final_v2"),
         ("password=os.environ['DB']", "password=os.environ['DB']"),
         ("postgres://localhost:5432/ventas", "postgres://localhost:5432/ventas"),
         ("la clave del éxito es la constancia", "la clave del éxito es la constancia"),

@@ -179,6 +179,8 @@ def test_the_language_of_a_short_text_stays_undecided() -> None:
 SAID = ("Escribe a ana@example.com o llama al 612 345 678.", "IBAN ES91 2100 0418 4502 0005 1332, gracias",
         "tarjeta 4111 1111 1111 1111 2027", "pedido 711223344 y factura nº 612345678", "contraseña: Verano2024! y ya",
         "-----BEGIN PRIVATE KEY-----\nMIIE" + "a1B" * 80 + "\n-----END PRIVATE KEY-----", "612 634 655 701 712 690",
+        "ana.perez arroba empresa punto es", "Ana (at) empresa (dot) com", "llama al 612.345.678", "a punto de ir",
+        "b\u200bo\u200bb@c.es y 6\u200b12345678", "la clave mi contraseña es Tigre2024!", "juan&#64;empresa.es",
         "| ES91 | 2100 | 0418 | 4502 | 0005 | 1332 |", "DNI 12345678 letra Z", "El precio es 1.234.567,89 € en 2024",
         "una frase sin nada que ocultar, larga y tranquila, que sale palabra a palabra")
 
@@ -202,8 +204,8 @@ def test_a_stream_cut_anyhow_is_masked_as_the_whole_is() -> None:
 
 def test_ordinary_words_leave_at_once_and_numbers_wait() -> None:
     stream = rules(personal_data={"output": "mask"}).stream()
-    assert stream.feed("Buenas tardes, claro que podemos ") == "Buenas tardes, claro que podemos "
-    assert stream.feed("ayudarle. Llame al 612 345") == "ayudarle. "
+    assert stream.feed("Buenas tardes, claro que podemos ") == "Buenas tardes, claro que "  # `podemos arroba …`?
+    assert stream.feed("ayudarle. Llame al 612 345") == "podemos ayudarle. "
     assert stream.feed(" 678") + stream.end() == "Llame al [PHONE]"
 
 

@@ -49,9 +49,17 @@ _IBAN_LENGTHS = {
 }
 """Characters of an IBAN by country (ISO 13616 registry)."""
 _EMAIL = re.compile(
-    r"(?<![\w.+-])[\w.+%-]{1,64}(?:'[\w.+%-]{1,30})?(?:@|%40)(?:[\w-]{1,63}\.){1,5}"
+    r"(?<![\w.+-])(?:[\w.+%-]{1,64}(?:'[\w.+%-]{1,30})?|\"[^\"\n@]{1,64}\")(?:@|%40|&#0{0,4}64;|&#[xX]0{0,4}40;|&commat;)"
+    r"(?:[\w-]{1,63}\.){1,5}"
     r"(?:[^\W\d_]{2,24}|xn--[a-z0-9-]{2,59})(?![^\W_]|-(?![A-ZÁÉÍÓÚÑ])\w)"
 )
+_DOT = r"(?:\.|\s{0,2}[\[({<]\s?(?:punto|dot)\s?[\])}>]\s{0,2}|\s{1,2}(?:punto|dot)\s{1,2})"
+_SPELT = re.compile(
+    rf"(?i)(?<![\w.+-])[\w+-]{{1,64}}(?:{_DOT}[\w+-]{{1,64}}){{0,4}}"
+    r"(?:\s{0,2}[\[({<]\s?(?:arroba|at)\s?[\])}>]\s{0,2}|\s{1,2}arroba\s{1,2}|\s{1,2}at\s{1,2}(?=[\w-]{1,63}\s{1,2}dot\s))"
+    rf"[\w-]{{1,63}}(?:{_DOT}[\w-]{{1,63}}){{0,3}}{_DOT}[a-z]{{2,24}}(?!\w)"
+)
+"""`ana arroba empresa punto es`, `ana [at] empresa [dot] com`."""
 _FILES = re.compile(
     r"\.(?:png|jpe?g|gif|svg|webp|avif|css|mjs|json|html?|pdf|xml|txt)$|@\d[\w.]*\.(?:js|ts|md)$", re.IGNORECASE
 )
@@ -137,11 +145,21 @@ _REFERENCE = re.compile(
 _LIST = re.compile(r"(?:\d[\d ]{5,11}\d\s?(?:,|;|/|\b[yeo]\b|\band\b)\s{0,2}){1,20}$")
 _SENTENCE_END = re.compile(r"[^\W\d_]{5,}[.!?]\s+$|(?:incidencia|reclamaci[oó]n|caso):\s{0,2}$", re.IGNORECASE)
 """What follows is not the number of what came before: `No me llega el pedido. 612345678`."""
+_DOTTED = re.compile(r"[679]\d\d\.\d{3}\.(?!000)\d{3}")
+_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:\.\d{3})+(?![\d.])")
+_AMOUNT_SAID = re.compile(
+    r"(?i)(?:[€$£]|\b(?:importes?|total(?:es)?|sumas?|suman|cifras?|cantidad|precio|coste?|saldo|presupuesto|ingresos|ventas|"
+    r"beneficios?|facturaci[oó]n|poblaci[oó]n|valor|deuda|p[eé]rdidas|inversi[oó]n|capital|unos|unas|casi|m[aá]s de|"
+    r"menos de|hasta|alrededor de|cerca de|aproximadamente|eur|usd|euros|versi[oó]n|population|about|nearly|almost|"
+    r"over|amount|revenue|sum|version)\b)(?:\W{1,3}(?:\w{1,6}\W{1,3}){0,2})?$"
+)
 _AFTER_NAME = re.compile(r"(?:^|[\s,;:(])[A-ZÁÉÍÓÚÑ][a-zà-ÿ]{1,20}-$")
 _AMOUNTS = re.compile(r"(?<!\d)(?<!\d[.,])\d{3}(?: \d{3}){3,}(?!\d)")
 _DIGIT = re.compile(r"\d")
 _SEVEN_DIGITS = re.compile(r"\d(?:[\W_]{0,3}\d){6}")
 """What every kind but e-mail, IBAN and secrets has; most messages have not, and are done with at once."""
+_UNSEEN = re.compile("[\u200b-\u200d\u2060\ufeff]")
+"""Characters without width, which hide a number or an address from whoever looks for it whole."""
 _PLAIN = str.maketrans(
     dict.fromkeys("\u00a0\u2007\u2009\u200a\u202f\u3000\u200b\u2060\ufeff", " ")
     | dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212\u00ad", "-")
@@ -164,8 +182,11 @@ def find(text: str) -> list[Finding]:
     """
     plain = text if text.isascii() or not _ODD.search(text) else text.translate(_PLAIN)
     found: list[Finding] = []
+    candidates = _candidates(plain)
+    if plain is not text and _UNSEEN.search(text):
+        candidates = itertools.chain(_hidden(text), candidates)
     taken: bytearray | None = None  # one byte a character: as many findings as there may be, each costs its own length
-    for kind, start, end in _candidates(plain):
+    for kind, start, end in candidates:
         if taken is None:
             taken = bytearray(len(plain))
             for match in _CUPS.finditer(plain):
@@ -218,10 +239,17 @@ def _joined(findings: list[Finding], names: Sequence[Finding]) -> list[Finding]:
     return sorted([*findings, *free], key=lambda finding: finding.start)
 
 
+def _hidden(text: str) -> Iterator[tuple[str, int, int]]:
+    """What is found once the characters without width are gone, where it stands in `text`."""
+    places = [at for at, char in enumerate(text) if not _UNSEEN.match(char)]
+    for kind, start, end in _candidates("".join([text[at] for at in places]).translate(_PLAIN)):
+        yield kind, places[start], places[end - 1] + 1
+
+
 def _candidates(text: str) -> Iterator[tuple[str, int, int]]:
     for start, end in find_secrets(text):
         yield "secret", start, end
-    if "@" in text or "%40" in text:
+    if "@" in text or "%40" in text or "&#" in text or "&commat;" in text:
         for match in _EMAIL.finditer(text):
             start, end = match.span()
             if _FILES.search(match[0]) or _GIT.match(match[0]):
@@ -229,6 +257,10 @@ def _candidates(text: str) -> Iterator[tuple[str, int, int]]:
             if match[0].startswith("git@") and _GIT_PATH.match(text, end):
                 continue
             yield "email", start + (text[start] == "_" == text[end : end + 1]), end
+    lower = text.lower()
+    if "arroba" in lower or ("dot" in lower and "at" in lower):
+        for match in _SPELT.finditer(text):
+            yield "email", *match.span()
     if not _DIGIT.search(text):
         return
     bare = text.translate(_MARKS) if _MARKED.search(text) else text
@@ -273,7 +305,7 @@ def _phones(text: str, bare: str) -> Iterator[tuple[str, int, int]]:
             low, high = next(ends, (len(bare), len(bare)))
         if not said and low <= start:
             continue  # 612 634 655 701 712: amounts in a row
-        if _is_phone(match[0], said):
+        if _is_phone(match[0], said or _dotted(match[0], bare, start)):
             yield "phone", start, end
             continue
         # a number beside it is no part of it: `612 345 678 2024`, `28013 612345678`
@@ -282,6 +314,14 @@ def _phones(text: str, bare: str) -> Iterator[tuple[str, int, int]]:
                 inner[0], said
             ):
                 yield "phone", start + inner.start(), start + inner.end()
+
+
+def _dotted(number: str, text: str, start: int) -> bool:
+    """Whether `612.345.678` is no amount: none is named before it, and no number with thousands stands there."""
+    if not _DOTTED.fullmatch(number):
+        return False
+    before = text[max(0, start - 200) : start]
+    return not _AMOUNT_SAID.search(before[-40:]) and all(map(_DOTTED.fullmatch, _THOUSANDS.findall(before)))
 
 
 def _digits(text: str) -> str:

@@ -10,13 +10,15 @@ __all__ = ["find_secrets"]
 _KEY_BEGIN = r"-----BEGIN [A-Z0-9 ]{0,30}PRIVATE KEY(?: BLOCK)?-----"
 _KEY_END = r"-----END [A-Z0-9 ]{0,30}PRIVATE KEY(?: BLOCK)?-----"
 _PRIVATE_KEY = re.compile(
-    rf"{_KEY_BEGIN}(?:(?:(?!-----)[\s\S]){{20,16000}}{_KEY_END}|[A-Za-z0-9+/=\s\\:,-]{{20,16000}})"
+    rf"{_KEY_BEGIN}(?:(?:(?!-----)[\s\S]){{20,16000}}{_KEY_END}|[A-Za-z0-9+/=\s\\:,-]{{20,16000}}"
+    r"|[\s\\rn]{0,8}(?:MI|MC|b3Bl|lQ)[A-Za-z0-9+/=]{4,20})"
 )
-"""A block cut off before its end is one too, as far as its letters go."""
+"""A block cut off before its end is one too, as far as its letters go; a short one by how keys begin."""
 _TOKENS = re.compile(
     r"(?<![A-Za-z0-9_-])(?:"
     + "|".join(
         (
+            r"bk_[A-Za-z0-9_-]{43}(?![A-Za-z0-9_-])",  # Bucle (ledger/keys.py)
             r"sk-(?:ant-|proj-|or-|svcacct-|admin-)?[A-Za-z0-9_-]{20,250}",  # OpenAI, Anthropic, OpenRouter
             r"[sr]k_(?:live|test)_[A-Za-z0-9]{16,250}|whsec_[A-Za-z0-9+/=]{24,80}",  # Stripe
             r"(?:AKIA|ASIA|ABIA|ACCA)[0-9A-Z]{16}(?![A-Za-z0-9])",  # AWS
@@ -47,7 +49,7 @@ _ASSIGNED = re.compile(
     r"(?i)(?<![^\W_])(?P<word>(?:api[ _-]?key|secret(?:[ _-]?(?:access[ _-]?)?key)?|"
     r"(?:access|account|private|shared[ _-]?access)[ _-]?key|"
     rf"(?:access|auth|refresh|bot)[ _-]?token|token|{_SAID}|pass|clave|"
-    r"(?P<named>(?:[a-z0-9]{2,20}_){1,3}key)|(?:[a-z0-9]{2,20}_){1,3}secret))"
+    r"(?P<named>(?:[a-z0-9]{2,20}_){1,3}keys?)|(?:[a-z0-9]{2,20}_){1,3}secret))"
     r"(?:(?P<joined>[\"'`]?\s{0,3}(?::=|=>|[:=→])\s{0,3})|(?P<cell>\s{0,9}\|\s{0,9})|>(?=[^\s<]{6,250}</)|"
     r"(?P<words>(?:\s+[^\W\d_]{1,14}){0,3}?)\s*(?::|→|\s(?:es|is|era|was|ser[aá]|será|will\s+be)\s*:?)\s*)"
     r"(?P<quote>[\"'`]?)(?P<value>[^\s\"'`,;<>|]{6,250})"
@@ -104,9 +106,7 @@ def find_secrets(text: str) -> Iterator[tuple[int, int]]:
         for match in _HEADER.finditer(text):
             if _mixed(match["value"]):
                 yield match.span("value")
-        for match in _ASSIGNED.finditer(text):
-            if match["word"].lower() == "clave" and not _is_clave(text, match):
-                continue
+        for match in _assigned(text):
             value = match["value"].rstrip(".)]}?!" if not match["quote"] else "")
             if match["named"] and not _KEY_VALUE.fullmatch(value):
                 continue
@@ -127,6 +127,16 @@ def find_secrets(text: str) -> Iterator[tuple[int, int]]:
     if "sig=" in text:
         for match in _SIGNATURE.finditer(text):
             yield match.span("value")
+
+
+def _assigned(text: str) -> Iterator[re.Match[str]]:
+    """What is assigned, also behind a word that turned out to be none: `la clave mi contraseña es …`."""
+    match = _ASSIGNED.search(text)
+    while match is not None:
+        said = match["word"].lower() != "clave" or _is_clave(text, match)
+        if said:
+            yield match
+        match = _ASSIGNED.search(text, match.end() if said else match.end("word"))
 
 
 def _is_clave(text: str, match: re.Match[str]) -> bool:

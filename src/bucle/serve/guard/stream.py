@@ -1,7 +1,7 @@
 """An answer's text on its way out: nothing leaves before what it may be part of is known.
 
-What is held: the word that is being written; a number and what may belong to it (AFTER characters after its last
-digit), at most CLUSTER characters; a private key up to its end (KEY). Where a guard that judges the whole blocks
+What is held: the word that is being written, and those before it where they may spell an address; a number and what may
+belong to it (AFTER characters after its last digit), at most CLUSTER characters; a private key up to its end (KEY). Where a guard that judges the whole blocks
 (injection, abuse, language, a model), text leaves in steps of STEP characters, each judged with what came before; where
 the schema's blocks, at the end. Where the prompt's leak blocks, the last TAIL characters are held.
 """
@@ -31,6 +31,11 @@ _SMALL = re.compile(r"(?:(?<=\s)|\A)[(+]?\w{0,3}\)?\s{1,3}\Z")
 _BEGUN = re.compile(r"-----BEGIN[A-Z0-9 ]{0,40}(?:\Z|PRIVATE KEY)")
 _CLOSED = re.compile(r"-----END [A-Z0-9 ]{0,30}PRIVATE KEY(?: BLOCK)?-----")
 _CALM = re.compile(rf"(?<=\s)(?=\D{{{AFTER}}})")
+_SPOKEN = re.compile(r"[\w+-]+(?:\.[\w+-]+)*")
+_BETWEEN = re.compile(r"[\s\[({<\])}>]{0,5}")
+_SIGNS = ("arroba", "at", "punto", "dot")
+SPELT = 400
+"""Characters in which an address is spelt, `ana arroba empresa punto es`."""
 _LABEL = {"secret": "secrets"}
 
 
@@ -155,6 +160,8 @@ def _settled(text: str, sent: int) -> int:
         cut = len(held) - WORD // 2
     if (small := _SMALL.search(held, 0, cut)) is not None:
         cut = small.start()
+    if (spelt := _spelt(held)) < cut:
+        cut = max((at for at in gaps if at <= spelt), default=0)
     near = _near(held)
     if near <= cut and near < len(held):
         first = max(0, near - 8)
@@ -170,6 +177,23 @@ def _settled(text: str, sent: int) -> int:
         if len(held) - begun.start() < KEY and not _CLOSED.search(held, begun.start()):
             cut = begun.start()
     return sent + cut
+
+
+def _spelt(held: str) -> int:
+    """Where the address begins that the end of `held` may be in the middle of: `ana arroba empr`."""
+    tail = held[-SPELT:]
+    words = list(_SPOKEN.finditer(tail))
+    begun = words.pop()[0].lower() if words and words[-1].end() == len(tail) else ""
+    if not words or not (_BETWEEN.fullmatch(tail, words[-1].end(), len(tail) - len(begun))):
+        return len(held)
+    at = len(words) - 1
+    if words[at][0].lower() in _SIGNS:
+        at -= 1
+    elif not any(sign.startswith(begun) for sign in _SIGNS):
+        return len(held)
+    while at > 1 and words[at - 1][0].lower() in _SIGNS:
+        at -= 2
+    return len(held) - len(tail) + words[max(at, 0)].start()
 
 
 def _near(held: str) -> int:
