@@ -20,8 +20,6 @@ __all__ = ["BLOCK", "Paged", "Spoilt", "Work", "block_bytes"]
 BLOCK = 32
 """Tokens in one block of the cache on a CPU."""
 GROUPS = (128, 64, 32)
-WHOLE_ROWS = 256
-"""What a model's widths must be multiples of for products of whole rows in 8 bits: others OpenVINO may refuse."""
 BATCHED_TOKENS = 512
 """Tokens computed in one step: a long prompt is cut so, and those who decode wait no longer than that takes."""
 
@@ -82,8 +80,7 @@ class Paged:
         scheduler.enable_prefix_caching = True
         threads = threads or default_threads()
         # OpenVINO 2026.4 ends the process (SIGFPE) over bfloat16 with one thread; two on one core do no harm.
-        whole_rows = precision == "int8" and width % WHOLE_ROWS == 0 and width > 0
-        half = (precision in ("bf16", "int4") or whole_rows) and bf16_is_fast() and _cores() > 1
+        half = precision in ("bf16", "int4") and bf16_is_fast() and _cores() > 1
         threads = max(2, threads) if half else threads
         settings: dict[str, Any] = {
             "INFERENCE_PRECISION_HINT": "bf16" if half else "f32", "ENABLE_CPU_PINNING": False,
@@ -91,10 +88,6 @@ class Paged:
         }
         if precision == "fp32":
             settings |= {"KV_CACHE_PRECISION": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
-        elif whole_rows and half:
-            # Activations in 8 bits by whole rows: prompts are read in 0.6 of the time that groups of 128 in float32
-            # take, and tokens are generated as fast.
-            settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = str(2**64 - 1)
         elif precision == "int8":
             # Activations in 8 bits as well, by groups that divide every width: int8 products instead of unpacking.
             settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = next((size for size in GROUPS if width % size == 0), 0)
