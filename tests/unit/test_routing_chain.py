@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from routing_engines import Told, attempts, one, pieces_of, say
 
-from bucle.core.engine import AskContext, ChatAnswer, ChatAsk, Delta
+from bucle.core.engine import AskContext, ChatAnswer, ChatAsk, Delta, added
 from bucle.core.errors import BadInput, BucleError, ContextOverflow, ModelUnavailable
 from bucle.core.serving import RouteRule
 from bucle.models.endpoint import RateLimited, Refused, TimedOut
@@ -255,13 +255,16 @@ def test_a_second_one_answers_where_the_first_is_silent() -> None:
     route = one({"to": [{"to": "a"}], "fallback": ["b"], "hedge_ms": 10}, slow, quick, facts=facts)
     answer, ctx = ask(route)
     assert (answer.route, slow.cancelled) == ("b", 1)
-    assert answer.usage.usd == pytest.approx(0.001 + (100 * 10 + 1000 * 5) / 1e6)
+    assert answer.usage.usd == 0.001
+    assert [u.usd for u in ctx.spent] == [pytest.approx((100 * 10 + 1000 * 5) / 1e6)]
+    assert ctx.estimated
     assert sorted(attempts(ctx)) == [("a", "hedged"), ("b", "")]
 
+    ctx = AskContext(trace="t")
     pieces = asyncio.run(pieces_of(one({"to": [{"to": "a"}], "fallback": ["b"], "hedge_ms": 10}, slow, quick,
-                                       facts=facts), say("hola")))
+                                       facts=facts), say("hola"), ctx))
     assert pieces[0] == Delta("b: ")
-    assert pieces[-1].usage.usd == pytest.approx(0.007)  # type: ignore[union-attr]
+    assert added(pieces[-1].usage, *ctx.spent).usd == pytest.approx(0.007)  # type: ignore[union-attr]
     assert slow.open == 0
 
 

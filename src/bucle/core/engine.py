@@ -23,6 +23,7 @@ __all__ = [
     "Choice",
     "Delta",
     "Finish",
+    "added",
     "wanted",
 ]
 
@@ -91,6 +92,9 @@ def wanted(ask: ChatAsk) -> tuple[str, ...]:
     return tuple(name for name, used in asked.items() if used)
 
 
+_NOTHING = Usage()
+
+
 @dataclass(slots=True)
 class AskContext:
     """Who waits, how long, and where an engine tells what it did. One a request, shared by all engines it passes.
@@ -99,7 +103,9 @@ class AskContext:
     models (a replay's); `identity` what a stable share is decided by (the user, else the key). `spans` are appended to,
     times in milliseconds since `started` (time.perf_counter). `late` is work that goes on although nobody waits any
     more (a thread cannot be stopped): each resolves to the ChatAnswer it came to, or None. `acted`: an engine may have
-    done or paid something elsewhere, so nobody asks again by themselves.
+    done or paid something elsewhere, so nobody asks again by themselves. `spent` is what was used besides the answer,
+    told by the engines that made the calls: those that were sent and gave none (too late, broken off, given up for
+    another). `estimated`: some of it, or of the answer's own usage, was counted by nobody.
     """
 
     trace: str = ""
@@ -112,6 +118,17 @@ class AskContext:
     spans: list[Mapping[str, Any]] = field(default_factory=list)
     late: list[Future[ChatAnswer | None]] = field(default_factory=list)
     acted: bool = False
+    spent: list[Usage] = field(default_factory=list)
+    estimated: bool = False
+
+    def spend(self, usage: Usage, *, estimated: bool = True) -> None:
+        """A call that gives no answer has used this."""
+        self.spent.append(usage)
+        self.estimated = self.estimated or estimated
+
+    def unsent(self) -> None:
+        """A call that gives no answer was never sent."""
+        self.spend(_NOTHING, estimated=False)
 
     def span(self, name: str, began: float, **detail: Any) -> None:
         """Record what ran from `began` (perf_counter) until now."""
@@ -125,6 +142,14 @@ class AskContext:
         return self.deadline - time.monotonic()
 
 
+def added(*used: Usage) -> Usage:
+    """The sum of several."""
+    if len(used) == 1:
+        return used[0]
+    return Usage(tokens_in=sum(u.tokens_in for u in used), tokens_out=sum(u.tokens_out for u in used),
+                 usd=sum(u.usd for u in used))
+
+
 @dataclass(frozen=True, slots=True)
 class Choice:
     """One of the `n` answers. `tool_calls` and `logprobs` in OpenAI's shape (`{"content": [...]}`). `stopped` is the
@@ -136,9 +161,6 @@ class Choice:
     logprobs: Mapping[str, Any] | None = None
     refusal: str | None = None
     stopped: str = ""
-
-
-_NOTHING = Usage()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
+from bucle.core.engine import added
 from bucle.core.errors import ConfigError, NotFound
 from bucle.core.ids import content_id
 from bucle.core.records import Trace, Usage
@@ -124,6 +125,7 @@ def _shadow_trace(run: ShadowRun) -> Trace:
         id=content_id("trace", {"shadow": run.ctx.trace, "target": run.target}), at=moment, received_at=moment,
         route=run.route, model=run.target, release=run.release, candidate=run.candidate, user=run.ctx.user,
         input=run.ask.text, output=answer.text if answer else "", status=200 if answer else 502, error=run.error,
-        ms=round(run.ms, 3), usage=answer.usage if answer else Usage(), spans=tuple(run.ctx.spans),
+        ms=round(run.ms, 3), usage=added(answer.usage if answer else Usage(), *run.ctx.spent),
+        estimated=run.ctx.estimated, spans=tuple(run.ctx.spans),
         served_by=answer.served_by if answer else "", role="shadow",
     )

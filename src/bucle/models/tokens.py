@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from bucle.core.engine import ChatAsk
 from bucle.core.errors import BadInput, ModelUnavailable
 from bucle.core.ports import Message
 
-__all__ = ["Count", "Counter", "Tokens", "counter", "encoding_of"]
+__all__ = ["Count", "Counter", "Tokens", "about", "about_text", "counter", "encoding_of"]
 
 MAX_TOKENIZER = 128 * 2**20  # bytes of a tokenizer.json
 MAX_TEXT = 20_000_000  # characters counted in one call
@@ -131,6 +132,20 @@ def encoding_of(model: str) -> str:
     return ""
 
 
+def about(ask: ChatAsk) -> int:
+    """Tokens of what is asked (messages, calls, tools, schema), estimated from its characters: the middle of what was
+    measured."""
+    texts = [ask.prompt] if ask.prompt is not None else [str(m.get("content") or "") for m in ask.messages]
+    texts += [str(m["tool_calls"]) for m in ask.messages if m.get("tool_calls")]
+    texts += [str(tool) for tool in ask.tools] + ([str(ask.schema)] if ask.schema else [])
+    return sum(map(about_text, texts)) + WHOLE + MESSAGE * len(ask.messages)
+
+
+def about_text(text: str) -> int:
+    """Tokens of a text of whatever language, estimated from its characters; 0 of none."""
+    return _ANY.text(text).tokens
+
+
 def _from_folder(folder: Path) -> Counter:
     from tokenizers import Tokenizer
 
@@ -220,3 +235,6 @@ def _foreign(text: str) -> bool:
     """Whether a fifth or more of a text's characters are outside Latin script and its marks."""
     sample = text[:10_000]
     return sum(ord(c) > 0x24F and not 0x2010 <= ord(c) <= 0x20BF for c in sample) >= len(sample) / 5
+
+
+_ANY = _estimate("", "")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from bucle.core.engine import AskContext, ChatAnswer
+from bucle.core.engine import AskContext, ChatAnswer, added
 from bucle.core.ports import Verdict
 from bucle.core.records import Prediction, Trace, Usage
 from bucle.serve.errors import ApiError, from_exception
@@ -28,14 +28,17 @@ __all__ = ["Call", "now", "read_body", "utc"]
 class Call:
     """Gathers what a Trace holds; finishes exactly once.
 
-    `parts` are the pieces of a stream so far; `reserved` what Accounts holds for it, `bound` the tokens that its prompt
-    has at most; `ctx` goes to the engines, `arrived` is ISO 8601. `looking` is what guards that only flag have yet to
-    do: they look beside the engine, and at the latest when what they say is asked for. `untold`: it leaves no trace.
+    `parts` are the pieces of the first choice of a stream so far, `written` the characters of all choices and of calls
+    of tools; `asked` says that the engine may have been; `reserved` is what Accounts holds for it, `bound` the tokens
+    that its prompt has at most; `ctx` goes to the engines, `arrived` is ISO 8601. `looking` is what guards that only
+    flag have yet to do: they look beside the engine, and at the latest when what they say is asked for. `untold`: it
+    leaves no trace.
     """
 
-    __slots__ = ("_guard", "after", "answer", "arrived", "at", "before", "bound", "chunks", "ctx", "done", "error",
-                 "estimated", "id", "key", "looking", "ms", "ms_first", "on_finish", "output", "parts", "received",
-                 "release", "reserved", "route", "score", "status", "text", "untold", "usage", "user")
+    __slots__ = ("_guard", "after", "answer", "arrived", "asked", "at", "before", "bound", "chunks", "ctx", "done",
+                 "error", "estimated", "id", "key", "looking", "ms", "ms_first", "on_finish", "output", "parts",
+                 "received", "release", "reserved", "route", "score", "status", "text", "untold", "usage", "user",
+                 "written")
 
     def __init__(self, route: Route, *, release: str, user: str, text: str, at: str, trace_id: str, ctx: AskContext,
                  key: Any, on_finish: Callable[[Call], None]) -> None:
@@ -52,11 +55,11 @@ class Call:
         self.score: float | None = None
         self.usage, self.chunks = _NOTHING, tuple[str, ...]()
         self.ms = self.ms_first = 0.0
-        self.done = self.estimated = self.untold = False
+        self.done = self.estimated = self.asked = self.untold = False
         self.looking: Callable[[], None] | None = None
         self.answer: ChatAnswer | None = None
         self.reserved: Any = None
-        self.bound = 0
+        self.bound = self.written = 0
 
     @property
     def guard(self) -> dict[str, Any]:
@@ -78,8 +81,9 @@ class Call:
         self.ms_first = (time.perf_counter() - self.ctx.started) * 1000
 
     def answered(self, answer: ChatAnswer) -> None:
-        """What the engine said in the end, as the client gets it."""
-        self.answer, self.usage = answer, answer.usage
+        """What the engine said in the end, as the client gets it, and all that was spent on it."""
+        self.answer, self.usage = answer, added(answer.usage, *self.ctx.spent)
+        self.estimated = self.estimated or self.ctx.estimated
         self.output = output_of(answer)
         if answer.prediction is not None:
             self.predicted(answer.prediction)
@@ -101,8 +105,9 @@ class Call:
         else:
             known = from_exception(error)
         self.status, self.error = known.status, known.detail or known.message
+        if self.ctx.spent:
+            self.usage, self.estimated = added(*self.ctx.spent), self.ctx.estimated
         if (found := getattr(error, "prediction", None)) is not None:
-            self.usage = found.usage
             self.predicted(found)
         self.finish()
         known.traced, known.trace = True, "" if self.untold else self.id
@@ -119,9 +124,13 @@ class Call:
 
     def extra(self) -> dict[str, Any]:
         """The `bucle` object of the reply."""
-        answer, told = self.answer, {"trace": self.id, "release": self.release, "candidate": self.route.candidate,
-                                     "guard": self.guard}
+        answer = self.answer
+        told: dict[str, Any] = {"trace": self.id, "release": self.release, "candidate": self.route.candidate,
+                                "guard": self.guard}
+        if self.estimated:
+            told["estimated"] = True
         if answer is not None:
+            told["usd"] = self.usage.usd
             if answer.release:
                 told["release"] = answer.release
             if answer.candidate:

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
-from bucle.core.engine import AskContext, ChatAnswer, ChatAsk, ChatEngine
+from bucle.core.engine import AskContext, ChatAnswer, ChatAsk, ChatEngine, added
 from bucle.core.records import Trace, Usage
 from bucle.models.engines.thread import ThreadEngine
 from bucle.serve import wire
@@ -229,6 +229,7 @@ class Gateway:
                 raise
         self.traces.began(call.id, route=call.route.name, at=call.arrived, usd=usd or 0.0, tokens=tokens,
                           key=getattr(call.key, "id", ""), team=getattr(call.key, "team", ""), release=call.release)
+        call.asked = True
 
     def _again(self, call: Call, error: ApiError) -> bool:
         """Whether this key was refused so already within REFUSED_S: one that hammers on is counted (`bucle_requests`)
@@ -310,14 +311,14 @@ class Gateway:
         for job in call.ctx.late:
             answer: ChatAnswer | None = job.result() if job.done() and not job.cancelled() else None
             if answer is None:
-                call.estimated = call.estimated or not job.done()
+                if not job.done():  # the server ends before it does
+                    call.usage = added(call.usage, self.priced(call, call.bound // 4, 0))
+                    call.estimated = True
                 continue
-            found, used = answer.prediction, call.usage
-            call.usage = Usage(tokens_in=used.tokens_in + answer.usage.tokens_in,
-                               tokens_out=used.tokens_out + answer.usage.tokens_out,
-                               usd=used.usd + answer.usage.usd)
-            if found is not None:
+            call.usage = added(call.usage, answer.usage)
+            if (found := answer.prediction) is not None:
                 call.chunks = found.chunks
+        call.estimated = call.estimated or call.ctx.estimated
         self._store(call)
 
     def _store(self, call: Call) -> None:

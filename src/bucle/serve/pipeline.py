@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bucle.core.engine import ChatAnswer, ChatAsk, Choice, Delta, wanted
-from bucle.core.errors import ModelUnavailable
+from bucle.core.errors import ModelUnavailable, UpstreamTimeout
 from bucle.core.ports import Verdict
 from bucle.serve.call import Call
 from bucle.serve.dialects import Dialect, Events, Head, clean, encode
@@ -184,12 +184,15 @@ class Chat:
         pieces = live.chat.stream(ask, call.ctx)
         events = dialect.events(_head(call, live), ask)
         try:
-            async with asyncio.timeout_at(_at(call)):
-                piece = await anext(pieces, None)
-                call.first()
-                await exchange.begin(call.headers())
-                await exchange.piece(events.begin())
-                await self._pieces(call, exchange, events, pieces, piece, guarded)
+            try:
+                async with asyncio.timeout_at(_at(call)):
+                    piece = await anext(pieces, None)
+                    call.first()
+                    await exchange.begin(call.headers())
+                    await exchange.piece(events.begin())
+                    await self._pieces(call, exchange, events, pieces, piece, guarded)
+            finally:
+                await _closed(pieces)  # before anybody asks what it cost
         except Exception as error:
             if not exchange.started:
                 raise
@@ -202,8 +205,6 @@ class Chat:
             with contextlib.suppress(TimeoutError, OSError):  # a client that does not read is not waited for
                 async with asyncio.timeout(LAST_WORD_S):
                     await exchange.end(events.error(known))
-        finally:
-            await _closed(pieces)
 
     async def _pieces(self, call: Call, exchange: Exchange, events: Events,
                       pieces: AsyncIterator[Delta | ChatAnswer], piece: Delta | ChatAnswer | None,
@@ -217,6 +218,7 @@ class Chat:
             text = piece.text if piece.text.isascii() else clean(piece.text)
             if piece.index == 0:
                 call.parts.append(text)
+            call.written += len(text) + (len(str(piece.tool_calls)) if piece.tool_calls else 0)
             guard = watching.get(piece.index)
             if guard is not None and text:
                 out = guard.feed(text) if guards.inline else await self._gateway.aside(guard.feed, text)
@@ -238,6 +240,8 @@ class Chat:
         answer = piece if isinstance(piece, ChatAnswer) else None
         if answer is None and not blocked:
             raise ModelUnavailable("the model's stream ended before its reply did")
+        if answer is None:
+            await _closed(pieces)  # every choice was blocked half-way: what the engine would have said is not known
         answer = await self._ended(call, exchange, events, watching, answer, ask)
         call.answered(answer)
         last = events.end(answer, call.extra())
@@ -248,8 +252,9 @@ class Chat:
                      answer: ChatAnswer | None, ask: ChatAsk) -> ChatAnswer:
         """The answer as its choices went out: what guards kept back is sent or cut off now."""
         started, verdicts = time.perf_counter(), []
-        if answer is None:  # every choice was blocked half-way: what the engine would have said is not known
-            self._estimate(call)
+        if answer is None:
+            if not call.ctx.spent:
+                self._estimate(call)
             answer = ChatAnswer(tuple(Choice("", "content_filter") for _ in watching), call.usage)
         choices = list(answer.choices)
         inline = watching and self._gateway.guards.inline and sum(map(len, call.parts)) <= INLINE
@@ -281,15 +286,15 @@ class Chat:
         return _consistent(changed) if cut else changed
 
     def _partly(self, call: Call, error: BaseException) -> None:
-        """What a call that ended early has used, as far as it can be known: an engine that was asked and not let end
-        has read the prompt, and wrote what came."""
-        early = isinstance(error, TimeoutError | asyncio.CancelledError) or getattr(error, "status", 0) == 499
-        if not call.done and call.usage.usd == 0 and (call.parts or early) and call.bound and not call.ctx.late:
+        """What a call that ended early has used, where its engine does not tell (`ctx.spent`, `ctx.late`): one that was
+        asked and not let end has read the prompt, and wrote what came."""
+        early = isinstance(error, TimeoutError | UpstreamTimeout | asyncio.CancelledError)
+        early = early or getattr(error, "status", 0) == 499
+        if not (call.done or call.ctx.spent or call.ctx.late) and (call.written or early) and call.asked:
             self._estimate(call)
 
     def _estimate(self, call: Call) -> None:
-        written = sum(map(len, call.parts))
-        call.usage, call.estimated = self._gateway.priced(call, call.bound // 4, (written + 3) // 4), True
+        call.usage, call.estimated = self._gateway.priced(call, call.bound // 4, (call.written + 3) // 4), True
 
     def _spanned(self, call: Call) -> None:
         if not any(s["name"] in ("engine", "attempt", "cache") for s in call.ctx.spans):

@@ -72,12 +72,15 @@ class TaskEngine:
         try:
             answered = await asyncio.shield(asyncio.wrap_future(job))
         except asyncio.CancelledError:
-            if not job.cancel() and (not job.done() or job.exception() is None):
+            if job.cancel():
+                ctx.unsent()
+            elif not job.done() or job.exception() is None:
                 self._goes_on(job, ctx, started)
             raise
         self._ran(answered, ctx, started)
         ctx.acted = bool(answered.prediction.spans)
         if answered.prediction.error:
+            ctx.spend(answered.prediction.usage, estimated=False)
             raise failure(answered.prediction, answered.retry_after)
         return self._answer(answered.prediction)
 

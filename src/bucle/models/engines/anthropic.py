@@ -15,6 +15,7 @@ import msgspec
 from bucle.core.engine import AskContext, ChatAnswer, ChatAsk, Delta, wanted
 from bucle.core.errors import BadInput, BucleError, ContextOverflow, ModelUnavailable, UpstreamTimeout
 from bucle.models.engines.anthropic_shapes import Gathered, body_of, tokens_of, whole_answer
+from bucle.models.engines.meter import Meter
 from bucle.models.engines.wire import WireEngine, together
 from bucle.models.engines.wire_errors import Unsupported
 
@@ -51,44 +52,47 @@ class AnthropicEngine(WireEngine):
     async def complete(self, ask: ChatAsk, ctx: AskContext) -> ChatAnswer:
         """The whole answer."""
         started = time.perf_counter()
-        async with self._reply(replace(ask, stream=False), ctx) as response:
+        with Meter(self, ask, ctx) as meter:
+            async with self._reply(replace(ask, stream=False), ctx, meter) as response:
+                try:
+                    async with asyncio.timeout(min(self._timeout, ctx.left_s)):
+                        data = await self._read(response, meter)
+                except TimeoutError as error:
+                    raise self._late() from error
             try:
-                async with asyncio.timeout(min(self._timeout, ctx.left_s)):
-                    data = await self._read(response)
-            except TimeoutError as error:
-                raise self._late() from error
-        try:
-            value = msgspec.json.decode(data)
-        except (ValueError, RecursionError):
-            value = None
-        if not isinstance(value, dict):
-            raise ModelUnavailable(f"{self.name} answered something that is not a JSON object",
-                                   f"check that {self.base_url} is Anthropic's API")
-        answer = whole_answer(self.name, value, self.priced(*tokens_of(value.get("usage"))))
+                value = msgspec.json.decode(data)
+            except (ValueError, RecursionError):
+                value = None
+            if not isinstance(value, dict):
+                raise ModelUnavailable(f"{self.name} answered something that is not a JSON object",
+                                       f"check that {self.base_url} is Anthropic's API")
+            answer = meter.answered(whole_answer(self.name, value, self.priced(*tokens_of(value.get("usage")))))
         ctx.span("engine", started, model=self.name)
         return answer
 
     async def stream(self, ask: ChatAsk, ctx: AskContext) -> AsyncIterator[Delta | ChatAnswer]:
         """Pieces as they come, then the answer. Closing it lets go of the connection."""
         started, gathered = time.perf_counter(), Gathered(self.name)
-        async with self._reply(replace(ask, stream=True), ctx) as response:
-            async for events in self._events(response, ctx):
-                for piece in together(gathered.take, events):
-                    yield piece
-            answer = gathered.answer(self.priced(*gathered.tokens))
+        with Meter(self, ask, ctx) as meter:
+            async with self._reply(replace(ask, stream=True), ctx, meter) as response:
+                async for events in self._events(response, ctx):
+                    for piece in together(gathered.take, events):
+                        yield meter.took(piece)
+                answer = meter.answered(gathered.answer(self.priced(*gathered.tokens)))
         ctx.span("engine", started, model=self.name)
         yield answer
 
     @contextlib.asynccontextmanager
-    async def _reply(self, ask: ChatAsk, ctx: AskContext) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def _reply(self, ask: ChatAsk, ctx: AskContext, meter: Meter) -> AsyncIterator[aiohttp.ClientResponse]:
         """A successful response, not yet read."""
         import aiohttp
 
         body = msgspec.json.encode(body_of(ask, self.model, self._default_tokens))
         headers = {**self._headers, **ctx.forward, **self._authorisation()}
-        response = await self._post("/v1/messages", body, headers, ctx)
+        response = await self._post("/v1/messages", body, headers, meter)
         try:
             if response.status != 200:
+                meter.sent = False  # what is answered with an error is not billed
                 refused = await self._refused(response, ask)
                 raise self._named(refused, ask) if isinstance(refused, BucleError) else refused
             try:

@@ -38,7 +38,7 @@ class Limited:
         return getattr(self._engine, name)  # `priced` and what else it tells
 
     async def complete(self, ask: ChatAsk, ctx: AskContext) -> ChatAnswer:
-        place = await self._place(ask)
+        place = await self._place(ask, ctx)
         try:
             answer = await self._engine.complete(ask, ctx)
         except RateLimited as error:
@@ -48,7 +48,7 @@ class Limited:
         return answer
 
     async def stream(self, ask: ChatAsk, ctx: AskContext) -> AsyncIterator[Delta | ChatAnswer]:
-        place = await self._place(ask)
+        place = await self._place(ask, ctx)
         pieces = self._engine.stream(ask, ctx)
         try:
             async for piece in pieces:
@@ -64,7 +64,7 @@ class Limited:
     async def close(self) -> None:
         await self._engine.close()
 
-    async def _place(self, ask: ChatAsk) -> Reserved:
+    async def _place(self, ask: ChatAsk, ctx: AskContext) -> Reserved:
         def later(seconds: float) -> None:
             raise _Later(seconds)
 
@@ -77,7 +77,11 @@ class Limited:
                     raise RateLimited(f"{self.name} takes no more for now: bucle.yaml's limits a minute, or its pause",
                                       f"raise models.{self.name}.requests_per_minute or tokens_per_minute",
                                       told.seconds) from None
-                await asyncio.sleep(told.seconds)
+                try:
+                    await asyncio.sleep(told.seconds)
+                except asyncio.CancelledError:
+                    ctx.unsent()
+                    raise
 
     def _pause(self, error: RateLimited) -> None:
         if error.retry_after:

@@ -284,7 +284,11 @@ class Supervised:
             self._work = asyncio.create_task(self._live(), name=f"{self.name} watch")
         began = time.perf_counter()
         first = self.state == "starting"
-        child = await self._ready(min(self.settings.start_s if first else self.settings.wait_s, ctx.left_s))
+        try:
+            child = await self._ready(min(self.settings.start_s if first else self.settings.wait_s, ctx.left_s))
+        except asyncio.CancelledError:
+            ctx.unsent()
+            raise
         child.enter(adapter)
         try:
             await self._prepare(child, adapter, ctx)

@@ -20,6 +20,7 @@ from bucle.core.errors import BadInput, BucleError, ConfigError, ContextOverflow
 from bucle.core.records import Usage
 from bucle.models.catalogue import price
 from bucle.models.endpoint import TOO_LONG, RateLimited, Refused, TimedOut, come_back, retry_after_s, span_of
+from bucle.models.engines.meter import Meter
 from bucle.models.engines.wire_errors import Unsupported, key_of
 from bucle.models.engines.wire_shapes import Gathered, body_of, whole_answer
 
@@ -65,11 +66,13 @@ class ProviderEngine:
     async def complete(self, ask: ChatAsk, ctx: AskContext) -> ChatAnswer:
         """The whole answer."""
         started = time.perf_counter()
-        async with self._turn(), self._explained():
-            async with asyncio.timeout(min(self._timeout, ctx.left_s)):
-                found = await self._client().acompletion(**self._body(replace(ask, stream=False)))
-        reply = _plain(found)
-        answer = whole_answer(self.name, reply, self.usage(reply), raw=False)
+        with Meter(self, ask, ctx) as meter:
+            async with self._turn(), self._explained(meter):
+                async with asyncio.timeout(min(self._timeout, ctx.left_s)):
+                    client, meter.sent = self._client(), True
+                    found = await client.acompletion(**self._body(replace(ask, stream=False)))
+            reply = _plain(found)
+            answer = meter.answered(whole_answer(self.name, reply, self.usage(reply), raw=False))
         ctx.span("engine", started, model=self.name)
         return answer
 
@@ -77,24 +80,27 @@ class ProviderEngine:
         """Pieces as they come, then the answer. Closing it lets go of the connection."""
         started, gathered = time.perf_counter(), Gathered(self.name, ask.n, raw=False)
         usage: Mapping[str, Any] = {}
-        async with self._turn(), self._explained():
-            async with asyncio.timeout(min(self._timeout, ctx.left_s)):
-                pieces = await self._client().acompletion(**self._body(replace(ask, stream=True)))
-            try:
-                while True:
-                    async with asyncio.timeout(min(self._timeout, ctx.left_s)):
-                        piece = await anext(pieces, None)
-                    if piece is None:
-                        break
-                    event = _plain(piece)
-                    if event.get("usage"):
-                        usage = event
-                    for delta in gathered.take(event):
-                        yield delta
-            finally:
-                with contextlib.suppress(Exception):
-                    await pieces.aclose()
-        answer = gathered.answer(self.usage(usage))
+        with Meter(self, ask, ctx) as meter:
+            async with self._turn(), self._explained(meter):
+                async with asyncio.timeout(min(self._timeout, ctx.left_s)):
+                    client, meter.sent = self._client(), True
+                    pieces = await client.acompletion(**self._body(replace(ask, stream=True)))
+                meter.begun = True
+                try:
+                    while True:
+                        async with asyncio.timeout(min(self._timeout, ctx.left_s)):
+                            piece = await anext(pieces, None)
+                        if piece is None:
+                            break
+                        event = _plain(piece)
+                        if event.get("usage"):
+                            usage = event
+                        for delta in gathered.take(event):
+                            yield meter.took(delta)
+                finally:
+                    with contextlib.suppress(Exception):
+                        await pieces.aclose()
+            answer = meter.answered(gathered.answer(self.usage(usage)))
         ctx.span("engine", started, model=self.name)
         yield answer
 
@@ -165,8 +171,8 @@ class ProviderEngine:
             yield
 
     @contextlib.asynccontextmanager
-    async def _explained(self) -> AsyncIterator[None]:
-        """The library's errors as ours."""
+    async def _explained(self, meter: Meter) -> AsyncIterator[None]:
+        """The library's errors as ours. What was refused before a reply began is not billed."""
         try:
             yield
         except BucleError:
@@ -175,7 +181,10 @@ class ProviderEngine:
             raise TimedOut(f"{self.name} did not answer within {self._timeout:g} s",
                            f"raise models.{self.name}.timeout_s, or use a smaller model") from error
         except Exception as error:
-            raise self._as_ours(error) from error
+            ours = self._as_ours(error)
+            if not meter.begun and not isinstance(ours, UpstreamTimeout):
+                meter.sent = False
+            raise ours from error
 
     def _as_ours(self, error: Exception) -> Exception:
         import any_llm

@@ -12,11 +12,13 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from bucle.core.engine import AskContext, ChatAnswer, ChatAsk, Choice, Delta, Finish
-from bucle.core.errors import ModelUnavailable
+from bucle.core.errors import ModelUnavailable, UpstreamTimeout
 from bucle.core.ports import ChatModel, ChatReply
 from bucle.core.records import Usage
 from bucle.models.ask import without_waiting
 from bucle.models.endpoint import forward_headers
+from bucle.models.engines.meter import Meter
+from bucle.models.tokens import about
 
 __all__ = ["Pump", "ThreadEngine", "for_somebody", "with_headers"]
 
@@ -48,14 +50,18 @@ class ThreadEngine:
         settings = _settings(ask) | ({"schema": dict(ask.schema)} if ask.schema is not None else {})
         work = self._pool.submit(lambda: for_somebody(ctx.forward, lambda: self._chat.chat(ask.messages, **settings)))
         work.add_done_callback(self._back())
-        try:
-            reply = await asyncio.shield(asyncio.wrap_future(work))
-        except asyncio.CancelledError:
-            if not work.cancel():
-                self._goes_on(work, ctx, started)
-            raise
-        ctx.span("engine", started, model=self.name)
-        return _answer(reply)
+        with self._meter(ask, ctx) as meter:
+            try:
+                reply = await asyncio.shield(asyncio.wrap_future(work))
+            except asyncio.CancelledError:
+                if not work.cancel():
+                    self._goes_on(work, ask, ctx, started)
+                raise
+            except UpstreamTimeout:
+                meter.sent = True
+                raise
+            ctx.span("engine", started, model=self.name)
+            return meter.answered(_answer(reply))
 
     async def stream(self, ask: ChatAsk, ctx: AskContext) -> AsyncIterator[Delta | ChatAnswer]:
         await self._turn(ctx)
@@ -69,13 +75,15 @@ class ThreadEngine:
         started = time.perf_counter()
         pump = Pump(lambda: self._chat.stream(ask.messages, **_settings(ask)), ctx.forward)
         try:
-            while isinstance(piece := await asyncio.shield(asyncio.wrap_future(self._pool.submit(pump.next))), str):
-                if piece:
-                    yield Delta(piece)
-            if piece is None:
-                raise ModelUnavailable("the model's stream ended before its reply did")
-            ctx.span("engine", started, model=self.name)
-            yield _answer(piece)
+            with self._meter(ask, ctx) as meter:
+                meter.sent = True
+                while isinstance(piece := await asyncio.shield(asyncio.wrap_future(self._pool.submit(pump.next))), str):
+                    if piece:
+                        yield meter.took(Delta(piece))
+                if piece is None:
+                    raise ModelUnavailable("the model's stream ended before its reply did")
+                ctx.span("engine", started, model=self.name)
+                yield meter.answered(_answer(piece))
         finally:  # the thread may be at work on the next piece: the model is free once it is closed
             try:
                 self._pool.submit(pump.close).add_done_callback(give_back)
@@ -92,12 +100,19 @@ class ThreadEngine:
         """Take nothing more; what runs is let go of."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
+    def _meter(self, ask: ChatAsk, ctx: AskContext) -> Meter:
+        return Meter(self if hasattr(self._chat, "priced") else None, ask, ctx)
+
     async def _turn(self, ctx: AskContext) -> None:
         if not self._turns.locked():
             await self._turns.acquire()
             return
         started = time.perf_counter()
-        await self._turns.acquire()
+        try:
+            await self._turns.acquire()
+        except asyncio.CancelledError:
+            ctx.unsent()
+            raise
         ctx.span("wait", started)
 
     def _back(self) -> Callable[[object], None]:
@@ -112,13 +127,17 @@ class ThreadEngine:
 
         return back
 
-    def _goes_on(self, work: Future[ChatReply], ctx: AskContext, started: float) -> None:
+    def _goes_on(self, work: Future[ChatReply], ask: ChatAsk, ctx: AskContext, started: float) -> None:
         late: Future[ChatAnswer | None] = Future()
         ctx.late.append(late)
 
         def ended(work: Future[ChatReply]) -> None:
             try:
                 reply = work.result()
+            except UpstreamTimeout:  # it was asked all the same
+                ctx.estimated = True
+                late.set_result(ChatAnswer((), self.priced(about(ask), 0)))
+                return
             except (Exception, CancelledError):
                 late.set_result(None)
                 return

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -21,6 +22,7 @@ from bucle.core.errors import BadInput, BucleError, ContextOverflow, ModelUnavai
 from bucle.core.records import Usage
 from bucle.models.catalogue import price, provider_of
 from bucle.models.endpoint import Refused, TimedOut, is_here
+from bucle.models.engines.meter import Meter
 from bucle.models.engines.wire_errors import Unsupported, key_of, refusal
 from bucle.models.engines.wire_shapes import Gathered, body_of, is_completion, whole_answer
 
@@ -38,6 +40,8 @@ LINE_LIMIT = 1024 * 1024
 """Bytes of one line of an event stream."""
 STALE_S = 0.1
 """A kept connection that the server has closed meanwhile says so within this: then a new one is tried, once."""
+_WRITTEN = re.compile(rb'"(?:content|arguments|text)"\s*:\s*"((?:[^"\\]|\\.)*)')
+"""What of a reply's JSON that broke off is the model's."""
 LINGER_S = 1.0
 """How long the last bytes after `[DONE]` are waited for, so that the connection can be kept."""
 
@@ -75,17 +79,18 @@ class WireEngine:
     async def complete(self, ask: ChatAsk, ctx: AskContext) -> ChatAnswer:
         """The whole answer."""
         started = time.perf_counter()
-        try:
-            async with asyncio.timeout(min(self._timeout, ctx.left_s)):
-                async with self._reply(replace(ask, stream=False) if ask.stream else ask, ctx) as response:
-                    data = await self._read(response)
-        except TimeoutError as error:
-            raise self._late() from error
-        value = _object(data)
-        if value is None:
-            raise ModelUnavailable(f"{self.name} answered something that is not a JSON object",
-                                   f"check that {self.base_url} is an OpenAI-compatible API")
-        answer = whole_answer(self.name, value, self.usage(value), raw=is_completion(ask))
+        with Meter(self, ask, ctx) as meter:
+            try:
+                async with asyncio.timeout(min(self._timeout, ctx.left_s)):
+                    async with self._reply(replace(ask, stream=False) if ask.stream else ask, ctx, meter) as response:
+                        data = await self._read(response, meter)
+            except TimeoutError as error:
+                raise self._late() from error
+            value = _object(data)
+            if value is None:
+                raise ModelUnavailable(f"{self.name} answered something that is not a JSON object",
+                                       f"check that {self.base_url} is an OpenAI-compatible API")
+            answer = meter.answered(whole_answer(self.name, value, self.usage(value), raw=is_completion(ask)))
         ctx.span("engine", started, model=self.name)
         return answer
 
@@ -94,15 +99,16 @@ class WireEngine:
         started = time.perf_counter()
         gathered = Gathered(self.name, ask.n, raw=is_completion(ask))
         usage: Mapping[str, Any] = {}
-        async with self._reply(ask if ask.stream else replace(ask, stream=True), ctx) as response:
-            async for events in self._events(response, ctx):
-                usage = next((event for event in reversed(events) if event.get("usage")), usage)
-                for piece in together(gathered.take, events):
-                    yield piece
-            answer = gathered.answer(self.usage(usage))
-            ctx.span("engine", started, model=self.name)
-            yield answer
-            await self._to_the_end(response)
+        with Meter(self, ask, ctx) as meter:
+            async with self._reply(ask if ask.stream else replace(ask, stream=True), ctx, meter) as response:
+                async for events in self._events(response, ctx):
+                    usage = next((event for event in reversed(events) if event.get("usage")), usage)
+                    for piece in together(gathered.take, events):
+                        yield meter.took(piece)
+                answer = meter.answered(gathered.answer(self.usage(usage)))
+                ctx.span("engine", started, model=self.name)
+                yield answer
+                await self._to_the_end(response)
 
     def usage(self, reply: Mapping[str, Any]) -> Usage:
         """Tokens as the server counted them; dollars by the configured price, the list price, or 0."""
@@ -126,7 +132,7 @@ class WireEngine:
             await session.close()
 
     @contextlib.asynccontextmanager
-    async def _reply(self, ask: ChatAsk, ctx: AskContext) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def _reply(self, ask: ChatAsk, ctx: AskContext, meter: Meter) -> AsyncIterator[aiohttp.ClientResponse]:
         """A successful response, not yet read."""
         import aiohttp
 
@@ -135,7 +141,7 @@ class WireEngine:
         renamed = False
         while True:
             body = msgspec.json.encode(body_of(ask, self.model, self._limit_field))
-            response = await self._post(path, body, headers, ctx)
+            response = await self._post(path, body, headers, meter)
             try:
                 if response.status == 200:
                     try:
@@ -146,6 +152,7 @@ class WireEngine:
                         raise UpstreamTimeout(f"{self.name} broke off its reply half-way ({type(error).__name__})",
                                               "try again") from error
                     return
+                meter.sent = False  # what is answered with an error is not billed
                 refused = await self._refused(response, ask)
             finally:
                 response.close() if not response.content.at_eof() else response.release()
@@ -156,15 +163,15 @@ class WireEngine:
                 continue
             raise refused
 
-    async def _post(self, path: str, body: bytes, headers: Mapping[str, str],
-                    ctx: AskContext) -> aiohttp.ClientResponse:
+    async def _post(self, path: str, body: bytes, headers: Mapping[str, str], meter: Meter) -> aiohttp.ClientResponse:
         import aiohttp
 
         session = self._opened()
         for again in (True, False):
-            sent = time.monotonic()
+            sent, meter.sent = time.monotonic(), False
             try:
-                return await session.post(self._url(path), data=body, headers=headers, allow_redirects=False)
+                return await session.post(self._url(path), data=body, headers=headers, allow_redirects=False,
+                                          trace_request_ctx=meter)
             except aiohttp.ConnectionTimeoutError as error:
                 raise self._unreachable(error) from error
             except TimeoutError as error:  # of the socket
@@ -181,11 +188,15 @@ class WireEngine:
                 raise self._unreachable(error) from error
         raise AssertionError  # the second try returns or raises
 
-    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+    async def _read(self, response: aiohttp.ClientResponse, meter: Meter) -> bytes:
         data = bytearray()
-        async for piece in response.content.iter_any():
-            data += piece
-            self._within(len(data))
+        try:
+            async for piece in response.content.iter_any():
+                data += piece
+                self._within(len(data))
+        except BaseException:
+            meter.written += [m.decode("utf-8", "replace") for m in _WRITTEN.findall(bytes(data))]
+            raise
         return bytes(data)
 
     async def _events(self, response: aiohttp.ClientResponse, ctx: AskContext) -> AsyncIterator[list[dict[str, Any]]]:
@@ -244,8 +255,11 @@ class WireEngine:
             shared: dict[str, Any] = {"limit": self.max_parallel, "keepalive_timeout": 30}
             connector = aiohttp.UnixConnector(self._uds, **shared) if self._uds else aiohttp.TCPConnector(
                 ttl_dns_cache=300, **shared)
+            tracing = aiohttp.TraceConfig()
+            tracing.on_request_headers_sent.append(_sent)
             self._loop, self._session = loop, aiohttp.ClientSession(
                 connector=connector, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False,
+                trace_configs=[tracing],
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=min(10.0, self._timeout),
                                               sock_read=self._timeout),
                 trust_env=not local)
@@ -310,6 +324,11 @@ def together(take: Callable[[dict[str, Any]], Iterable[Delta]], events: list[dic
         yield Delta("".join(texts), at)
     if failed is not None:
         raise failed
+
+
+async def _sent(session: Any, traced: Any, params: Any) -> None:
+    """The request has left: until then it waited for a connection, here."""
+    traced.trace_request_ctx.sent = True
 
 
 def _object(data: bytes) -> dict[str, Any] | None:

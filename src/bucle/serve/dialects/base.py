@@ -97,7 +97,7 @@ def usage_of(usage: Usage) -> dict[str, Any]:
 
 def extra_of(answer: ChatAnswer, extra: Mapping[str, Any]) -> dict[str, Any]:
     """The `bucle` object: what the gateway knows, dollars, and what a task says beside its answer."""
-    told = {**extra, "usd": answer.usage.usd}
+    told = {"usd": answer.usage.usd, **extra}
     if answer.cached:
         told["cached"] = answer.cached
     if (found := answer.prediction) is not None:

@@ -85,6 +85,7 @@ class Attempt(Layer):
                    until: float | None = None) -> Reply:
         """As Layer.open; it raises TimedOut where the reply has not begun by `until` (time.monotonic)."""
         if ctx.left_s <= 0:
+            ctx.unsent()
             raise TimedOut(f"{self.route} ran out of time before {self.name} was asked", "raise serve.timeout_s")
         run = _Run(self, ctx, watch)
         if not whole:

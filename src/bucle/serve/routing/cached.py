@@ -21,6 +21,8 @@ __all__ = ["Cached"]
 
 EMBEDDINGS, EMBED_S = 4, 0.5
 """Questions that are embedded at once, those above are not looked up; seconds that one waits for its vector."""
+LET_GO_S = 0.05
+"""How long who leaves last waits for the call to end, and to say what it came to."""
 _LOG = logging.getLogger(__name__)
 
 
@@ -29,6 +31,7 @@ class _Flight:
     """One call that several wait for."""
 
     task: asyncio.Task[ChatAnswer]
+    ctx: AskContext
     waiting: int = 0
     paid: bool = False
 
@@ -112,23 +115,43 @@ class Cached(Layer):
         """The answer of the one call for `key`, begun by the first that asks. It ends when nobody waits for it."""
         flight, began = self._flights.get(key), time.perf_counter()
         if flight is None:
-            flight = self._flights[key] = _Flight(asyncio.create_task(self._call(ask, ctx, keep, watch)))
+            own = replace(ctx, spans=[], late=[], spent=[])  # whoever begins it may leave before it ends
+            flight = self._flights[key] = _Flight(asyncio.create_task(self._call(ask, own, keep, watch)), own)
             flight.task.add_done_callback(lambda done: self._landed(key, done))
         flight.waiting += 1
         try:
             answer = await asyncio.shield(flight.task)
-        finally:
-            flight.waiting -= 1
-            if not flight.waiting and not flight.task.done():
+        except BaseException:
+            if flight.waiting == 1 and not flight.task.done():
                 self._flights.pop(key, None)
                 flight.task.cancel()
-        if not flight.paid:
-            flight.paid = True
+                await asyncio.wait({flight.task}, timeout=LET_GO_S)
+            if flight.waiting == 1 or flight.task.done():
+                self._pays(flight, ctx)
+            else:
+                ctx.unsent()  # whoever still waits pays
+            raise
+        finally:
+            flight.waiting -= 1
+        if self._pays(flight, ctx):
             self.counts.missed += 1
             return answer
         self.counts.shared += 1
         ctx.span("cache", began, hit="exact", shared=True, target=answer.route)
         return replace(answer, usage=Usage(), cached="exact")
+
+    @staticmethod
+    def _pays(flight: _Flight, ctx: AskContext) -> bool:
+        """What the call came to is now told of this request, unless it is of another already; whether it is."""
+        own, first = flight.ctx, not flight.paid
+        ctx.acted = ctx.acted or own.acted
+        if first:
+            flight.paid = True
+            ctx.spans += own.spans
+            ctx.late += own.late
+            ctx.spent += own.spent
+            ctx.estimated = ctx.estimated or own.estimated
+        return first
 
     async def _call(self, ask: ChatAsk, ctx: AskContext, keep: Callable[[ChatAnswer], None],
                     watch: Outcome | None) -> ChatAnswer:

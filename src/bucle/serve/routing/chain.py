@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 
 from bucle.core.engine import AskContext, ChatAnswer, ChatAsk
 from bucle.core.errors import BucleError, ContextOverflow, ModelUnavailable
+from bucle.core.records import Usage
 from bucle.serve.routing.breaker import Resting
 from bucle.serve.routing.hedge import hedged
 from bucle.serve.routing.opening import Layer, Outcome, Reply
@@ -89,12 +90,13 @@ class Chain(Layer):
         return await hedged(one, other, self.hedge_s or 0.0, ask, ctx, whole, self._watch, may, cost,
                             lambda: self._until(order, tried, ctx))
 
-    def _cost(self, one: Retried, other: Retried, ask: ChatAsk) -> Callable[[ChatAnswer], float]:
+    def _cost(self, one: Retried, other: Retried, ask: ChatAsk) -> Callable[[ChatAnswer], Usage]:
         """What the request that lost is taken to have cost: the prompt, and an answer as long as the one that won."""
 
-        def usd(won: ChatAnswer) -> float:
+        def cost(won: ChatAnswer) -> Usage:
             lost = one if won.route == other.name else other
             facts = lost.attempt.facts
-            return facts.usd(won.usage.tokens_in or facts.tokens(ask), won.usage.tokens_out)
+            tokens_in, tokens_out = won.usage.tokens_in or facts.tokens(ask), won.usage.tokens_out
+            return Usage(tokens_in=tokens_in, tokens_out=tokens_out, usd=facts.usd(tokens_in, tokens_out))
 
-        return usd
+        return cost

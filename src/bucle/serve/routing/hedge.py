@@ -9,8 +9,9 @@ import asyncio
 from collections.abc import Callable
 
 from bucle.core.engine import AskContext, ChatAnswer, ChatAsk
+from bucle.core.records import Usage
 from bucle.serve.routing.attempt import HEDGED
-from bucle.serve.routing.opening import Outcome, Reply, add_usd, marked
+from bucle.serve.routing.opening import Outcome, Reply, marked
 from bucle.serve.routing.retry import Retried
 
 __all__ = ["hedged"]
@@ -20,14 +21,14 @@ LET_GO_S = 0.05
 
 
 async def hedged(one: Retried, other: Retried, after_s: float, ask: ChatAsk, ctx: AskContext, whole: bool,
-                 watch: Outcome | None, may: Callable[[], bool], cost: Callable[[ChatAnswer], float],
+                 watch: Outcome | None, may: Callable[[], bool], cost: Callable[[ChatAnswer], Usage],
                  until: Callable[[], float | None]) -> Reply:
     """The first reply to begin. `other` is asked once `one` was silent for `after_s`, if `may` says so then and `one`
     did nothing elsewhere yet; it makes one attempt. `until` says when the one that is asked
-    now must have begun. `cost` is what the loser is taken to have cost, by the answer that
-    won: nobody tells what a request came to that was cancelled. Raises what `one` raised where both failed."""
+    now must have begun. What the loser cost goes to `ctx.spent`: its engine tells, else `cost` is what it is taken to
+    be, by the answer that won. Raises what `one` raised where both failed."""
     first = asyncio.ensure_future(one.open(ask, ctx, whole, watch, until()))
-    tasks = [first]
+    tasks, told = [first], len(ctx.spent)
     try:
         await asyncio.wait(tasks, timeout=after_s)
         if first.done() or ctx.acted or not may():
@@ -38,7 +39,7 @@ async def hedged(one: Retried, other: Retried, after_s: float, ask: ChatAsk, ctx
             _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
             won = next((t for t in tasks if t.done() and not t.cancelled() and t.exception() is None), None)
             if won is not None:
-                return await _settled(won, next(t for t in tasks if t is not won), ctx, cost)
+                return await _settled(won, next(t for t in tasks if t is not won), ctx, told, cost)
         return await first
     finally:
         for task in tasks:
@@ -52,8 +53,8 @@ def _looked_at(task: asyncio.Future[Reply]) -> None:
         task.exception()
 
 
-async def _settled(won: asyncio.Future[Reply], lost: asyncio.Future[Reply], ctx: AskContext,
-                   cost: Callable[[ChatAnswer], float]) -> Reply:
+async def _settled(won: asyncio.Future[Reply], lost: asyncio.Future[Reply], ctx: AskContext, told: int,
+                   cost: Callable[[ChatAnswer], Usage]) -> Reply:
     late = len(ctx.late)
     if not lost.done():
         lost.cancel(HEDGED)
@@ -65,8 +66,13 @@ async def _settled(won: asyncio.Future[Reply], lost: asyncio.Future[Reply], ctx:
         other = lost.result()  # both began at the same moment
         await other.close()
         if isinstance(other.first, ChatAnswer):
-            spent = other.first.usage.usd
-            return marked(reply, lambda answer: add_usd(answer, spent))
-    if len(ctx.late) > late:  # it cannot be stopped, and will tell itself what it came to
+            ctx.spend(other.first.usage, estimated=False)
+            return reply
+    if len(ctx.late) > late or len(ctx.spent) > told:  # it cannot be stopped, and tells later; or has told
         return reply
-    return marked(reply, lambda answer: add_usd(answer, cost(answer)))
+
+    def paid(answer: ChatAnswer) -> ChatAnswer:
+        ctx.spend(cost(answer))
+        return answer
+
+    return marked(reply, paid)

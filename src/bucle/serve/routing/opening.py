@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from bucle.core.engine import AskContext, ChatAnswer, ChatAsk, Delta
 
-__all__ = ["Layer", "Outcome", "Reply", "add_usd", "marked", "whole_of"]
+__all__ = ["Layer", "Outcome", "Reply", "marked", "whole_of"]
 
 Outcome = Callable[[str, bool, float], None]
 """Told once of a request by the target that was chosen for it: its key, whether it answered, its milliseconds."""
@@ -80,8 +80,3 @@ def marked(reply: Reply, mark: Callable[[ChatAnswer], ChatAnswer]) -> Reply:
             await rest.aclose()
 
     return Reply(reply.first, later())
-
-
-def add_usd(answer: ChatAnswer, usd: float) -> ChatAnswer:
-    """The answer, dearer by what was spent on it besides."""
-    return replace(answer, usage=answer.usage.model_copy(update={"usd": answer.usage.usd + usd})) if usd else answer

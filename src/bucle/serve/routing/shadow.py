@@ -82,14 +82,30 @@ class Shadowed(Layer):
     async def _run(self, name: str, engine: ChatEngine, ask: ChatAsk, ctx: AskContext, served: ChatAnswer) -> None:
         own = AskContext(trace=ctx.trace, identity=ctx.identity, user=ctx.user, access=ctx.access, forward=ctx.forward,
                          deadline=time.monotonic() + self._seconds)
-        facts, answer, error = self._facts.get(name, TargetFacts()), None, ""
+        answer, error = None, ""
         try:
             async with asyncio.timeout(self._seconds):
                 answer = await engine.complete(replace(ask, stream=False), own)
         except Exception as failed:
             error = type(failed).__name__
             self.counts[name].failed += 1
-        ms = (time.perf_counter() - own.started) * 1000
+            await self._late(own)
+        except asyncio.CancelledError:
+            self._told(name, ask, own, served, None, "cancelled")
+            raise
+        self._told(name, ask, own, served, answer, error)
+
+    async def _late(self, own: AskContext) -> None:
+        """What could not be stopped keeps its place until it has ended, and is paid."""
+        if own.late:
+            ended, _ = await asyncio.wait(map(asyncio.wrap_future, own.late), timeout=self._seconds)
+            for one in ended:
+                if (answer := one.result()) is not None:
+                    own.spend(answer.usage, estimated=False)
+
+    def _told(self, name: str, ask: ChatAsk, own: AskContext, served: ChatAnswer, answer: ChatAnswer | None,
+              error: str) -> None:
+        facts, ms = self._facts.get(name, TargetFacts()), (time.perf_counter() - own.started) * 1000
         own.span("attempt", own.started, route=self.name, target=name, role="shadow",
                  **({"error": error} if error else {}))
         if answer is not None:

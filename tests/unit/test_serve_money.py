@@ -1,0 +1,258 @@
+"""What a request costs where its provider does not say: no usage, too late, broken off, given up, asked twice."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from bucle.core.engine import AskContext, ChatAsk
+from bucle.core.errors import BucleError
+from bucle.core.records import Trace
+from bucle.core.serving import RouteRule
+from bucle.ledger import Ledger, TraceStore
+from bucle.ledger.keys import KeyStore
+from bucle.ledger.spend import spent
+from bucle.ledger.spend_watch import SpendWatch
+from bucle.models.engines.wire import WireEngine
+from bucle.serve.app import create_app
+from bucle.serve.budgets import Accounts
+from bucle.serve.keys import Keys
+from bucle.serve.routes import Limits, Route
+from bucle.serve.routing import TargetFacts, build_routes
+from bucle.serve.server import BackgroundServer
+
+WORDS = "una respuesta de unas cuantas palabras " * 10
+CALL = {"index": 0, "id": "c1", "type": "function", "function": {"name": "buscar", "arguments": ""}}
+TOOL = {"type": "function", "function": {"name": "buscar", "parameters": {"type": "object"}}}
+
+
+class Provider(ThreadingHTTPServer):
+    """Speaks the OpenAI wire, never says `usage`, and does as the model's name says."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.asked: list[str] = []
+        self.url = f"http://127.0.0.1:{self.server_address[1]}/v1"
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that goes away is no news."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        self.server.asked.append(body["model"])  # type: ignore[attr-defined]
+        if body["model"] == "slow":
+            time.sleep(0.4)
+        if body["model"] == "refuses":
+            self._whole(500, {"error": {"message": "no"}})
+        elif body.get("stream"):
+            self._stream(body)
+        else:
+            rows = [{"index": n, "message": {"role": "assistant", "content": WORDS}, "finish_reason": "stop"}
+                    for n in range(body.get("n", 1))]
+            self._whole(200, {"choices": rows}, cut=body["model"] == "breaks")
+
+    def _whole(self, status: int, said: dict[str, Any], cut: bool = False) -> None:
+        data = json.dumps(said).encode()
+        self.send_response(status)
+        self.send_header("content-length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data[:-60] if cut else data)
+        self.close_connection = cut
+
+    def _stream(self, body: dict[str, Any]) -> None:
+        self.send_response(200)
+        self.send_header("connection", "close")
+        self.end_headers()
+        self.close_connection = True
+        n = body.get("n", 1)
+        for at in range(300):
+            delta = {"content": "palabra "} if not body.get("tools") else {
+                "tool_calls": [CALL if not at else {"index": 0, "function": {"arguments": "palabra "}}]}
+            for index in range(n):
+                self._event({"index": index, "delta": delta})
+            if body["model"] != "long" and at == 20:
+                break
+            time.sleep(0.002)
+        for index in range(n):
+            self._event({"index": index, "delta": {}, "finish_reason": "stop"})
+        self.wfile.write(b"data: [DONE]\n\n")
+
+    def _event(self, row: dict[str, Any]) -> None:
+        self.wfile.write(b"data: " + json.dumps({"choices": [row]}).encode() + b"\n\n")
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+def engine(provider: Provider, model: str, **more: Any) -> WireEngine:
+    return WireEngine(model, more.pop("url", provider.url), model, timeout_s=0.15, usd_per_million_in=1000,
+                      usd_per_million_out=2000, **more)
+
+
+class Served:
+    def __init__(self, folder: Path) -> None:
+        self.ledger = Ledger(folder)
+        self.traces, self.provider = TraceStore(self.ledger), Provider()
+        store = KeyStore(self.ledger)
+        self.key, self.secret = store.create("app", by="ana", usd_per_month=100.0)
+        self.accounts = Accounts(SpendWatch(self.ledger))
+        engines = {name: engine(self.provider, name) for name in ("plain", "slow", "breaks", "long", "refuses")}
+        facts = {name: TargetFacts(price_in=1000, price_out=2000) for name in engines}
+        rule = RouteRule.model_validate({"to": [{"to": "slow"}], "fallback": ["plain"], "retries": 1})
+        routes = {name: Route(name, "chat", engine=e) for name, e in engines.items()}
+        routes["r"] = Route("r", "chat", engine=build_routes({"r": rule}, engines, facts, seed=1)["r"])
+        app = create_app(routes, writer=self.traces, keys=Keys(store=store), accounts=self.accounts,
+                         limits=Limits(timeout_s=5))
+        self.gateway, self.server = app.state.gateway, BackgroundServer(app)
+        self.http = httpx.Client(headers={"authorization": f"Bearer {self.secret}"}, timeout=10)
+
+    def ask(self, model: str, **more: Any) -> httpx.Response:
+        body = {"model": model, "messages": [{"role": "user", "content": "hola " * 80}], "max_tokens": 900, **more}
+        return self.http.post(self.server.url + "/v1/chat/completions", json=body)
+
+    def cut(self, model: str, pieces: int, **more: Any) -> None:
+        body = {"model": model, "messages": [{"role": "user", "content": "hola " * 80}], "max_tokens": 900,
+                "stream": True, **more}
+        with self.http.stream("POST", self.server.url + "/v1/chat/completions", json=body) as answer:
+            for n, _ in enumerate(answer.iter_lines()):
+                if n >= pieces:
+                    return
+
+    def last(self, count: int) -> Trace:
+        """The newest trace, once there are `count`; what it cost is what its key is held to and the ledger has."""
+        end = time.monotonic() + 5
+        while len(found := self.traces.traces(limit=100)) < count and time.monotonic() < end:
+            time.sleep(0.01)
+        assert len(found) == count
+        total = sum(round(t.usage.usd * 10**9) for t in found)
+        [(settled, reserved)] = [(r["settled"], r["reserved"]) for r in self.accounts.standing()
+                                 if r["name"] == self.key.id]
+        assert (settled, reserved) == (total, 0)
+        assert sum(row.nano_usd for row in spent(self.ledger) if row.key == self.key.id) == total
+        return max(found, key=lambda t: t.received_at)
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    made = Served(tmp_path)
+    with made.server:
+        yield made
+        made.http.close()
+    made.provider.shutdown()
+    made.provider.server_close()
+    made.ledger.close()
+
+
+def usd(tokens_in: int, tokens_out: int) -> float:
+    return (1000 * tokens_in + 2000 * tokens_out) / 1e6
+
+
+def test_no_reply_is_free(served: Served) -> None:
+    """400 characters of prompt are about 95 tokens and 10 of framing; WORDS about 91."""
+    told = served.ask("plain").json()
+    one = served.last(1)
+    assert one.estimated
+    assert told["bucle"]["estimated"] is True
+    assert told["bucle"]["usd"] == one.usage.usd > 0
+    assert (told["usage"]["prompt_tokens"], told["usage"]["completion_tokens"]) == (one.usage.tokens_in,
+                                                                                    one.usage.tokens_out)
+    prompt, answer = one.usage.tokens_in, one.usage.tokens_out
+    assert 90 <= prompt <= 120
+    assert 80 <= answer <= 110
+    assert served.ask("plain", stream=True).status_code == 200
+    streamed = served.last(2)
+    assert (streamed.estimated, streamed.usage.tokens_in) == (True, prompt)
+    assert 30 <= streamed.usage.tokens_out <= 60  # 21 times 8 characters
+
+    assert served.ask("slow").status_code == 504  # it was sent: the prompt was read
+    late = served.last(3)
+    assert (late.estimated, late.usage.usd) == (True, pytest.approx(usd(prompt, 0)))
+
+    assert served.ask("breaks").status_code == 504
+    broken = served.last(4)
+    assert (broken.status, broken.estimated, broken.usage.tokens_in) == (504, True, prompt)
+    assert answer - 20 <= broken.usage.tokens_out <= answer  # what had come of it
+
+    assert served.ask("refuses").status_code == 502  # an error is not billed
+    refused = served.last(5)
+    assert (refused.estimated, refused.usage.usd) == (False, 0)
+
+    assert served.ask("r").status_code == 200  # two that came too late, then the answer of the fallback
+    three = served.last(6)
+    asked = [s["target"] for s in three.spans if s["name"] == "attempt"]
+    assert asked == ["slow", "slow", "plain"]
+    assert (three.usage.tokens_in, three.usage.tokens_out) == (3 * prompt, answer)
+    assert (three.estimated, three.usage.usd) == (True, pytest.approx(usd(3 * prompt, answer)))
+
+
+def test_all_choices_and_calls_of_tools_count_in_a_stream_that_is_cut(served: Served) -> None:
+    served.cut("long", 40)
+    one = served.last(1)
+    assert (one.status, one.estimated) == (499, True)
+    assert one.usage.tokens_out >= 20
+    served.cut("long", 160, n=4)  # as many pieces of each choice as before of one
+    four = served.last(2)
+    assert four.usage.tokens_out >= 60
+    assert len(four.output) < 4 * four.usage.tokens_out * 4 / 2, "the text of one choice, the cost of all four"
+    served.cut("long", 200, tools=[TOOL])
+    calls = served.last(3)
+    assert (calls.status, calls.estimated) == (499, True)
+    assert calls.usage.tokens_out >= 100
+    assert calls.usage.usd == pytest.approx(usd(calls.usage.tokens_in, calls.usage.tokens_out))
+
+
+@contextmanager
+def _deaf() -> Iterator[str]:
+    """An address that nobody listens at."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
+
+
+def test_what_was_never_sent_costs_nothing(served: Served) -> None:
+    async def asked(one: WireEngine, wait_s: float = 1.0) -> AskContext:
+        ctx = AskContext()
+        try:
+            async with asyncio.timeout(wait_s):
+                await one.complete(ChatAsk("m", ({"role": "user", "content": "hola"},)), ctx)
+        except (BucleError, TimeoutError):
+            return ctx
+        raise AssertionError("it was answered")
+
+    async def queued() -> tuple[AskContext, AskContext]:
+        one = engine(served.provider, "slow", max_parallel=1)
+        found = await asyncio.gather(asked(one, 0.1), asked(one, 0.1))
+        await one.close()
+        return found[0], found[1]
+
+    async def unheard(url: str) -> AskContext:
+        one = engine(served.provider, "plain", url=url)
+        found = await asked(one)
+        await one.close()
+        return found
+
+    with _deaf() as url:
+        ctx = asyncio.run(unheard(url))
+    assert [u.usd for u in ctx.spent] == [0]
+    assert not ctx.estimated
+    first, second = asyncio.run(queued())
+    assert sorted([bool(first.spent[0].usd), bool(second.spent[0].usd)]) == [False, True], "one waited here, in a queue"
+    assert served.provider.asked == ["slow"]
