@@ -59,7 +59,13 @@ def _remote(ws: Workspace, name: str, model: OpenAIModel | AnthropicModel | Prov
 
 
 def remote_engine(ws: Workspace, name: str, model: OpenAIModel | AnthropicModel | ProviderModel) -> ChatEngine:
-    """The engine of a remote model by its settings, without its limits a minute."""
+    """The engine of a remote model by its settings, without its limits a minute; who finds its places taken waits."""
+    from bucle.models.engines.queued import Queued
+
+    return Queued(_asked(ws, name, model), model.max_parallel)
+
+
+def _asked(ws: Workspace, name: str, model: OpenAIModel | AnthropicModel | ProviderModel) -> ChatEngine:
     from bucle.models.catalogue import paid
 
     usd_in, usd_out = paid(name, model, ws.config.catalogue)

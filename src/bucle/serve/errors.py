@@ -24,6 +24,7 @@ from bucle.core.errors import (
 from bucle.core.records import Prediction
 from bucle.models.endpoint import RateLimited, Refused, TimedOut
 from bucle.models.engines.process import EngineDied
+from bucle.models.engines.queued import Crowded
 from bucle.models.engines.wire_errors import Unsupported
 from bucle.serve.routing.breaker import Resting
 
@@ -59,6 +60,7 @@ _FACTS: Mapping[type[BaseException], tuple[int, str, str]] = {  # status, code, 
     UpstreamTimeout: (504, "upstream_timeout", "what this model asks did not answer in time"),
     RateLimited: (429, "upstream_rate_limit", "what this model asks takes no more requests for now; try again later"),
     Refused: (502, "upstream_refused", "what this model asks refuses to answer the server"),
+    Crowded: (503, "overloaded", "what this model asks takes no more at once; ask again"),
     Resting: (503, "engine_resting", "what this model asks failed too often and rests for a while; ask again"),
     EngineDied: (503, "engine_restarting", "the model behind this is being started again; ask again"),
     ModelUnavailable: (502, "engine_unavailable", "what this model asks cannot be reached or failed"),

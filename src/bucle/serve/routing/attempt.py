@@ -11,6 +11,7 @@ from dataclasses import replace
 from bucle.core.engine import AskContext, ChatAnswer, ChatAsk, ChatEngine, Delta
 from bucle.core.errors import BadInput, UpstreamTimeout
 from bucle.models.endpoint import RateLimited, TimedOut
+from bucle.models.engines.queued import NOT_ASKED, Crowded
 from bucle.serve.routing.breaker import Breaker
 from bucle.serve.routing.facts import TargetFacts
 from bucle.serve.routing.opening import Layer, Outcome, Reply
@@ -44,8 +45,11 @@ class _Run:
         hedged = isinstance(error, asyncio.CancelledError) and HEDGED in error.args
         late = isinstance(error, asyncio.CancelledError) and not hedged and self._took_all()
         gone = isinstance(error, asyncio.CancelledError | GeneratorExit) and not late
-        failed = error is not None and not gone and not isinstance(error, BadInput)
-        if asked:
+        unasked = isinstance(error, Crowded)  # it waited for a place here: that says nothing of the target
+        failed = error is not None and not gone and not unasked and not isinstance(error, BadInput)
+        if asked and unasked:
+            of.breaker.left(self.probe)
+        elif asked:
             if failed:
                 pause = None if isinstance(of.engine, Layer) else _pause(error)  # a route rests its own targets
                 of.breaker.failed(self.probe, pause, limited=isinstance(error, RateLimited))
@@ -55,7 +59,7 @@ class _Run:
                 of.breaker.succeeded(self.probe)
             if not gone or hedged:  # what was given up for a hedge took at least so long
                 of.told(of.name, not failed, ms)
-        if self.watch is not None and (failed or error is None or hedged):
+        if self.watch is not None and not unasked and (failed or error is None or hedged):
             self.watch(of.name, not failed, ms)
         kind = "" if error is None else type(error).__name__
         kind = HEDGED if hedged else TimedOut.__name__ if late else "cancelled" if gone else kind
@@ -113,9 +117,12 @@ class Attempt(Layer):
         try:
             async with asyncio.timeout(limit) as scope:
                 yield
-        except TimeoutError:
+        except TimeoutError as error:
             if not scope.expired():
                 raise
+            if NOT_ASKED in getattr(error.__cause__, "args", ()):
+                raise Crowded(f"{self.name} had no place free within {limit:.1f} s",
+                              f"raise models.{self.name}.max_parallel") from None
             raise TimedOut(f"{self.name} did not begin to answer within {limit:.1f} s, its share of the request's time",
                            "raise serve.timeout_s, or give this model a shorter timeout_s") from None
 

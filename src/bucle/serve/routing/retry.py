@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from bucle.core.engine import AskContext, ChatAsk
 from bucle.core.errors import ModelUnavailable
 from bucle.models.endpoint import Refused
+from bucle.models.engines.queued import Crowded
 from bucle.serve.routing.attempt import Attempt
 from bucle.serve.routing.breaker import Resting
 from bucle.serve.routing.opening import Layer, Outcome, Reply
@@ -79,7 +80,7 @@ class Retried(Layer):
 
     def _pause(self, error: ModelUnavailable, again: int, ctx: AskContext, left_s: float) -> float | None:
         """Seconds to wait before it is asked again, or None: it is not."""
-        if again >= self.retries or isinstance(error, Refused | Resting) or ctx.acted:
+        if again >= self.retries or isinstance(error, Refused | Resting | Crowded) or ctx.acted:
             return None
         if not self.attempt.breaker.lets_in:
             return None
