@@ -81,6 +81,7 @@ def test_a_released_chain_is_served_side_by_side_and_its_steps_are_kept(ws: Work
                 assert len(peer.asked) - asked == 2, "the second time it was kept"
                 chat = list(pool.map(lambda text, http=http: reply(http, text, "gpt"), ("junto 1", "junto 2")))
                 assert [r.status_code for r in chat] == [200, 200], "a provider's model is asked side by side too"
+                assert "max_tokens" not in peer.asked[-1], "a provider is told no length that nobody asked for"
             assert not (ws.ledger.folder / "chains.db-wal").exists()
             kept = {t.id: t for t in ws.traces.traces()}[again.headers["x-bucle-trace"]]
             assert [s["cached"] for s in kept.spans if s["name"] == "resume"] == [True]
@@ -108,7 +109,7 @@ def test_a_providers_key_that_is_not_set_is_told_at_the_start(ws: Workspace, cap
     free = there.model_copy(update={"api_key_env": ""})
     ws = replace(ws, config=ws.config.model_copy(update={"models": {"gpt": there, "own": here, "free": free}}))
     monkeypatch.delenv("SOME_KEY", raising=False)
-    app_for(ws, None)
+    assert app_for(ws, None).state.routes["gpt"].answer_tokens == 4096, "what budgets reserve then"
     assert [r.message.split(" has")[0] for r in caplog.records if "SOME_KEY is not set" in r.message] == ["gpt"]
     caplog.clear()
     monkeypatch.setenv("SOME_KEY", "sk-1")

@@ -139,7 +139,7 @@ def test_every_api_goes_the_same_way_and_leaves_a_trace_with_all_of_it() -> None
         assert {s["name"] for s in first.spans} == {"guard", "engine"}
         assert 0 < first.ms_first <= first.ms
         assert engine.asked[3][1].identity == "ana"
-        assert engine.asked[0][0].max_tokens == Limits().default_tokens
+        assert engine.asked[0][0].max_tokens is None, "what nobody asked for is not asked for"
         assert set(http.get("/openapi.json").json()["paths"]) >= {"/v1/messages", "/v1/chat/completions"}
         refused = http.post("/v1/messages", json=body())
         assert refused.json()["type"] == "error", "each API has its own errors"

@@ -136,14 +136,21 @@ class Traces(Section):
 
 
 class Serve(Section):
-    """`timeout_s` bounds a request, `in_flight` how many are at work, `body_kb` one's body."""
+    """`timeout_s` bounds a request, `in_flight` how many are at work, `per_key` and `per_route` how many of one key and
+    one route (0: half, and three quarters where there are several); `body_kb` one's body, `messages` those of one
+    conversation, `max_tokens` an answer, `embed_inputs` the texts of one request for vectors."""
 
     host: str = "127.0.0.1"
     port: int = Field(8700, ge=0, le=MAX_PORT)
     redact: bool = True
     timeout_s: float = Field(60, gt=0, le=3600)
     in_flight: int = Field(256, ge=1, le=100_000)
+    per_key: int = Field(0, ge=0, le=100_000)
+    per_route: int = Field(0, ge=0, le=100_000)
     body_kb: int = Field(1024, ge=1, le=100_000)
+    messages: int = Field(2000, ge=1, le=100_000)
+    max_tokens: int = Field(131_072, ge=1, le=10_000_000)
+    embed_inputs: int = Field(2048, ge=1, le=100_000)
     routes: Mapping[str, RouteRule] = Field(default_factory=dict)
     teams: Mapping[str, Allowance] = Field(default_factory=dict)
     guards: Guards = Guards()

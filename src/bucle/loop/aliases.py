@@ -54,7 +54,13 @@ def aliases(ws: Workspace, routes: Mapping[str, Route], put: Callable[[Trace], o
             return known[name].price_known
         return all(price_known(n) for n in (*(t.to for t in rules[name].to), *rules[name].fallback))
 
-    return {name: Route(name, "chat", engine=engine, price_known=price_known(name)) for name, engine in built.items()}
+    def answer_tokens(name: str) -> int:  # the most that any of them may be reserved
+        if name in known:
+            return known[name].answer_tokens
+        return max(answer_tokens(n) for n in (*(t.to for t in rules[name].to), *rules[name].fallback))
+
+    return {name: Route(name, "chat", engine=engine, price_known=price_known(name), answer_tokens=answer_tokens(name))
+            for name, engine in built.items()}
 
 
 def _of_release(ws: Workspace, key: str) -> Route:

@@ -28,6 +28,9 @@ __all__ = ["app_for", "redactor"]
 
 log = logging.getLogger("bucle.serve")
 
+REMOTE_ANSWER = 4096
+"""Tokens of a provider's answer that budgets reserve where the request does not say `max_tokens`."""
+
 
 def app_for(
     ws: Workspace,
@@ -80,7 +83,10 @@ def app_for(
         routes,
         writer=ws.traces,
         release_id=release.id if release else "",
-        limits=Limits(body_bytes=settings.body_kb * 1024, timeout_s=settings.timeout_s, in_flight=settings.in_flight),
+        limits=Limits(body_bytes=settings.body_kb * 1024, input_chars=settings.body_kb * 1024,  # the body bounds both
+                      messages=settings.messages, max_tokens=settings.max_tokens, embed_inputs=settings.embed_inputs,
+                      timeout_s=settings.timeout_s, in_flight=settings.in_flight, per_key=settings.per_key,
+                      per_route=settings.per_route),
         replay=replay,
         studio=studio,
         guards=GuardSet(settings.guards, folder=ws.root, endpoints={
@@ -147,12 +153,24 @@ def _models(ws: Workspace, release: Node | None, override: Mapping[str, ChatMode
             else:
                 engine = engine_of(ws, name, node)
                 adapters = [f"{name}:{adapter}" for adapter in adapters_of(ws, model)]
-                routes[name] = Route(name, "chat", candidate=node, engine=engine, price_known=known)
+                routes[name] = Route(name, "chat", candidate=node, engine=engine, price_known=known,
+                                     answer_tokens=_answer_tokens(ws, name, model))
                 routes |= {called: Route(called, "chat", candidate=node, engine=AsModel(engine, called))
                            for called in adapters}
         except BucleError as error:
             log.warning("%s is not served: %s (%s)", name, error.message, error.hint)
     return routes
+
+
+def _answer_tokens(ws: Workspace, name: str, model: Model) -> int:
+    """Tokens that are reserved for an answer of unsaid length. A provider's own default is its model's longest, or not
+    known: REMOTE_ANSWER of them, and no more than the model can write."""
+    from bucle.models.catalogue import facts
+    from bucle.serve.routes import ANSWER_TOKENS
+
+    if model.kind not in REMOTE:
+        return ANSWER_TOKENS
+    return min(REMOTE_ANSWER, facts(name, model, ws.config.catalogue).max_output or REMOTE_ANSWER)
 
 
 def _told_of_its_key(name: str, model: Model) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -93,6 +94,9 @@ class Gateway:
         self.strict = checks is not None and any(c.action("output") in ("mask", "block") for c in checks("output"))
         self.ready = self.draining = False
         self.active, self.started = 0, int(time.time())
+        self._of_keys = Counter[str]()  # requests at work by the key's id
+        self._per_key = limits.per_key or max(1, limits.in_flight // 2)
+        self._per_route = limits.per_route or max(1, limits.in_flight * 3 // 4)
         self.metrics = Metrics(traces, lambda: self.active)
         self._live = {name: Live(route) for name, route in routes.items()}
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -200,8 +204,15 @@ class Gateway:
         if self.active >= self.limits.in_flight:
             raise ApiError(503, "too many requests at once; try again", code="overloaded",
                            headers={"retry-after": "1"})
+        if live.at_work >= self._per_route and len(self._live) > 1:
+            raise ApiError(503, f"too many requests at once for {live.route.name!r}; try again", code="overloaded",
+                           headers={"retry-after": "1"})
         key = exchange.key
-        ctx = AskContext(identity=user or getattr(key, "id", "") or exchange.client, user=user,
+        who = getattr(key, "id", "")
+        if who and self._of_keys[who] >= self._per_key:
+            raise ApiError(429, f"this key has {self._per_key} requests at work; ask again when one is answered",
+                           code="rate_limit_exceeded", headers={"retry-after": "1"})
+        ctx = AskContext(identity=user or who or exchange.client, user=user,
                          access=getattr(key, "labels", None) or frozenset(), forward=forward,
                          deadline=time.monotonic() + self.limits.timeout_s)
         call = Call(live.route, release=live.route.release or self.release_id, user=user, text=text, at=at,
@@ -209,13 +220,15 @@ class Gateway:
         call.bound = size
         self.active += 1
         live.at_work += 1
+        if who:
+            self._of_keys[who] += 1
         return call
 
     def reserve(self, call: Call, ask: ChatAsk | None) -> None:
         """Hold what the call may cost, and promise its trace. A prompt has at most a token a byte of its request.
         Raises ApiError 429 where a limit or budget says no."""
         live = self._live_of(call)
-        out = (ask.max_tokens or self.limits.default_tokens) * ask.n if ask is not None else 0
+        out = (ask.max_tokens or live.route.answer_tokens) * ask.n if ask is not None else 0
         usd = live.priced(call.bound, out)
         if usd is not None or live.route.price_known:  # what is known to be unknown is not guessed from what was paid
             usd = max(usd or 0.0, live.dearest) or usd
@@ -291,6 +304,10 @@ class Gateway:
     def _finished(self, live: Live, call: Call) -> None:
         self.active -= 1
         live.at_work -= 1
+        if who := getattr(call.key, "id", ""):
+            self._of_keys[who] -= 1
+            if not self._of_keys[who]:
+                del self._of_keys[who]
         if live.retired:
             self._close_if_idle(live)
         if not call.ctx.late:

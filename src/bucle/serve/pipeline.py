@@ -139,8 +139,6 @@ class Chat:
                            param="messages" if ask.prompt is None else "prompt")
         if route.kind == "converse" and ask.messages and ask.messages[-1]["role"] != "user":
             raise ApiError(400, "the last message must be the user's", code="invalid_value", param="messages")
-        if ask.max_tokens is None and "max_tokens" in engine.offers and ask.prompt is None:
-            return replace(ask, max_tokens=self._gateway.limits.default_tokens)
         return ask
 
     async def _before(self, call: Call, ask: ChatAsk) -> _Guarded:
@@ -170,7 +168,7 @@ class Chat:
         if guards is None:
             return answer
         started = time.perf_counter()
-        if guards.inline and len(answer.text) <= INLINE:
+        if guards.inline and sum(len(c.text) for c in answer.choices) <= INLINE:
             answer, checked = guards.check_answer(answer, guarded.ask, guarded.secret)
         else:
             answer, checked = await self._gateway.aside(guards.check_answer, answer, guarded.ask, guarded.secret)

@@ -11,9 +11,11 @@ from bucle.core.errors import ConfigError
 from bucle.core.ports import ChatModel, Embedder, Predictor
 from bucle.core.records import TaskKind
 
-__all__ = ["Limits", "Route", "RouteKind"]
+__all__ = ["ANSWER_TOKENS", "Limits", "Route", "RouteKind"]
 
 RouteKind = TaskKind | Literal["chat", "embed"]
+ANSWER_TOKENS = 512
+"""What an engine of this machine writes at most where nobody says how much."""
 _KINDS = frozenset({*get_args(TaskKind), "chat", "embed"})
 
 
@@ -27,7 +29,8 @@ class Route:
     reply cites that, its `chunks` stay ids. `release` overrides the gateway's own, for a route that was released by
     itself. `usd_per_million_in` and `_out` are what budgets reserve by; None leaves it to the engine (a method
     `priced(tokens_in, tokens_out)`), and what computes in this process costs nothing by the token.
-    Without `price_known` it costs, and nobody knows what: a key with a budget is refused.
+    Where a request says no `max_tokens`, the engine's own default holds, and budgets reserve `answer_tokens`. Without
+    `price_known` it costs, and nobody knows what: a key with a budget is refused.
 
     A predictor or chat model gets one call at a time, unless it says otherwise by a `max_parallel` of its own, or
     `parallel` is given. A predictor that gets one call at a time is given what waits as one batch, and where it raises
@@ -49,6 +52,7 @@ class Route:
     usd_per_million_in: float | None = None
     usd_per_million_out: float | None = None
     price_known: bool = True
+    answer_tokens: int = ANSWER_TOKENS
 
     @property
     def at_once(self) -> int:
@@ -74,15 +78,17 @@ class Route:
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of a request: bytes, counts, characters, seconds; `in_flight` bounds how many are at work. Where a
-    request of a `chat` route says no `max_tokens`, `default_tokens` bounds its answer."""
+    """Bounds of a request: bytes, counts, characters, seconds. `in_flight` bounds how many are at work, `per_key` how
+    many of them of one key (0: half), `per_route` of one route where there are several (0: three quarters), so that
+    neither one client nor one slow model takes all places."""
 
     body_bytes: int = 1024 * 1024
-    messages: int = 200
-    input_chars: int = 32_000
-    embed_inputs: int = 256
-    max_tokens: int = 4096
-    default_tokens: int = 512
+    messages: int = 2000
+    input_chars: int = 1_000_000
+    embed_inputs: int = 2048
+    max_tokens: int = 131_072
     timeout_s: float = 60.0
     in_flight: int = 256
+    per_key: int = 0
+    per_route: int = 0
     threads: int = 16

@@ -25,6 +25,8 @@ CATEGORIES = ("harassment", "harassment/threatening", "hate", "hate/threatening"
               "self-harm", "self-harm/intent", "self-harm/instructions", "sexual", "sexual/minors", "violence",
               "violence/graphic")
 """OpenAI's. Those that no guard here measures are null."""
+CORRECTION = 32_000
+"""Characters of a correction: it becomes a row to learn from."""
 _NAMED = {"abuse": "harassment"}
 
 
@@ -121,7 +123,7 @@ def moderations_shape(limits: Limits) -> f.Shape:
 def feedback_shape(limits: Limits) -> f.Shape:
     """What a body may hold."""
     return f.Shape({"trace_id": f.Text(200, 1), "rating": _Thumb(),
-                    "correction": f.Text(limits.input_chars), "reason": f.Text(2000), "by": f.Text(512)},
+                    "correction": f.Text(CORRECTION), "reason": f.Text(2000), "by": f.Text(512)},
                    ("trace_id",))
 
 

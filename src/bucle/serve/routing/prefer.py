@@ -15,7 +15,7 @@ from bucle.serve.routing.facts import TargetFacts
 __all__ = ["ByContext", "ByCost", "ByLanguage", "ByLatency", "Chooser"]
 
 DEFAULT_TOKENS = 512
-"""Tokens of an answer where the ask names no `max_tokens`: what the gateway's Limits.default_tokens says."""
+"""Tokens of an answer where the ask names no `max_tokens`: what an engine of this machine then writes at most."""
 LANGUAGE_CHARS = 1000
 """Characters of a text that its language is told by."""
 
