@@ -14,7 +14,7 @@ import yaml
 
 from bucle.core.choosing import ModelFacts
 from bucle.core.config import EncoderModel, LocalModel, OpenAIModel, PretrainModel
-from bucle.core.errors import BadInput
+from bucle.core.errors import BadInput, ConfigError
 from bucle.models.catalogue import (
     context_window,
     facts,
@@ -167,7 +167,7 @@ def test_weights_for_research_may_be_paid_for_at_their_maker() -> None:
 def test_settings_win_over_the_tables_and_the_teams_own_entries_over_all_field_by_field() -> None:
     model = remote("gpt-4o-mini", usd_per_million_in=9.0)
     assert facts("mini", model, {}).usd_per_million_in == 9.0
-    assert facts("mini", model, {}).usd_per_million_out == 0.0  # as the endpoint counts it
+    assert facts("mini", model, {}).usd_per_million_out == list_price("gpt-4o-mini", "openai")[1] > 0  # type: ignore[operator]
     own = {"gpt-4o-mini": ModelFacts(licence="open", languages=("es",)), "mini": ModelFacts(languages=("ca",))}
     found = facts("mini", model, own)
     assert (found.licence, found.languages, found.usd_per_million_in) == ("open", ("ca",), 9.0)
@@ -179,7 +179,14 @@ def test_what_the_team_says_it_pays_is_what_calls_are_counted_at() -> None:
     model = remote("ghost-1", "https://models.example.com/v1")
     assert paid("ghost", model, {}) == (None, None)
     assert paid("ghost", model, {"ghost": ModelFacts(usd_per_million_in=1.0, usd_per_million_out=2.0)}) == (1.0, 2.0)
-    assert paid("ghost", remote("x", usd_per_million_in=3.0), {"x": ModelFacts(licence="open")}) == (3.0, None)
+    listed = list_price("gpt-4o-mini", "openai")[1]
+    assert paid("mini", remote("gpt-4o-mini", usd_per_million_in=3.0), {}) == (3.0, listed)
+    assert paid("own", remote("x", "http://127.0.0.1:8000/v1", usd_per_million_out=3.0), {}) == (0.0, 3.0)
+    half = remote("ghost-1", "https://models.example.com/v1", usd_per_million_in=3.0)
+    with pytest.raises(ConfigError, match=r"models\.ghost has a price of tokens in, none of tokens out") as caught:
+        paid("ghost", half, {"ghost-1": ModelFacts(licence="open")})
+    assert "usd_per_million_out" in caught.value.hint
+    assert paid("ghost", half, {"ghost": ModelFacts(usd_per_million_out=0.0)}) == (3.0, 0.0)
 
 
 @pytest.mark.parametrize(("url", "place"), [
@@ -285,7 +292,7 @@ def test_an_unknown_price_is_told_from_none() -> None:
     assert not price_known("g", ghost, {})
     assert not price_known("g", ghost, {"g": ModelFacts(usd_per_million_in=1.0)}), "what it writes costs something too"
     assert price_known("g", ghost, {"g": ModelFacts(usd_per_million_in=1.0, usd_per_million_out=0.0)})
-    assert price_known("g", remote("ghost-1", "https://models.example.com/v1", usd_per_million_in=1.0), {})
+    assert not price_known("g", remote("ghost-1", "https://models.example.com/v1", usd_per_million_in=1.0), {})
     assert price_known("m", remote("gpt-4o-mini", "https://api.openai.com/v1"), {})
     assert price_known("l", remote("x", "http://127.0.0.1:8000/v1"), {})
     assert price_known("n", PretrainModel(kind="pretrain"), {})

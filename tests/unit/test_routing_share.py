@@ -212,6 +212,9 @@ def test_a_route_of_routes_says_who_answered_in_the_end() -> None:
     ({"r": {"to": [{"to": "a"}], "canary": {}}}, "r.canary compares"),
     ({"r": {"to": [{"to": "a", "weight": 0}, {"to": "b"}], "canary": {}}}, "r.canary compares"),
     ({"r": {"to": [{"to": "a", "weight": 2}, {"to": "b"}], "prefer": "cost"}}, "r.to has weights, which `prefer:"),
+    ({"r": {"to": [{"to": "a"}, {"to": "b", "weight": 0}], "canary": {}}}, "r.canary compares"),
+    ({"r": {"to": [{"to": "a"}], "prefer": "language", "languages": {"spanish": "a"}}}, "r.languages.spanish is no"),
+    ({"r:x": {"to": [{"to": "a"}]}}, "serve.routes.r:x has a name"),
     ({"r": {"to": [{"to": "a"}], "languages": {"es": "a"}}}, "r.languages is read with"),
     ({"r": {"to": [{"to": "a"}], "prefer": "language", "languages": {"es": "b"}}}, "r.languages.es names b"),
     ({"r": {"to": [{"to": "s", "release": "x"}]}, "s": {"to": [{"to": "a"}]}}, "r.to names s@x"),
@@ -223,6 +226,8 @@ def test_what_cannot_be_meant_is_told_by_its_key(rules: dict[str, Any], told: st
                      {"e": TargetFacts(kind="embeddings")})
     assert told in caught.value.message
     assert caught.value.hint
+    assert caught.value.at[:2] == ("serve", "routes"), "its line in bucle.yaml can be told"
+    assert caught.value.at[2] in rules
 
 
 def test_a_tower_of_routes_is_refused_and_many_are_no_trouble() -> None:

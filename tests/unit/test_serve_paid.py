@@ -216,7 +216,8 @@ def test_a_model_whose_price_nobody_knows_is_refused_to_a_key_with_a_budget(tmp_
     (tmp_path / "bucle.yaml").write_text(
         "project: p\ntasks:\n  t: {kind: generate, data: t.tsv}\nmodels:\n"
         "  free: {kind: openai, base_url: 'http://127.0.0.1:9/v1', model: m}\n"  # the team's own machine
-        "  paid: {kind: openai, base_url: 'https://127.0.0.2.invalid/v1', model: m, usd_per_million_in: 1}\n"
+        "  paid: {kind: openai, base_url: 'https://127.0.0.2.invalid/v1', model: m, usd_per_million_in: 1, "
+        "usd_per_million_out: 0}\n"
         "  unknown: {kind: openai, base_url: 'https://127.0.0.2.invalid/v1', model: m}\n"
         "serve:\n  routes:\n    some: {to: [{to: paid}], fallback: [unknown]}\n    outer: {to: [{to: some}]}\n"
         "    fine: {to: [{to: paid}, {to: free}]}\n", "utf-8")

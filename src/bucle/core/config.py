@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from bucle.core.choosing import Choose, Forgetting, Judge, ModelFacts, RedTeam
 from bucle.core.errors import ConfigError
@@ -105,6 +106,44 @@ class Preferences(Section):
     rejected: str = "rejected"
 
 
+def _address(url: str) -> str:
+    """An address of an API. A message of it repeats nothing: it may hold a password."""
+    from urllib.parse import urlsplit
+
+    if not url:
+        return url
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        raise ValueError("it is no address; write it as https://HOST/v1") from None
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("an address holds no user and password; put the key into the environment, and the variable's "
+                         "name into `api_key_env`")
+    if parts.scheme not in ("http", "https") or not parts.hostname or any(c.isspace() for c in url):
+        raise ValueError("it is no address of an API; it begins with http:// or https:// and has a host")
+    return url
+
+
+def _variable(name: str) -> str:
+    """The name of an environment variable. A message of it repeats nothing: somebody may have put a key there."""
+    if name and not re.fullmatch(r"[A-Z_][A-Z0-9_]*", name):
+        raise ValueError("it is no name of an environment variable (capitals, digits, `_`); put the key itself into "
+                         "the environment, as in `export PROVIDER_KEY=…`, and write `PROVIDER_KEY` here")
+    return name
+
+
+def _callable_name(name: str) -> str:
+    if not name.strip() or set(name) & set(":@"):
+        raise ValueError("a name is not empty, and has no `:` (it comes before an adapter) or `@` (a release)")
+    return name
+
+
+Address = Annotated[str, AfterValidator(_address)]
+Variable = Annotated[str, AfterValidator(_variable)]
+Called = Annotated[str, AfterValidator(_callable_name)]
+"""What a client asks by: tasks and models."""
+
 Engine = Literal["auto", "transformers", "openvino", "vllm"]
 Precision = Literal["auto", "fp32", "bf16", "int8", "int4"]
 
@@ -159,9 +198,9 @@ class EncoderModel(Section):
     kind: Literal["encoder"]
     path: str = "minilm"
     precision: Literal["auto", "fp32", "bf16", "int8"] = "auto"
-    base_url: str = ""
+    base_url: Address = ""
     model: str = ""
-    api_key_env: str = "OPENAI_API_KEY"
+    api_key_env: Variable = "OPENAI_API_KEY"
     timeout_s: float = Field(60, gt=0)
 
     @model_validator(mode="after")
@@ -177,9 +216,9 @@ class RerankerModel(Section):
 
     kind: Literal["reranker"]
     path: str = ""
-    base_url: str = ""
+    base_url: Address = ""
     model: str = ""
-    api_key_env: str = "OPENAI_API_KEY"
+    api_key_env: Variable = "OPENAI_API_KEY"
     timeout_s: float = Field(30, gt=0)
 
     @model_validator(mode="after")
@@ -194,9 +233,9 @@ class RemoteModel(Section):
     `max_parallel` calls are made at once, and no more than the limits a minute (0: no limit). Prices are dollars for a
     million tokens; the catalogue's where they are not given."""
 
-    base_url: str = ""
+    base_url: Address = ""
     model: str
-    api_key_env: str = ""
+    api_key_env: Variable = ""
     timeout_s: float = Field(60, gt=0)
     max_parallel: int = Field(16, ge=1, le=1000)
     requests_per_minute: int = Field(0, ge=0)
@@ -209,16 +248,16 @@ class OpenAIModel(RemoteModel):
     """Any OpenAI-compatible endpoint: a provider, vLLM, Ollama."""
 
     kind: Literal["openai"]
-    base_url: str
-    api_key_env: str = "OPENAI_API_KEY"
+    base_url: Address
+    api_key_env: Variable = "OPENAI_API_KEY"
 
 
 class AnthropicModel(RemoteModel):
     """A model behind Anthropic's Messages API."""
 
     kind: Literal["anthropic"]
-    base_url: str = "https://api.anthropic.com"
-    api_key_env: str = "ANTHROPIC_API_KEY"
+    base_url: Address = "https://api.anthropic.com"
+    api_key_env: Variable = "ANTHROPIC_API_KEY"
 
 
 class ProviderModel(RemoteModel):
@@ -310,9 +349,9 @@ class Project(Section):
     threads: int = Field(0, ge=0)
     data: Data = Data()
     split: Split = Split()
-    tasks: Mapping[str, Task] = Field(default_factory=dict)
+    tasks: Mapping[Called, Task] = Field(default_factory=dict)
     preferences: Preferences | None = None
-    models: Mapping[str, Model] = Field(default_factory=dict)
+    models: Mapping[Called, Model] = Field(default_factory=dict)
     catalogue: Mapping[str, ModelFacts] = Field(default_factory=dict)
     retrieval: Retrieval = Retrieval()
     chains: Mapping[str, str | External] = Field(default_factory=dict)

@@ -38,9 +38,14 @@ class BucleError(Exception):
 
 
 class ConfigError(BucleError):
-    """bucle.yaml, a flag or an environment variable says something that cannot be meant."""
+    """bucle.yaml, a flag or an environment variable says something that cannot be meant. `at` are the keys in
+    bucle.yaml that say it (`"serve", "routes", "faq"`), for yamlfile.at_line."""
 
     exit_code = 2
+
+    def __init__(self, message: str, hint: str = "", at: tuple[str | int, ...] = ()) -> None:
+        super().__init__(message, hint)
+        self.at = at
 
 
 class BadInput(BucleError):

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from bucle.core.sources import Section
 
-__all__ = ["Allowance", "Cache", "Canary", "GuardRule", "Guards", "RouteRule", "Serve", "Target", "Traces"]
+__all__ = ["Allowance", "Cache", "Canary", "GuardRule", "Guards", "RouteRule", "Serve", "Target", "Traces", "a_host"]
 
 MAX_PORT = 65535
 Action = Literal["off", "flag", "mask", "block"]
+
+
+def a_host(name: str) -> str:
+    """`name`, where it may be a host's name or address; raises ValueError else."""
+    if not re.fullmatch(r"\[?[\w.:%-]{1,255}\]?", name):
+        raise ValueError("it is no name or address of this machine; 127.0.0.1 is this machine alone")
+    return name
 
 
 class Target(Section):
@@ -44,6 +52,12 @@ class Cache(Section):
     minutes: float = Field(60, gt=0)
     entries: int = Field(10_000, ge=1, le=1_000_000)
     similarity: float = Field(0.97, gt=0.5, le=1)
+
+    @model_validator(mode="after")
+    def _similar_means_semantic(self) -> Cache:
+        if self.kind == "exact" and "similarity" in self.model_fields_set:
+            raise ValueError("`similarity` is read with `kind: semantic` only: take it out, or write that")
+        return self
 
 
 class RouteRule(Section):
@@ -78,6 +92,12 @@ class RouteRule(Section):
             raise ValueError("a route needs at least one target in `to`")
         if self.prefer == "language" and not self.languages:
             raise ValueError("`prefer: language` needs `languages: {es: TARGET, …}`")
+        for key, needed, there in (("explore", "`prefer: latency`", self.prefer == "latency"),
+                                   ("shadow_share", "`shadow`", bool(self.shadow)),
+                                   ("shadow_parallel", "`shadow`", bool(self.shadow)),
+                                   ("shadow_s", "`shadow`", bool(self.shadow))):
+            if key in self.model_fields_set and not there:
+                raise ValueError(f"`{key}` is read with {needed} only: take it out, or add that")
         return self
 
 
@@ -140,7 +160,7 @@ class Serve(Section):
     one route (0: half, and three quarters where there are several); `body_kb` one's body, `messages` those of one
     conversation, `max_tokens` an answer, `embed_inputs` the texts of one request for vectors."""
 
-    host: str = "127.0.0.1"
+    host: Annotated[str, AfterValidator(a_host)] = "127.0.0.1"
     port: int = Field(8700, ge=0, le=MAX_PORT)
     redact: bool = True
     timeout_s: float = Field(60, gt=0, le=3600)

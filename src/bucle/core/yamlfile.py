@@ -15,13 +15,19 @@ from pydantic import BaseModel, ValidationError
 
 from bucle.core.errors import ConfigError
 
-__all__ = ["at_line", "load_yaml_model"]
+__all__ = ["at_line", "line_of", "load_yaml_model"]
 
 M = TypeVar("M", bound=BaseModel)
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 40
 MAX_NODES = 100_000
 _PathKey = tuple[str | int, ...]
+_WORDS = {
+    "bool": "true or false", "int": "a whole number", "float": "a number", "finite_number": "a number that is finite",
+    "string_type": "text", "tuple": "a list, as in [a, b]", "list": "a list, as in [a, b]",
+    "set": "a list, as in [a, b]", "frozen_set": "a list, as in [a, b]", "model": "keys and values, as in {key: value}",
+    "dict": "keys and values, as in {key: value}", "mapping": "keys and values, as in {key: value}",
+}
 _SHALLOW = "bucle.yaml needs four levels at most."
 
 
@@ -63,19 +69,25 @@ def load_yaml_model(path: Path, model: type[M]) -> M:
 @contextmanager
 def at_line(path: Path, *keys: str | int) -> Iterator[None]:
     """A ConfigError raised inside it begins with the file and line of `keys` (`"tasks", "faq", "gates", 0`), or of
-    their nearest parent that the file holds. For what only a later room can check."""
+    their nearest parent that the file holds; its own `at` goes before them. For what only a later room can check."""
     try:
         yield
     except ConfigError as error:
-        lines: dict[_PathKey, int] = {}
-        try:
-            root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-            if root is not None:
-                _plain(root, (), lines, path)
-        except (OSError, ValueError, yaml.YAMLError, ConfigError):
-            raise error from None
-        line = next((lines[keys[:n]] for n in range(len(keys), -1, -1) if keys[:n] in lines), 1)
+        if (line := line_of(path, *(error.at or keys))) is None:
+            raise
         raise ConfigError(f"{path}:{line}: {error.message}", error.hint) from None
+
+
+def line_of(path: Path, *keys: str | int) -> int | None:
+    """The line of `keys` in the file, or of their nearest parent that it holds; None where it cannot be read."""
+    lines: dict[_PathKey, int] = {}
+    try:
+        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        if root is not None:
+            _plain(root, (), lines, path)
+    except (OSError, ValueError, yaml.YAMLError, ConfigError):
+        return None
+    return next((lines[keys[:n]] for n in range(len(keys), -1, -1) if keys[:n] in lines), 1)
 
 
 def _plain(node: yaml.Node, where: _PathKey, lines: dict[_PathKey, int], path: Path, depth: int = 0) -> Any:
@@ -110,7 +122,7 @@ def _explain(error: ValidationError, path: Path, lines: dict[_PathKey, int], mod
     told: list[tuple[int, str]] = []
     hint = meant = ""
     for problem in error.errors()[:5]:
-        loc = _real(problem["loc"], lines)
+        loc = _real(tuple(part for part in problem["loc"] if part != "[key]"), lines)
         line = next((lines[loc[:n]] for n in range(len(loc), -1, -1) if loc[:n] in lines), 1)
         dotted = ".".join(str(part) for part in loc) or "the file"
         if problem["type"] == "extra_forbidden":
@@ -135,14 +147,33 @@ def _explain(error: ValidationError, path: Path, lines: dict[_PathKey, int], mod
             place = ".".join(map(str, inner))
             told.append((lines.get(inner, line), f"`{place}` cannot be `{found:.60}`, only {', '.join(known)}."))
             hint = hint or (f"Did you mean `{near[0]}`?" if near else "Correct that line.")
-        elif problem["type"] == "value_error" and isinstance(problem["input"], dict):
+        elif problem["type"] == "value_error":  # in our words, and without the value, which may hold a secret
             told.append((line, ("" if dotted == "the file" else f"`{dotted}`: ") + f"{problem['ctx']['error']}."))
             hint = hint or "Correct that part."
         else:
-            told.append((line, f"`{dotted}`: {problem['msg']} (found {problem['input']!r:.60})."))
+            told.append((line, f"`{dotted}` {_asked(problem)} (found {_found(problem['input'])})."))
             hint = hint or "Correct that line."
     # A misspelt key explains the one that is missing, so its hint goes first.
     return "\n".join(f"{path}:{line}: {fact}" for line, fact in sorted(told)), meant or hint
+
+
+def _asked(problem: Any) -> str:
+    """What a value must be, in words for who writes YAML."""
+    kind = str(problem["type"])
+    for begins, said in _WORDS.items():
+        if kind == begins or kind.startswith(begins + "_"):
+            return f"must be {said}"
+    return re.sub(r"^\w+ should (be|have|match)", r"must \1", str(problem["msg"]))
+
+
+def _found(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict):
+        return f"keys and values: {', '.join(map(str, value))!s:.50}" if value else "nothing"
+    return f"{value!r:.60}"
 
 
 def _real(loc: tuple[int | str, ...], lines: dict[_PathKey, int]) -> _PathKey:

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["LANGUAGES", "detect", "detect_all", "is_other"]
+__all__ = ["LANGUAGES", "detect", "detect_all", "is_other", "known_languages"]
 
 LANGUAGES = ("es", "en", "ca", "gl", "eu", "pt", "fr", "de", "it")
 MIN_LETTERS = 12
@@ -71,6 +71,14 @@ def _decide(chances: dict[str, float], shares: dict[str, float]) -> str:
         return "und"
     code, chance = max(_weigh(chances, shares).items(), key=lambda item: item[1])
     return code if chance >= MIN_CONFIDENCE else "und"
+
+
+@functools.lru_cache(maxsize=1)
+def known_languages() -> frozenset[str]:
+    """The codes (ISO 639-1, and a few of 639-3) of all languages that can be told apart."""
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    return frozenset(map(str, LanguageIdentifier.from_model_file(MODEL_FILE).labels))
 
 
 @functools.lru_cache(maxsize=8)

@@ -36,8 +36,10 @@ def aliases(ws: Workspace, routes: Mapping[str, Route], put: Callable[[Trace], o
         return {}
     taken = sorted(set(rules) & set(routes))
     if taken:
-        raise ConfigError(f"serve.routes.{taken[0]} is the name of a task or model.", "Call the route otherwise.")
-    known = dict(routes) | {key: _of_release(ws, key) for rule in rules.values() for target in rule.to
+        raise ConfigError(f"serve.routes.{taken[0]} is the name of a task or model.", "Call the route otherwise.",
+                          ("serve", "routes", taken[0]))
+    known = dict(routes) | {key: _of_release(ws, key, name, i) for name, rule in rules.items()
+                            for i, target in enumerate(rule.to)
                             if target.release and (key := f"{target.to}@{target.release}")}
     targets = {name: route.engine for name, route in known.items() if route.engine is not None}
     facts = {name: _facts(ws, name, route) for name, route in known.items()}
@@ -63,13 +65,18 @@ def aliases(ws: Workspace, routes: Mapping[str, Route], put: Callable[[Trace], o
             for name, engine in built.items()}
 
 
-def _of_release(ws: Workspace, key: str) -> Route:
-    """The route of `TASK@RELEASE`: that task as another release has it."""
+def _of_release(ws: Workspace, key: str, name: str, place: int) -> Route:
+    """The route of `TASK@RELEASE`, target `place` of the route `name`: that task as another release has it."""
     task, _, called = key.partition("@")
-    release = release_called(ws, called)
-    if task not in release.attrs["tasks"]:
-        raise ConfigError(f"serve.routes: release {called} has no task `{task}`.",
-                          f"It has: {', '.join(release.attrs['tasks'])}.")
+    at = ("serve", "routes", name, "to", place, "release")
+    try:
+        release = release_called(ws, called)
+    except NotFound as error:
+        raise ConfigError(f"serve.routes.{name}.to names release `{called:.60}` of {task}, which is none.",
+                          f"{error.hint or 'bucle release list'}", at) from None
+    if task not in release.attrs.get("tasks", {}):
+        raise ConfigError(f"serve.routes.{name}.to: release {called:.60} has no task `{task}`.",
+                          f"It has: {', '.join(release.attrs.get('tasks', {})) or 'none'}.", at)
     return task_route(ws, task, release.attrs["tasks"][task], name=key, release=release.id)
 
 

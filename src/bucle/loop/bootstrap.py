@@ -146,16 +146,18 @@ def _model_name(ws: Workspace, asked: str) -> str:
 def _open(ws: Workspace, name: str) -> ChatModel:
     settings = ws.config.models[name]
     if isinstance(settings, RemoteModel):
+        from bucle.models.catalogue import paid
         from bucle.models.remote import OpenAIChat
 
+        usd_in, usd_out = paid(name, settings, ws.config.catalogue)
         return OpenAIChat(
             name,
             settings.base_url,
             settings.model,
             settings.api_key_env,
             settings.timeout_s,
-            usd_per_million_in=settings.usd_per_million_in,
-            usd_per_million_out=settings.usd_per_million_out,
+            usd_per_million_in=usd_in,
+            usd_per_million_out=usd_out,
         )
     from bucle.models.folder import checked_folder
     from bucle.models.local import LocalModel as Loaded
@@ -307,16 +309,18 @@ def _forecast(ws: Workspace, name: str, documents: Sequence[Document], n: int) -
     settings = ws.config.models[name]
     usd: list[float] | None = [0.0, 0.0]
     if isinstance(settings, RemoteModel):
-        usd = _dollars(settings, tokens_in, tokens_out)
+        from bucle.models.catalogue import paid
+
+        usd = _dollars(settings, paid(name, settings, ws.config.catalogue), tokens_in, tokens_out)
     return {"passages": len(sizes), "tokens": [a + b for a, b in zip(tokens_in, tokens_out, strict=True)], "usd": usd}
 
 
-def _dollars(settings: RemoteModel, tokens_in: Sequence[int], tokens_out: Sequence[int]) -> list[float] | None:
+def _dollars(settings: RemoteModel, each: tuple[float | None, float | None], tokens_in: Sequence[int],
+             tokens_out: Sequence[int]) -> list[float] | None:
     """By the configured price, else the list price; None where neither is known."""
     from bucle.models.catalogue import price, provider_of
 
-    if settings.usd_per_million_in is not None or settings.usd_per_million_out is not None:
-        each = (settings.usd_per_million_in or 0.0, settings.usd_per_million_out or 0.0)
+    if each[0] is not None and each[1] is not None:
         return [(each[0] * a + each[1] * b) / 1e6 for a, b in zip(tokens_in, tokens_out, strict=True)]
     provider = provider_of(settings.base_url)
     found = (

@@ -10,7 +10,7 @@ from bucle.core.config import REMOTE, EncoderModel, Model, OpenAIModel, Reranker
 from bucle.core.errors import BucleError
 from bucle.core.ports import ChatModel, Embedder
 from bucle.core.records import Node
-from bucle.core.serving import Traces
+from bucle.core.yamlfile import at_line, line_of
 from bucle.loop.aliases import aliases
 from bucle.loop.engines import AsModel, adapters_of, engine_of
 from bucle.loop.following import follow
@@ -63,7 +63,8 @@ def app_for(
     tasks, models = _tasks(ws, release), _models(ws, release, override or {})
 
     def made_of(routes: Mapping[str, Route]) -> dict[str, Route]:
-        return aliases(ws, routes, lambda trace: traces.put(trace))
+        with at_line(ws.root / "bucle.yaml", "serve", "routes"):
+            return aliases(ws, routes, lambda trace: traces.put(trace))
 
     def of_release(new: Node) -> dict[str, Route]:
         """The routes that are others once production is `new`: tasks whose candidate is, and what is made of them."""
@@ -77,7 +78,7 @@ def app_for(
     accounts = Accounts(SpendWatch(ws.ledger), settings.teams)
     # what a replay that was killed had not stored is sent again: nothing of it may stand there as cut off
     traces = TraceQueue(ws.traces, size=settings.traces.queue, journal=None if replay else Journal(journals),
-                        redact=redactor() if settings.redact else None, also=_collector(settings.traces),
+                        redact=redactor() if settings.redact else None, also=_collector(ws),
                         keep_days=settings.traces.keep_days)
     app = create_app(
         routes,
@@ -100,13 +101,15 @@ def app_for(
     return app
 
 
-def _collector(settings: Traces) -> TraceExport | None:
+def _collector(ws: Workspace) -> TraceExport | None:
     """Where traces go besides the ledger."""
+    settings = ws.config.serve.traces
     if not settings.otlp:
         return None
     from bucle.serve.otlp import TraceExport
 
-    return TraceExport(settings.otlp, content=settings.otlp_content)
+    with at_line(ws.root / "bucle.yaml", "serve", "traces", "otlp"):
+        return TraceExport(settings.otlp, content=settings.otlp_content)
 
 
 # tasks of the release ------------------------------------------------------------------------------------------
@@ -158,7 +161,8 @@ def _models(ws: Workspace, release: Node | None, override: Mapping[str, ChatMode
                 routes |= {called: Route(called, "chat", candidate=node, engine=AsModel(engine, called))
                            for called in adapters}
         except BucleError as error:
-            log.warning("%s is not served: %s (%s)", name, error.message, error.hint)
+            line = line_of(file := ws.root / "bucle.yaml", "models", name)
+            log.warning("%s:%s: %s is not served: %s (%s)", file, line, name, error.message, error.hint)
     return routes
 
 

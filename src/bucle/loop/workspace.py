@@ -13,6 +13,7 @@ from bucle.core.config import Project, load_project
 from bucle.core.errors import BadInput
 from bucle.core.records import Example, Node
 from bucle.ledger import Ledger, TraceStore
+from bucle.loop.settings import check_settings
 from bucle.loop.sides import Sides
 
 __all__ = ["Workspace"]
@@ -36,6 +37,7 @@ class Workspace:
         config = load_project(path)
         if config.threads:
             os.environ["BUCLE_THREADS"] = str(config.threads)
+        check_settings(config, path if path != root else root / "bucle.yaml")
         ledger = Ledger(root / ".bucle")
         return cls(root, config, ledger, TraceStore(ledger))
 

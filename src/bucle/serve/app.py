@@ -56,7 +56,8 @@ def create_app(routes: Mapping[str, Route], *, writer: TraceWriter | None, relea
     wrong = [name for name, route in routes.items() if name != route.name]
     if wrong or not routes:
         raise ConfigError(f"route {wrong[0]!r} is called otherwise" if wrong else "there is nothing to serve",
-                          "give routes as {route.name: route}")
+                          "give each route under its own name" if wrong
+                          else "see the log for what could not be had; or add `models:`, or release a task: bucle run")
     if keys is None:
         keys = Keys(keys_from_environment() if api_keys is None else tuple(api_keys), studio_keys_from_environment())
     traces = traces or TraceQueue(writer, redact=redact, journal=journal)

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from bucle.core.errors import ConfigError, Infrastructure
+from bucle.core.serving import a_host
 from bucle.serve.access import is_loopback
 from bucle.serve.limits_slow import patient_protocol
 
@@ -42,6 +43,10 @@ def serve(app: FastAPI, host: str, port: int, *, ready: Any = None) -> None:
     `ready(url)` is called once the port is held. Raises ConfigError for an address that others can reach
     while no API keys are set, Infrastructure where the port cannot be had.
     """
+    try:
+        a_host(host)
+    except ValueError as error:
+        raise ConfigError(f"`{host:.100}`: {error}", "use --host 127.0.0.1") from None
     if not is_loopback(host) and not app.state.api_keys:
         raise ConfigError(f"{host} can be reached by others, and no API keys are set",
                           "bucle keys create NAME (or export BUCLE_API_KEYS=KEY1,KEY2), or use --host 127.0.0.1")

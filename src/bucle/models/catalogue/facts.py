@@ -8,7 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from bucle.core.choosing import ModelFacts
-from bucle.core.config import EncoderModel, LocalModel, Model, PretrainModel, ProviderModel, RemoteModel, RerankerModel
+from bucle.core.config import (
+    AnthropicModel,
+    EncoderModel,
+    LocalModel,
+    Model,
+    OpenAIModel,
+    PretrainModel,
+    ProviderModel,
+    RemoteModel,
+    RerankerModel,
+)
+from bucle.core.errors import ConfigError
 from bucle.models.catalogue.packaged import Provider, family_of, licence_class, provider_named
 from bucle.models.catalogue.prices import context_window, list_price, provider_of
 
@@ -41,18 +52,28 @@ def facts(name: str, model: Model, own: Mapping[str, ModelFacts]) -> ModelFacts:
         found = hosted(model.model, provider, local=_is_local(model.base_url))
         said: dict[str, Any] = {k: v for k in ("usd_per_million_in", "usd_per_million_out")
                                 if (v := getattr(model, k)) is not None}
-        if len(said) == 1:  # as the endpoint counts it: the price that is not given is 0
-            said = {"usd_per_million_in": 0.0, "usd_per_million_out": 0.0} | said
         return merged(found.model_copy(update=said), own.get(model.model), own.get(name))
     return merged(described(model), own.get(model.path), own.get(name))
 
 
-def paid(name: str, model: RemoteModel, own: Mapping[str, ModelFacts]) -> tuple[float | None, float | None]:
+def paid(name: str, model: OpenAIModel | AnthropicModel | ProviderModel,
+         own: Mapping[str, ModelFacts]) -> tuple[float | None, float | None]:
     """What the team says it pays for a million tokens in and out: its own entry, else the model's settings;
-    (None, None) where the list price counts."""
+    (None, None) where the list price counts. Where it gives one of both, the other is the list price. Raises
+    ConfigError where that is not known: it is not nothing."""
     settings = ModelFacts(usd_per_million_in=model.usd_per_million_in, usd_per_million_out=model.usd_per_million_out)
     said = merged(settings, own.get(model.model), own.get(name))
-    return said.usd_per_million_in, said.usd_per_million_out
+    usd_in, usd_out = said.usd_per_million_in, said.usd_per_million_out
+    if (usd_in is None) == (usd_out is None):
+        return usd_in, usd_out
+    listed = facts(name, model, own)
+    usd_in, usd_out = listed.usd_per_million_in, listed.usd_per_million_out
+    if usd_in is None or usd_out is None:
+        given, missing = ("out", "in") if usd_in is None else ("in", "out")
+        raise ConfigError(f"models.{name} has a price of tokens {given}, none of tokens {missing}, and no list has it.",
+                          f"Add usd_per_million_{missing} (0 where it is free), or take the other out.",
+                          ("models", name, f"usd_per_million_{given}"))
+    return usd_in, usd_out
 
 
 def price_known(name: str, model: Model, own: Mapping[str, ModelFacts]) -> bool:
