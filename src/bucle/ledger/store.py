@@ -12,7 +12,7 @@ import sqlite3
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
@@ -32,6 +32,13 @@ def now() -> str:
     return datetime.now(UTC).isoformat()
 
 
+def private(database: Path) -> None:
+    """Make `database` where there is none, readable by its owner alone; SQLite's files beside it get its mode. One that
+    is there keeps its own: somebody may share it on purpose."""
+    with suppress(FileExistsError):
+        database.touch(mode=0o600, exist_ok=False)
+
+
 class Ledger:
     """One project's store, in `folder` (`.bucle`). Threads may share it; processes may open it side by side."""
 
@@ -44,11 +51,14 @@ class Ledger:
         self.blobs = BlobStore(folder / "blobs")
         self._lock = threading.RLock()
         try:
+            private(folder / "ledger.db")
             self._db = sqlite3.connect(folder / "ledger.db", timeout=30, check_same_thread=False, isolation_level=None)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.execute("PRAGMA cache_size=-32000")  # KiB at most: ids are spread over the whole of their index
             migrate(self._db, resources.files("bucle.ledger").joinpath("schema.sql").read_text())
+        except OSError as error:
+            raise disk_error(error, folder) from error
         except sqlite3.Error as error:
             raise Infrastructure(f"{folder / 'ledger.db'} cannot be opened: {error}.", "bucle doctor") from error
 

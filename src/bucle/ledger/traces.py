@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -41,10 +41,10 @@ class Pruned:
 
 
 class TraceStore:
-    """The traces and feedback of one ledger."""
+    """The traces and feedback of one ledger. `known_as` gives the names that a user's traces may have."""
 
-    def __init__(self, ledger: Ledger) -> None:
-        self.ledger = ledger
+    def __init__(self, ledger: Ledger, *, known_as: Callable[[str], Sequence[str]] | None = None) -> None:
+        self.ledger, self._known_as = ledger, known_as or (lambda user: (user,))
 
     def add_traces(self, traces: Sequence[Trace]) -> int:
         """Commit a batch in one transaction, with its texts searchable and its spend counted; returns how many were
@@ -143,8 +143,10 @@ class TraceStore:
         where, values = ["1"], list[Any]()
         for column in ("route", "user", "release", "key"):
             if value := getattr(asked, column):
-                where.append(f"t.{column} = ? AND t.{column} != ''")  # the latter lets it use traces_user
-                values.append(value)
+                names = self._known_as(value) if column == "user" else (value,)
+                test = f"IN ({', '.join('?' * len(names))})" if len(names) > 1 else "= ?"
+                where.append(f"t.{column} {test} AND t.{column} != ''")  # the latter lets it use traces_user
+                values += names
         for test, number in (("t.status >= ?", asked.status), ("t.at_epoch >= ?", asked.since),
                              ("t.at_epoch < ?", asked.before)):
             if number:

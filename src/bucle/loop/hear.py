@@ -107,5 +107,5 @@ def _item(
     if len(correction or "") > MAX_TEXT or len(reason) > MAX_TEXT:
         raise BadInput(f"A correction or reason may have {MAX_TEXT} characters.", "Shorten it.")
     full = ws.traces.trace(trace if trace.startswith("trace:") else f"trace:{trace}").id
-    body: dict[str, Any] = {"trace": full, "by": by, "rating": rating, "correction": correction}
+    body: dict[str, Any] = {"trace": full, "by": ws.people.stored(by), "rating": rating, "correction": correction}
     return Feedback(id=content_id("feedback", body), at=now(), reason=reason, source=source, **body)

@@ -182,12 +182,12 @@ def _review(ws: Workspace, release: Node, entries: Sequence[Mapping[str, Any]], 
         if review := entry.get("review"):
             trace = ws.traces.trace(_trace_id(release, entry))
             if trace.status < 400:
-                items.append(_verdict(trace, entry, review, documents))
+                items.append(_verdict(ws, trace, entry, review, documents))
     return ws.traces.add_feedback(items)
 
 
 def _verdict(
-    trace: Trace, entry: Mapping[str, Any], review: Mapping[str, Any], documents: Mapping[str, str]
+    ws: Workspace, trace: Trace, entry: Mapping[str, Any], review: Mapping[str, Any], documents: Mapping[str, str]
 ) -> Feedback:
     correction = None
     if "label" in review:  # an agent filed the message: right or corrected
@@ -199,5 +199,5 @@ def _verdict(
         correction = None if rating == 1 else review.get("answer")
     else:
         rating = 1 if review["rating"] > 0 else -1
-    body = {"trace": trace.id, "by": str(review["by"]), "rating": rating, "correction": correction}
+    body = {"trace": trace.id, "by": ws.people.stored(str(review["by"])), "rating": rating, "correction": correction}
     return Feedback(id=content_id("feedback", body), at=entry["at"], source="replay", **body)

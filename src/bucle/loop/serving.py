@@ -96,6 +96,7 @@ def app_for(
         keys=Keys(keys_from_environment(), studio_keys_from_environment(), KeyStore(ws.ledger)),
         accounts=accounts,
         traces=traces,
+        people=ws.people,
     )
     follow(app, ws, release, of_release, production=production)
     return app

@@ -15,6 +15,7 @@ from bucle.core.records import Example, Node
 from bucle.ledger import Ledger, TraceStore
 from bucle.loop.settings import check_settings
 from bucle.loop.sides import Sides
+from bucle.serve.people import People
 
 __all__ = ["Workspace"]
 
@@ -27,6 +28,7 @@ class Workspace:
     config: Project
     ledger: Ledger
     traces: TraceStore
+    people: People
 
     @classmethod
     def open(cls, path: str | Path = ".") -> Workspace:
@@ -39,7 +41,8 @@ class Workspace:
             os.environ["BUCLE_THREADS"] = str(config.threads)
         check_settings(config, path if path != root else root / "bucle.yaml")
         ledger = Ledger(root / ".bucle")
-        return cls(root, config, ledger, TraceStore(ledger))
+        people = People(ledger.folder, masks=config.serve.redact)
+        return cls(root, config, ledger, TraceStore(ledger, known_as=people.known_as), people)
 
     @property
     def trusted(self) -> bool:

@@ -105,6 +105,8 @@ class Replies:
             self._db = None
 
     def _open(self) -> sqlite3.Connection:
+        with contextlib.suppress(FileExistsError):
+            self.path.touch(mode=0o600, exist_ok=False)  # what models were asked and answered
         db = sqlite3.connect(self.path, timeout=30, check_same_thread=False, isolation_level=None)
         try:
             mark = db.execute("PRAGMA application_id").fetchone()[0]

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from bucle.serve.gateway import Gateway
     from bucle.serve.http import Receive, Scope, Send
     from bucle.serve.journal import Journal
+    from bucle.serve.people import People
 
 __all__ = ["create_app"]
 
@@ -34,7 +35,8 @@ def create_app(routes: Mapping[str, Route], *, writer: TraceWriter | None, relea
                limits: Limits | None = None, replay: bool = False, studio: Any = None,
                guards: Any | Sequence[Guard] = (), redact: Callable[[str], str] | None = None,
                api_keys: Sequence[str] | None = None, keys: Keys | None = None, accounts: Accounts | None = None,
-               journal: Journal | None = None, traces: TraceQueue | None = None) -> FastAPI:
+               journal: Journal | None = None, traces: TraceQueue | None = None,
+               people: People | None = None) -> FastAPI:
     """The gateway over `routes` (name -> Route). It serves once: closing it stops its engines.
 
     `writer` receives every request as a Trace (None: nothing is stored), with inputs and outputs through
@@ -42,7 +44,8 @@ def create_app(routes: Mapping[str, Route], *, writer: TraceWriter | None, relea
     `x-upstream-ms` mean something. `studio` is an ASGI app for all other paths; where keys are set it opens to
     BUCLE_STUDIO_KEYS only. `keys` are those that are let in; without them `api_keys`, which default to BUCLE_API_KEYS.
     `accounts` hold what keys may spend. `traces` is a queue of the caller's own in the place of one to `writer` through
-    `journal`; closing the app closes it. `app.state.traces` is that queue,
+    `journal`; closing the app closes it. `people` names those who ask (by default as they say;
+    engines get a hash of it). `app.state.traces` is that queue,
     `app.state.api_keys` the keys in force, `app.state.gateway` the Gateway (`swap` puts another route in a name's
     place). Raises ConfigError for no routes or a name that is not its route's.
     """
@@ -63,7 +66,7 @@ def create_app(routes: Mapping[str, Route], *, writer: TraceWriter | None, relea
     traces = traces or TraceQueue(writer, redact=redact, journal=journal)
     checks = guards if hasattr(guards, "check_ask") else Plugged(guards) if guards else None
     gateway = Gateway(routes, traces, release_id=release_id, limits=limits or Limits(), guards=checks, replay=replay,
-                      accounts=accounts, read=getattr(writer, "trace", None))
+                      accounts=accounts, read=getattr(writer, "trace", None), people=people)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

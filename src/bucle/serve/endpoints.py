@@ -7,7 +7,7 @@ import queue
 import secrets
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -108,6 +108,7 @@ class Endpoints:
         gateway = self._gateway
         body, _ = await gateway.read(exchange)
         asked = parse_feedback(body, gateway.limits)
+        asked = replace(asked, by=gateway.people.stored(asked.by))
         limits = self._counted(exchange, 0)
         at, _, _ = gateway.replayed(exchange)
         item = Feedback(id=content_id("feedback", asdict(asked)), trace=asked.trace, by=asked.by, at=at or utc(now()),

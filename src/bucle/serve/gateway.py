@@ -27,6 +27,7 @@ from bucle.serve.endpoints import Endpoints
 from bucle.serve.errors import ApiError, from_exception
 from bucle.serve.http import Exchange, Receive, Scope, Send
 from bucle.serve.metrics import Metrics
+from bucle.serve.people import People
 from bucle.serve.pipeline import Chat
 from bucle.serve.routes import Limits, Route
 from bucle.serve.tasks import TaskEngine
@@ -86,7 +87,8 @@ class Gateway:
 
     def __init__(self, routes: Mapping[str, Route], traces: TraceQueue, *, release_id: str, limits: Limits,
                  guards: Any = None, replay: bool = False, accounts: Accounts | None = None,
-                 read: Callable[[str], Trace] | None = None) -> None:
+                 read: Callable[[str], Trace] | None = None, people: People | None = None) -> None:
+        self.people = people or People(masks=False)
         self.routes = dict(routes)
         self.traces, self.limits, self.guards, self.release_id = traces, limits, guards, release_id
         self.accounts, self.replay, self._read_trace = accounts, replay, read
@@ -201,6 +203,7 @@ class Gateway:
     def begin(self, exchange: Exchange, live: Live, user: str, text: str, size: int) -> Call:
         """A call at work from now on. Raises ApiError 503 where too many are."""
         at, trace_id, forward = self.replayed(exchange)
+        user = self.people.stored(user)
         if self.active >= self.limits.in_flight:
             raise ApiError(503, "too many requests at once; try again", code="overloaded",
                            headers={"retry-after": "1"})

@@ -96,7 +96,7 @@ class Chat:
                 await self._stream(call, exchange, dialect, live, guarded)
                 return
             async with asyncio.timeout_at(_at(call)):
-                answer = await live.chat.complete(guarded.ask, call.ctx)
+                answer = await live.chat.complete(self._told(guarded.ask), call.ctx)
             self._spanned(call)
             call.first()
             answer = await self._after(call, answer, guarded)
@@ -141,6 +141,10 @@ class Chat:
             raise ApiError(400, "the last message must be the user's", code="invalid_value", param="messages")
         return ask
 
+    def _told(self, ask: ChatAsk) -> ChatAsk:
+        """`ask` as engines get it: who asks is told apart, and not named."""
+        return replace(ask, user=self._gateway.people.told(ask.user)) if ask.user else ask
+
     async def _before(self, call: Call, ask: ChatAsk) -> _Guarded:
         guards, secret = self._gateway.guards, None
         if guards is None:
@@ -179,7 +183,7 @@ class Chat:
     async def _stream(self, call: Call, exchange: Exchange, dialect: Dialect, live: Live, guarded: _Guarded) -> None:
         """Pieces as they come. Up to the first one a failure is still a status; a client that goes away ends it."""
         ask = guarded.ask
-        pieces = live.chat.stream(ask, call.ctx)
+        pieces = live.chat.stream(self._told(ask), call.ctx)
         events = dialect.events(_head(call, live), ask)
         try:
             try:

@@ -1,9 +1,10 @@
 """An answer's text on its way out: nothing leaves before what it may be part of is known.
 
 What is held: the word that is being written, and those before it where they may spell an address; a number and what may
-belong to it (AFTER characters after its last digit), at most CLUSTER characters; a private key up to its end (KEY). Where a guard that judges the whole blocks
-(injection, abuse, language, a model), text leaves in steps of STEP characters, each judged with what came before; where
-the schema's blocks, at the end. Where the prompt's leak blocks, the last TAIL characters are held.
+belong to it (AFTER characters after its last digit), at most CLUSTER characters; a private key up to its end (KEY).
+Where a guard that judges the whole blocks (injection, abuse, language, a model), text leaves in steps of STEP
+characters, each judged with what came before; where the schema's blocks, at the end. Where the prompt's leak blocks,
+the last TAIL characters are held.
 """
 
 from __future__ import annotations
