@@ -128,3 +128,13 @@ def test_the_address_is_that_of_the_project(project: Path) -> None:
         file.write("  host: 0.0.0.0\n  port: 9444\n")
     done = CliRunner().invoke(keys, ["create", "app"])
     assert "curl 127.0.0.1:9444/v1/models" in done.stderr
+
+
+def test_a_key_may_be_for_some_models_alone(project: Path) -> None:
+    made = answer("create", "app", "--model", "t")["key"]
+    assert made["models"] == ["t"]
+    assert "asks   t" in told("show", "app")
+    assert answer("change", "app", "--no", "models")["key"]["models"] == []
+    wrong = CliRunner().invoke(keys, ["create", "other", "--model", "tt"])
+    assert isinstance(wrong.exception, BucleError)
+    assert "no task, model or route `tt`" in wrong.exception.message

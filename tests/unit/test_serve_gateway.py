@@ -204,6 +204,24 @@ class _Some(Keys):
         return self.key
 
 
+def test_a_key_of_some_models_sees_no_others() -> None:
+    routes = {name: Route(name, "chat", engine=Words("a", name=name)) for name in ("one", "secret")}
+    with served(routes, keys=_Some(Key("key:1", "k", models=frozenset({"one", "gone"})))) as (http, _, app):
+        assert ask(http, "one").status_code == 200
+        for method, path, json_ in (("POST", "/v1/chat/completions", body("secret")),
+                                    ("POST", "/v1/responses", {"model": "secret", "input": "x"}),
+                                    ("POST", "/v1/embeddings", {"model": "secret", "input": "x"}),
+                                    ("GET", "/v1/models/secret", None)):
+            told = http.request(method, path, json=json_)
+            assert (told.status_code, told.json()["error"]["code"]) == (404, "model_not_found")
+            assert told.text == http.request(method, path.replace("secret", "nosuch"), json=json_ and {
+                **json_, "model": "nosuch"}).text.replace("nosuch", "secret"), "as if it were not there"
+        assert [m["id"] for m in http.get("/v1/models").json()["data"]] == ["one"]
+        assert "secret" not in http.get("/openapi.json").text
+        app.state.gateway.swap("gone", Route("gone", "chat", engine=Words("b", name="gone")))
+        assert ask(http, "gone").status_code == 200, "one that comes later is there"
+
+
 def test_budgets_are_reserved_before_and_settled_after() -> None:
     engine, accounts = Words("a"), Accounts()
     keys = _Some(Key("key:1", "one", "", frozenset({"chat"}), frozenset({"staff"}), usd_per_month=0.6))

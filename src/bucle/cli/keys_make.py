@@ -26,6 +26,8 @@ def _settings(command: Callable[..., None]) -> Callable[..., None]:
                      "(these four unless said otherwise), metrics, studio. May be repeated."),
         click.option("--label", "labels", multiple=True, help="An access label: its holder sees documents that need "
                      "it. May be repeated."),
+        click.option("--model", "models", multiple=True, help="A task, model or route that it may ask; without one, "
+                     "all. May be repeated."),
         click.option("--expires", default=None, help="When it ends: 12h, 30d, 8w, a date (UTC), or never."),
         click.option("--usd-per-month", type=float, default=None, help="Dollars in a UTC calendar month."),
         click.option("--rpm", type=int, default=None, help="Requests a minute."),
@@ -40,8 +42,9 @@ def _settings(command: Callable[..., None]) -> Callable[..., None]:
 @_settings
 @on_project
 @as_json
-def create(name: str, team: str | None, scopes: tuple[str, ...], labels: tuple[str, ...], expires: str | None,
-           usd_per_month: float | None, rpm: int | None, tpm: int | None, folder: str, json_: bool) -> None:
+def create(name: str, team: str | None, scopes: tuple[str, ...], labels: tuple[str, ...], models: tuple[str, ...],
+           expires: str | None, usd_per_month: float | None, rpm: int | None, tpm: int | None, folder: str,
+           json_: bool) -> None:
     """Make a key called NAME. Its secret goes to standard output, alone, and is never shown again.
 
     Without --label its holder sees no document that needs a label; without a limit it has none.
@@ -54,7 +57,7 @@ def create(name: str, team: str | None, scopes: tuple[str, ...], labels: tuple[s
     first = not store.stored()
     key, secret = store.create(name, by=_who(), team=_team(ws, team or ""), scopes=scopes or ASKING, labels=labels,
                                expires_at=_end(expires), usd_per_month=usd_per_month, requests_per_minute=rpm,
-                               tokens_per_minute=tpm)
+                               tokens_per_minute=tpm, models=_models(ws, models))
     emit({"key": key.described(), "secret": secret}, json_, lambda: _show_secret(key, secret, _address(ws), first))
 
 
@@ -80,25 +83,26 @@ def rotate(name: str, grace: str, folder: str, json_: bool) -> None:
 @click.command("change")
 @click.argument("name")
 @_settings
-@click.option("--no", "dropped", multiple=True, type=click.Choice(["usd-per-month", "rpm", "tpm", "labels", "team"]),
-              help="A limit, the labels or the team to take away. May be repeated.")
+@click.option("--no", "dropped", multiple=True, type=click.Choice(["usd-per-month", "rpm", "tpm", "labels", "models",
+                                                                        "team"]),
+              help="A limit, the labels, the models or the team to take away. May be repeated.")
 @on_project
 @as_json
-def change(name: str, team: str | None, scopes: tuple[str, ...], labels: tuple[str, ...], expires: str | None,
-           usd_per_month: float | None, rpm: int | None, tpm: int | None, dropped: tuple[str, ...], folder: str,
-           json_: bool) -> None:
-    """Change the key NAME (or its id). What is not given stays; scopes and labels replace those before."""
+def change(name: str, team: str | None, scopes: tuple[str, ...], labels: tuple[str, ...], models: tuple[str, ...],
+           expires: str | None, usd_per_month: float | None, rpm: int | None, tpm: int | None, dropped: tuple[str, ...],
+           folder: str, json_: bool) -> None:
+    """Change the key NAME (or its id). What is not given stays; scopes, labels and models replace those before."""
     from bucle.core.errors import BadInput
     from bucle.ledger.keys import KeyStore
     from bucle.loop.workspace import Workspace
 
     ws = Workspace.open(folder)
     given: dict[str, Any] = {"usd_per_month": usd_per_month, "requests_per_minute": rpm, "tokens_per_minute": tpm,
-                             "scopes": scopes or None, "labels": labels or None,
+                             "scopes": scopes or None, "labels": labels or None, "models": _models(ws, models) or None,
                              "team": None if team is None else _team(ws, team)}
     wanted = {field: value for field, value in given.items() if value is not None}
     names = {"usd-per-month": "usd_per_month", "rpm": "requests_per_minute", "tpm": "tokens_per_minute"}
-    wanted |= {names.get(one, one): {"labels": (), "team": ""}.get(one) for one in dropped}
+    wanted |= {names.get(one, one): {"labels": (), "models": (), "team": ""}.get(one) for one in dropped}
     if expires is not None:
         wanted["expires_at"] = _end(expires)
     if not wanted:
@@ -131,6 +135,7 @@ def summary(key: Key) -> str:
              f"may    {', '.join(sorted(key.scopes))}",
              f"sees   documents that need no {'other ' if key.labels else ''}label"
              f"{' than ' if key.labels else ''}{', '.join(sorted(key.labels))}",
+             f"asks   {', '.join(sorted(key.models)) or 'every model'}",
              f"limits {', '.join(limits) or 'none'}",
              f"ends   {_utc(key.expires_at) if key.expires_at is not None else 'never'}"]
     return "\n".join(lines)
@@ -160,6 +165,16 @@ def _team(ws: Workspace, team: str) -> str:
         raise ConfigError(f"bucle.yaml has no team `{team[:80]}` under serve.teams: {', '.join(teams)}.",
                           f"Add it there (`{team[:80]}: {{}}` for one without a budget), or choose another.")
     return team
+
+
+def _models(ws: Workspace, models: Sequence[str]) -> Sequence[str]:
+    from bucle.core.errors import ConfigError
+
+    config = ws.config
+    known = [*config.tasks, *config.models, *config.serve.routes]
+    if wrong := [m for m in models if m not in known and m.partition(":")[0] not in config.models]:
+        raise ConfigError(f"bucle.yaml has no task, model or route `{wrong[0][:80]}`.", f"It has: {', '.join(known)}.")
+    return models
 
 
 def _end(expires: str | None) -> float | None:

@@ -29,6 +29,7 @@ ASKING = ("chat", "embeddings", "feedback", "moderations")
 SCOPES = (*ASKING, "metrics", "studio")
 """`metrics` and `studio` show what everybody asked."""
 
+_SETS = ("scopes", "labels", "models")
 _LABEL = re.compile(r"[\w][\w .:@/+-]{0,99}")  # as documents' access labels are
 _TABLES = (
     "CREATE TABLE IF NOT EXISTS api_keys (id TEXT PRIMARY KEY, body TEXT NOT NULL, created_at TEXT NOT NULL, "
@@ -43,7 +44,8 @@ _TABLES = (
 @dataclass(frozen=True, slots=True)
 class Key:
     """Who asks, without the secret. `labels` are the documents' access labels that its holder may see; `expires_at`
-    epoch seconds; None: no limit. `team` shares the team's budget of bucle.yaml (`serve.teams`)."""
+    epoch seconds; None: no limit. `team` shares the team's budget of bucle.yaml (`serve.teams`).
+    `models` are the names in /v1/models that are there for it; none: all."""
 
     id: str
     name: str
@@ -54,11 +56,16 @@ class Key:
     usd_per_month: float | None = None
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
+    models: frozenset[str] = frozenset()
+
+    def sees(self, model: str) -> bool:
+        """Whether the model called so is there for its holder."""
+        return not self.models or model in self.models
 
     def described(self) -> dict[str, Any]:
         """All fields as JSON has them: sets as sorted lists."""
         told = {f.name: getattr(self, f.name) for f in fields(self)}
-        return told | {"scopes": sorted(self.scopes), "labels": sorted(self.labels)}
+        return told | {name: sorted(told[name]) for name in _SETS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,11 +179,13 @@ class KeyStore:
 
     def create(self, name: str, *, by: str, team: str = "", scopes: Iterable[str] = ASKING,
                labels: Iterable[str] = (), expires_at: float | None = None, usd_per_month: float | None = None,
-               requests_per_minute: int | None = None, tokens_per_minute: int | None = None) -> tuple[Key, str]:
+               requests_per_minute: int | None = None, tokens_per_minute: int | None = None,
+               models: Iterable[str] = ()) -> tuple[Key, str]:
         """A new key and its secret, which nobody can show again. Raises BadInput for what cannot be meant, or a name
         that a key that is not revoked has."""
         key = _checked(Key(f"key:{secrets.token_hex(8)}", name, team, frozenset(scopes), frozenset(labels), expires_at,
-                           usd_per_month, requests_per_minute, tokens_per_minute), self._clock())
+                           usd_per_month, requests_per_minute, tokens_per_minute, frozenset(models)),
+                       self._clock())
         secret = _new_secret()
         with self.ledger.transaction() as db:
             self._free(key)
@@ -192,7 +201,7 @@ class KeyStore:
         Raises NotFound, or BadInput."""
         with self.ledger.transaction() as db:
             before = self._alive(name).key
-            wanted: dict[str, Any] = {n: frozenset(v) if n in ("scopes", "labels") else v for n, v in settings.items()}
+            wanted: dict[str, Any] = {n: frozenset(v) if n in _SETS else v for n, v in settings.items()}
             after = _checked(replace(before, **wanted), self._clock() if "expires_at" in settings else 0.0)
             self._free(after)
             old, new = before.described(), after.described()
@@ -267,7 +276,7 @@ def _body(key: Key) -> str:
 
 def _key(id_: str, body: Mapping[str, Any]) -> Key:
     known = {n: v for n, v in body.items() if n in Key.__slots__}
-    return Key(id=id_, **known | {"scopes": frozenset(body["scopes"]), "labels": frozenset(body["labels"])})
+    return Key(id=id_, **known | {name: frozenset(body.get(name, ())) for name in _SETS})
 
 
 def _checked(key: Key, at: float) -> Key:
@@ -284,6 +293,8 @@ def _checked(key: Key, at: float) -> Key:
         raise BadInput("A key without a scope opens nothing.", f"The scopes are {', '.join(SCOPES)}.")
     if wrong := [label for label in key.labels if not _LABEL.fullmatch(label)]:
         raise BadInput(f"{wrong[0][:60]!r} is no access label.", "Labels are what documents' `access` says.")
+    if wrong := [model for model in key.models if not (0 < len(model) <= 200 and model.isprintable())]:
+        raise BadInput(f"{wrong[0][:60]!r} is no name of a model.", "The names are those of /v1/models.")
     if key.expires_at is not None and not at < key.expires_at < 253402300800:  # the year 10000
         raise BadInput("A key's end lies in the future.", "--expires 30d")
     for what, value, most in (("usd_per_month", key.usd_per_month, 1e9),

@@ -50,14 +50,14 @@ class Endpoints:
         """Path, method and handler of each."""
         return [("/v1/embeddings", "POST", self.embeddings), ("/v1/feedback", "POST", self.feedback),
                 ("/v1/moderations", "POST", self.moderations),
-                ("/v1/models", "GET", self.models), ("/openapi.json", "GET", self.openapi),
-                ("/openapi.json", "GET", self.described), ("/healthz", "GET", self.health),
+                ("/v1/models", "GET", self.models), ("/openapi.json", "GET", self.described),
+                ("/healthz", "GET", self.health),
                 ("/readyz", "GET", self.readiness), ("/metrics", "GET", self.prometheus)]
 
     async def embeddings(self, exchange: Exchange) -> None:
         gateway = self._gateway
         body, size = await gateway.read(exchange)
-        live = gateway.find(body, embeddings=True)
+        live = gateway.find(body, exchange.key, embeddings=True)
         asked = parse_embeddings(body, live.route, gateway.limits)
         text = "\n".join(asked.texts)[:gateway.limits.input_chars]
         call = gateway.begin(exchange, live, asked.user, text, size)
@@ -136,34 +136,28 @@ class Endpoints:
         return held.headers()
 
     async def models(self, exchange: Exchange) -> None:
-        """Every route."""
-        await exchange.json({"object": "list", "data": self._rows()})
+        """Every route that is there for who asks."""
+        await exchange.json({"object": "list", "data": self._rows(exchange)})
 
     async def model(self, exchange: Exchange) -> None:
         """The route that the path names."""
         name = unquote(exchange.path.removeprefix("/v1/models/"))
-        row = next((row for row in self._rows() if row["id"] == name), None)
+        row = next((row for row in self._rows(exchange) if row["id"] == name), None)
         if row is None:
             raise ApiError(404, f"the model {clean(name[:100])!r} is not served here", code="model_not_found")
         await exchange.json(row)
 
-    def _rows(self) -> list[dict[str, Any]]:
+    def _rows(self, exchange: Exchange) -> list[dict[str, Any]]:
         gateway = self._gateway
         return [{"id": r.name, "object": "model", "created": gateway.started, "owned_by": "bucle",
                  "bucle": {"kind": r.kind, "candidate": r.candidate, "release": r.release or gateway.release_id}}
-                for r in tuple(gateway.routes.values())]
-
-    async def openapi(self, exchange: Exchange) -> None:
-        """What is served now, described."""
-        from bucle.serve.openapi import openapi
-
-        await exchange.json(openapi(self._gateway.routes, self._gateway.limits))
+                for r in gateway.seen(exchange.key).values()]
 
     async def described(self, exchange: Exchange) -> None:
         """The API as OpenAPI 3.1."""
         from bucle.serve.openapi import openapi
 
-        await exchange.json(openapi(dict(self._gateway.routes), self._gateway.limits))
+        await exchange.json(openapi(self._gateway.seen(exchange.key), self._gateway.limits))
 
     async def health(self, exchange: Exchange) -> None:
         await exchange.json({"status": "ok"})

@@ -26,6 +26,7 @@ from bucle.serve.dialects import DIALECTS
 from bucle.serve.endpoints import Endpoints
 from bucle.serve.errors import ApiError, from_exception
 from bucle.serve.http import Exchange, Receive, Scope, Send
+from bucle.serve.keys import Key
 from bucle.serve.metrics import Metrics
 from bucle.serve.people import People
 from bucle.serve.pipeline import Chat
@@ -191,14 +192,18 @@ class Gateway:
         data = await exchange.body(self.limits)
         return wire.parse_json(data), len(data)
 
-    def find(self, body: Mapping[str, Any], *, embeddings: bool = False) -> Live:
-        """The route that `model` names. Raises ApiError 400 or 404."""
+    def find(self, body: Mapping[str, Any], key: Key | None, *, embeddings: bool = False) -> Live:
+        """The route that `model` names. Raises ApiError 400 or 404; one that is not for `key` is not there."""
         name = body.get("model")
-        live = self._live.get(name) if isinstance(name, str) else None
+        live = self._live.get(name) if isinstance(name, str) and (key is None or key.sees(name)) else None
         if live is None or (live.route.kind == "embed") != embeddings:
-            wire.find_route(body, self.routes, embeddings=embeddings)  # says what is wrong
+            wire.find_route(body, self.seen(key), embeddings=embeddings)  # says what is wrong
             raise ApiError(404, "this model is not served here", code="model_not_found", param="model")
         return live
+
+    def seen(self, key: Key | None) -> dict[str, Route]:
+        """The routes that are there for `key`."""
+        return {name: route for name, route in tuple(self.routes.items()) if key is None or key.sees(name)}
 
     def begin(self, exchange: Exchange, live: Live, user: str, text: str, size: int) -> Call:
         """A call at work from now on. Raises ApiError 503 where too many are."""

@@ -84,7 +84,7 @@ class Chat:
         """Read one request, answer it, leave its trace. Raises ApiError where nothing was sent yet."""
         gateway = self._gateway
         body, size = await gateway.read(exchange)
-        live = gateway.find(body)
+        live = gateway.find(body, exchange.key)
         ask = dialect.parse(body, gateway.limits)
         ask = self._fitting(ask, live, dialect)
         call = gateway.begin(exchange, live, ask.user, _input(live, ask), size)
