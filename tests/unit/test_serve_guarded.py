@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from bucle.core.engine import OFFERS, AskContext, ChatAnswer, ChatAsk, Choice
 from bucle.core.records import Feedback, Trace, Usage
+from bucle.core.serving import Guards
 from bucle.serve.app import create_app
+from bucle.serve.guard import GuardSet
 from bucle.serve.people import People
 from bucle.serve.routes import Route
 from bucle.serve.server import BackgroundServer
@@ -32,6 +36,19 @@ class Says:
 
     async def close(self) -> None:
         pass
+
+
+class Vectors:
+    """An embedder that remembers the texts it was given."""
+
+    name, dimensions, max_parallel = "vectors", 2, 1
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        self.asked += texts
+        return [[1.0, 0.0]] * len(texts)
 
 
 class Kept:
@@ -78,3 +95,63 @@ def test_who_asks_is_named_neither_to_the_engine_nor_in_the_ledger(tmp_path: Pat
     assert [ctx.identity for _, ctx in engine.asked] == [ana, "u-4711", ana]
     assert [item.by for item in kept.heard] == [people.stored("612345678")]
     assert "empresa" not in str(kept.rows) + str([(a.user, c) for a, c in engine.asked])
+
+
+GITHUB = "ghp_" + "a1B2" * 9
+"""A key in GitHub's form."""
+RULES = GuardSet(Guards.model_validate({"personal_data": {"input": "mask"}, "secrets": {"input": "block"}}))
+
+
+def test_texts_for_an_encoder_pass_the_guards() -> None:
+    vectors = Vectors()
+    with served(Route("e", "embed", embedder=vectors), guards=RULES) as (http, kept, traces):
+        asked = {"model": "e", "input": ["hola", "escribe a ana@x.es"]}
+        reply = http.post("/v1/embeddings", json=asked).json()
+        assert vectors.asked == ["hola", "escribe a [EMAIL]"]
+        assert reply["bucle"]["guard"]["kinds"] == ["email"]
+        many = http.post("/v1/embeddings", json={"model": "e", "input": ["llama al 612345678"] * 250})
+        assert many.status_code == 200
+        assert vectors.asked[2:] == ["llama al [PHONE]"] * 250
+        refused = http.post("/v1/embeddings", json={"model": "e", "input": ["hola", f"usa {GITHUB}"]})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (400, "content_filter")
+        assert len(vectors.asked) == 252
+        assert traces.flush()
+    assert [row.status for row in kept.rows] == [200, 200, 400]
+    assert kept.rows[2].guard["kinds"] == ["secret"]
+    assert [s["name"] for s in kept.rows[0].spans] == ["guard", "engine"]
+
+
+def test_a_guard_that_flags_lets_texts_for_an_encoder_pass() -> None:
+    vectors = Vectors()
+    with served(Route("e", "embed", embedder=vectors), guards=GuardSet(Guards())) as (http, _, _):
+        reply = http.post("/v1/embeddings", json={"model": "e", "input": GITHUB}).json()
+    assert vectors.asked == [GITHUB]
+    assert reply["bucle"]["guard"]["flagged"]
+
+
+ARGUMENTS = {"token": GITHUB, "a": "ana@x.es"}
+CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": json.dumps(ARGUMENTS)}}
+TOLD = {"role": "user", "content": "hola"}
+AGENTS = {
+    "/v1/chat/completions": {"messages": [TOLD, {"role": "assistant", "tool_calls": [CALL]},
+                                          {"role": "tool", "tool_call_id": "c1", "content": "vale"}]},
+    "/v1/messages": {"max_tokens": 9, "messages": [
+        TOLD, {"role": "assistant", "content": [{"type": "tool_use", "id": "c1", "name": "f", "input": ARGUMENTS}]},
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "c1", "content": "vale"}]}]},
+    "/v1/responses": {"input": [
+        TOLD, {"type": "function_call", "call_id": "c1", "name": "f", "arguments": json.dumps(ARGUMENTS)},
+        {"type": "function_call_output", "call_id": "c1", "output": "vale"}]},
+}
+
+
+@pytest.mark.parametrize("path", AGENTS)
+def test_an_agent_s_earlier_calls_pass_the_guards_by_every_api(path: str) -> None:
+    engine = Says()
+    with served(Route("m", "chat", engine=engine), guards=RULES) as (http, _, _):
+        sent = {"model": "m", **AGENTS[path]}
+        assert http.post(path, json=sent).status_code == 400
+        assert not engine.asked
+        plain = json.loads(json.dumps(sent).replace(GITHUB, "no"))
+        assert http.post(path, json=plain).status_code == 200
+    turn = next(m for m in engine.asked[0][0].messages if m.get("tool_calls"))
+    assert json.loads(turn["tool_calls"][0]["function"]["arguments"]) == {"token": "no", "a": "[EMAIL]"}

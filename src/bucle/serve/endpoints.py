@@ -27,7 +27,9 @@ from bucle.serve.dialects import (
     parse_moderations,
 )
 from bucle.serve.errors import ApiError
+from bucle.serve.guard import refusal
 from bucle.serve.http import Exchange
+from bucle.serve.pipeline import INLINE
 
 if TYPE_CHECKING:
     from bucle.serve.call import Call
@@ -62,8 +64,9 @@ class Endpoints:
         text = "\n".join(asked.texts)[:gateway.limits.input_chars]
         call = gateway.begin(exchange, live, asked.user, text, size)
         try:
+            texts = await self._guarded(call, asked.texts)
             gateway.reserve(call, None)
-            vectors, call.usage = await self._embed(call, live, asked.texts)
+            vectors, call.usage = await self._embed(call, live, texts)
             call.first()
             reply = embeddings_reply(live.route.name, vectors, call.usage, base64=asked.base64, extra=call.extra())
             call.finish()
@@ -73,6 +76,21 @@ class Endpoints:
                 raise
             raise known from error
         await exchange.json(reply, headers=call.headers())
+
+    async def _guarded(self, call: Call, texts: tuple[str, ...]) -> tuple[str, ...]:
+        """`texts` as the input's guards let them go on. Raises ApiError for one that they refuse."""
+        guards = self._gateway.guards
+        if guards is None:
+            return texts
+        started = time.perf_counter()
+        short = guards.inline and call.bound <= INLINE
+        done = guards.check_texts(texts) if short else await self._gateway.aside(guards.check_texts, texts)
+        texts, checked = done
+        call.before = checked.verdicts
+        call.ctx.span("guard", started, on="input")
+        if checked.blocked is not None:
+            raise refusal(checked.blocked)
+        return texts
 
     async def _embed(self, call: Call, live: Live, texts: tuple[str, ...]) -> tuple[Any, Usage]:
         """Vectors and usage, from a thread; one that is late keeps its turn until it has ended."""

@@ -304,7 +304,9 @@ class Chat:
 
 
 def _length(ask: ChatAsk) -> int:
-    """Characters of what guards look at."""
+    """Characters of what guards look at, where it is no more than text."""
+    if ask.tools or ask.schema or any("tool_calls" in m for m in ask.messages):
+        return INLINE + 1
     if ask.prompt is not None:
         return len(ask.prompt)
     return sum(len(m.get("content") or "") for m in ask.messages if m.get("role") != "system")

@@ -23,6 +23,9 @@ class Plugged:
     def check_ask(self, ask: ChatAsk) -> tuple[ChatAsk, Checked]:
         return ask, self._look(ask.text)
 
+    def check_texts(self, texts: Sequence[str]) -> tuple[Sequence[str], Checked]:
+        return texts, self._look("\n".join(texts))
+
     def check_answer(self, answer: ChatAnswer, ask: ChatAsk, secret: Any = None) -> tuple[ChatAnswer, Checked]:
         found = answer.prediction
         return answer, self._look(found.output if found is not None else answer.text)

@@ -16,6 +16,7 @@ from bucle.core.serving import GuardRule, Guards
 from bucle.serve.errors import ApiError
 from bucle.serve.guard import leak, look, models, scorers
 from bucle.serve.guard.classifier import scores
+from bucle.serve.guard.inside import END, Leaves
 from bucle.serve.guard.leak import Messages, Secret
 from bucle.serve.guard.look import NOTHING, Around, Found, Look
 from bucle.serve.guard.models import Endpoint
@@ -25,9 +26,14 @@ __all__ = ["Check", "Checked", "GuardSet", "refusal", "stored"]
 
 log = logging.getLogger("bucle.serve")
 Side = Literal["input", "output"]
+Row = tuple[str, Look, float, str]
+"""A check as it runs: name, look, threshold, action."""
+_ALONE = Around()
 CLOSED = ("mask", "block")
 """Actions that must hold: where their guard fails, the text is refused."""
 FAILED = "guard_failed"
+HELD = ("personal_data", "secrets")
+"""What goes no further wherever it stands; the other guards judge what people say, not what models and programs do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +90,7 @@ class GuardSet:
         self._checks = {side: tuple(c for c in everything if c.action(side) != "off") for side in ("input", "output")}
         self._rows = {side: tuple((c.name, c.look, c.rule.threshold, c.action(side)) for c in checks)
                       for side, checks in self._checks.items()}
+        self._held = tuple(row for row in self._rows["input"] if row[0] in HELD)
         self.flags_only = all(c.action("input") == "flag" for c in self._checks["input"])
         self._token = rules.prompt_leak.output in CLOSED
         self._leaks = rules.prompt_leak.output != "off"
@@ -103,25 +110,72 @@ class GuardSet:
 
     def check_ask(self, ask: ChatAsk) -> tuple[ChatAsk, Checked]:
         """`ask` with personal data and secrets masked where that is the rule, and the worst that was found: in the
-        prompt, or in any message but the system's; the model's own are masked and not judged."""
+        prompt, or in any message but the system's. In what the model said itself (calls of tools too), in tools,
+        schemas and names only personal data and secrets are looked for."""
         if ask.prompt is not None:
-            checked = self.check_input(ask.prompt)
-            return (replace(ask, prompt=checked.text) if checked.masked else ask), checked
+            messages, found = ask.messages, [self.check_input(ask.prompt)]
+        else:
+            messages, found = self._check_messages(ask.messages)
+        changes: dict[str, Any] = {}
+        if any(one.masked for one in found):
+            changes = {"messages": messages} if ask.prompt is None else {"prompt": found[0].text}
+        if ask.tools or ask.schema or ask.stop or ask.regex:
+            functions = [dict(tool.get("function") or {}) for tool in ask.tools]
+            form = {"tools": functions, "schema": ask.schema, "stop": ask.stop, "regex": ask.regex}
+            looked, checked = self._check_inside(form, [function.pop("name", "") for function in functions])
+            found.append(checked)
+            if checked.masked and checked.blocked is None:
+                tools = tuple({**tool, "function": {**dict(tool.get("function") or {}), **function}}
+                              for tool, function in zip(ask.tools, looked["tools"], strict=True))
+                changes |= {"tools": tools, "schema": looked["schema"], "stop": tuple(looked["stop"]),
+                            "regex": looked["regex"]}
+        whole = replace(_worst(found), masked=bool(changes))
+        return (replace(ask, **changes) if changes else ask), whole
+
+    def check_texts(self, texts: Sequence[str]) -> tuple[tuple[str, ...], Checked]:
+        """The same for texts that go to an encoder."""
+        found = [self.check_input(text) for text in texts]
+        return tuple(one.text for one in found), _worst(found or [self.check_input("")])
+
+    def _check_messages(self, messages: Sequence[Mapping[str, Any]]) -> tuple[Messages, list[Checked]]:
         found: list[Checked] = []
-        messages: list[Mapping[str, Any]] = []
-        masked = False
-        for message in ask.messages:
+        after: list[Mapping[str, Any]] = []
+        for message in messages:
             text, role = message.get("content"), message.get("role")
-            if not isinstance(text, str) or not text or role in leak.SYSTEM:
-                messages.append(message)
-                continue
-            checked = self.check_input(text)
-            if role != "assistant":
+            if isinstance(text, str) and text and role not in leak.SYSTEM:
+                checked = self._checked(text, self._held) if role == "assistant" else self.check_input(text)
                 found.append(checked)
-            masked |= checked.masked
-            messages.append({**message, "content": checked.text} if checked.masked else message)
-        whole = _worst(found or [self.check_input("")])
-        return (replace(ask, messages=tuple(messages)) if masked else ask), replace(whole, masked=masked)
+                if checked.masked:
+                    message = {**message, "content": checked.text}
+            if calls := message.get("tool_calls"):
+                said = [dict(call.get("function") or {}) for call in calls]
+                looked, checked = self._check_inside(said, [function.pop("name", "") for function in said])
+                found.append(checked)
+                if checked.masked and checked.blocked is None:
+                    message = {**message, "tool_calls": [
+                        {**call, "function": {**dict(call.get("function") or {}), **function}}
+                        for call, function in zip(calls, looked, strict=True)]}
+            if name := message.get("name"):
+                found.append(self._check_inside((), [name])[1])
+            after.append(message)
+        if all(len(one.verdicts) < len(self._rows["input"]) for one in found):
+            found.append(self.check_input(""))  # nobody but the model said anything: every guard has its verdict
+        return tuple(after), found
+
+    def _check_inside(self, value: Any, names: Sequence[str]) -> tuple[Any, Checked]:
+        """JSON with personal data and secrets masked where they stand. `names` cannot be masked: one that would have to
+        be is refused."""
+        named = self._checked(END.join(names), self._held)
+        leaves = Leaves(value)
+        verdicts, blocked, spans = self._seen(leaves.text, self._held, Around())
+        checked = Checked("", verdicts, blocked, bool(spans))
+        whole = True
+        if spans:
+            value, whole = leaves.masked(spans)
+        worst = _worst([checked, named])
+        if worst.blocked is None and (named.masked or not whole):
+            worst = replace(worst, blocked=next(v for v in worst.verdicts if v.flagged))
+        return value, replace(worst, masked=bool(spans))
 
     def check_answer(self, answer: ChatAnswer, ask: ChatAsk, secret: Secret | None = None
                      ) -> tuple[ChatAnswer, Checked]:
@@ -178,11 +232,21 @@ class GuardSet:
     def check(self, text: str, side: Side, around: Around) -> Checked:
         """What the guards of one side say of `text`. One that fails is a verdict `guard_failed`: it flags nothing, and
         refuses the text where its action is to mask or to block."""
+        return self._checked(text, self._rows[side], around)
+
+    def _checked(self, text: str, rows: tuple[Row, ...], around: Around | None = None) -> Checked:
+        verdicts, blocked, spans = self._seen(text, rows, around or _ALONE)
+        masked = cut(text, spans) if spans else text
+        return Checked(masked, verdicts, blocked, masked != text)
+
+    def _seen(self, text: str, rows: tuple[Row, ...], around: Around
+              ) -> tuple[tuple[Verdict, ...], Verdict | None, list[tuple[int, int, str]]]:
+        """What each of `rows` says, the one that refuses the text, and what is to be masked."""
         verdicts: list[Verdict] = []
         blocked: Verdict | None = None
         spans: list[tuple[int, int, str]] = []
         began = time.perf_counter()
-        for name, look_at, threshold, action in self._rows[side]:
+        for name, look_at, threshold, action in rows:
             held, kinds, failed = action, tuple[str, ...](), False
             try:
                 found = look_at(text, around)
@@ -201,8 +265,7 @@ class GuardSet:
             verdicts.append(verdict)
             if kinds and held == "block":
                 blocked = blocked or verdict
-        masked = cut(text, spans) if spans else text
-        return Checked(masked, tuple(verdicts), blocked, masked != text)
+        return tuple(verdicts), blocked, spans
 
 
 def refusal(blocked: Verdict) -> ApiError:
@@ -249,8 +312,10 @@ def _worst(found: Sequence[Checked]) -> Checked:
     """The checks of several texts as one: of each guard the highest verdict, with the time of all."""
     if len(found) == 1:
         return found[0]
-    verdicts = []
-    for same in zip(*(one.verdicts for one in found), strict=True):
+    verdicts, by = [], dict[str, list[Verdict]]()
+    for verdict in (verdict for one in found for verdict in one.verdicts):
+        by.setdefault(verdict.guard, []).append(verdict)
+    for same in by.values():
         top = max(same, key=lambda v: (v.flagged, FAILED in v.kinds, v.score))
         kinds = tuple(dict.fromkeys(kind for v in same for kind in v.kinds))
         verdicts.append(replace(top, kinds=kinds, ms=sum(v.ms for v in same)))
