@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import math
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bucle.core.engine import ChatAnswer, ChatAsk, Choice, Delta, wanted
+from bucle.core.engine import OFFERS, ChatAnswer, ChatAsk, Choice, Delta, wanted
 from bucle.core.ports import Verdict
 from bucle.core.records import Prediction, Usage
+from bucle.models.engines.anthropic import ANTHROPIC_OFFERS
+from bucle.models.engines.anthropic_shapes import body_of as anthropic_body
+from bucle.models.engines.wire import WIRE_OFFERS
+from bucle.models.engines.wire_shapes import body_of as openai_body
 from bucle.serve.dialects import (
     DIALECTS,
     Dialect,
@@ -27,6 +32,7 @@ from bucle.serve.dialects import (
 )
 from bucle.serve.errors import ApiError
 from bucle.serve.routes import Limits, Route
+from bucle.serve.routing.keys import exact_key
 from bucle.serve.wire import find_route, parse_json
 
 LIMITS = Limits()
@@ -115,7 +121,7 @@ def test_one_conversation_in_three_apis_is_one_ask() -> None:
     ("responses", {"max_tokens": 5}, "max_tokens", "max_output_tokens"),
     ("messages", {"max_tokens": None}, "max_tokens", "missing"),
     ("messages", {"messages": [*HI, {"role": "assistant", "content": "The answer is ("}]}, "messages", "the user's"),
-    ("messages", {"temperature": 1.5}, "temperature", "from 0 to 1"), ("messages", {"top_k": 5}, "top_k", "not served"),
+    ("messages", {"temperature": 1.5}, "temperature", "from 0 to 1"), ("messages", {"top_k": -5}, "top_k", "from 0"),
     ("messages", {"messages": [{"role": "user", "content": [{"type": "document", "source": {}}]}]},
      "messages[0].content[0].type", "send its text"),
 ])
@@ -253,3 +259,26 @@ def test_what_is_streamed_is_what_is_answered(texts: list[str], dialect: Dialect
             said = delta if isinstance(delta, str) else delta.get("content") or delta.get("text")
             read += said or choice.get("text") or ""
     assert read == whole
+
+
+def test_what_only_some_providers_take_reaches_them_in_their_words_and_is_refused_by_others() -> None:
+    chat = CHAT.parse({**LEAST["chat"], "reasoning_effort": "low", "verbosity": "high", "prompt_cache_key": "k",
+                       "metadata": {"a": "b"}}, LIMITS)
+    said = RESPONSES.parse({**LEAST["responses"], "reasoning": {"effort": "low"}, "text": {"verbosity": "high"},
+                            "prompt_cache_key": "k", "metadata": {"a": "b"}}, LIMITS)
+    assert chat.extra == said.extra == {"reasoning_effort": "low", "verbosity": "high", "prompt_cache_key": "k",
+                                        "metadata": {"a": "b"}}
+    body = openai_body(chat, "m")
+    assert {name: body[name] for name in chat.extra} == chat.extra
+    think = MESSAGES.parse({**LEAST["messages"], "thinking": {"type": "enabled", "budget_tokens": 2000}, "top_k": 4},
+                           LIMITS)
+    sent = anthropic_body(think, "m", 10)
+    assert (sent["thinking"], sent["top_k"]) == ({"type": "enabled", "budget_tokens": 2000}, 4)
+    assert set(wanted(chat)) <= WIRE_OFFERS
+    assert not set(wanted(chat)) & ANTHROPIC_OFFERS
+    assert set(wanted(think)) <= ANTHROPIC_OFFERS
+    assert not set(think.extra) & (WIRE_OFFERS | OFFERS)
+    nothing = {"metadata": {}, "prompt_cache_key": ""}
+    assert not CHAT.parse({**LEAST["chat"], **nothing}, LIMITS).extra
+    assert not MESSAGES.parse({**LEAST["messages"], "thinking": {"type": "disabled"}}, LIMITS).extra
+    assert exact_key(chat, (), "") != exact_key(replace(chat, extra={**chat.extra, "reasoning_effort": "high"}), (), "")

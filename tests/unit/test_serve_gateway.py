@@ -204,6 +204,21 @@ class _Some(Keys):
         return self.key
 
 
+def test_what_goes_to_a_provider_beside_the_text_is_looked_at_too() -> None:
+    rule = GuardRule(input="mask", output="off")
+    engine = Words("a")
+    engine.offers = OFFERS | {"metadata", "prompt_cache_key"}
+    guards = Guards(personal_data=rule, secrets=GuardRule(input="block", output="off"))
+    with served({"m": Route("m", "chat", engine=engine), "n": Route("n", "chat", engine=Words("b", name="n"))},
+                guards=GuardSet(guards)) as (http, _, _):
+        assert ask(http, metadata={"who": "ana@example.org", "team": "x"}, prompt_cache_key="k").status_code == 200
+        assert engine.asked[0][0].extra == {"metadata": {"who": "[EMAIL]", "team": "x"}, "prompt_cache_key": "k"}
+        secret = ask(http, prompt_cache_key="ghp_" + "a1B2" * 9)
+        assert (secret.status_code, secret.json()["error"]["code"]) == (400, "content_filter")
+        other = ask(http, "n", metadata={"a": "b"})
+        assert (other.status_code, other.json()["error"]["param"]) == (400, "metadata")
+
+
 def test_a_key_of_some_models_sees_no_others() -> None:
     routes = {name: Route(name, "chat", engine=Words("a", name=name)) for name in ("one", "secret")}
     with served(routes, keys=_Some(Key("key:1", "k", models=frozenset({"one", "gone"})))) as (http, _, app):

@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from bucle.core.records import Prediction, Usage
 
 __all__ = [
+    "EXTRAS",
     "OFFERS",
     "AskContext",
     "ChatAnswer",
@@ -37,6 +38,10 @@ OFFERS = frozenset({
 without a chat template; `conversation` that more than the last user message reaches it."""
 
 
+EXTRAS = frozenset({"reasoning_effort", "verbosity", "metadata", "prompt_cache_key", "thinking", "top_k"})
+"""Parameters that only some providers have a word for: an engine that offers one gets it as the client wrote it."""
+
+
 @dataclass(frozen=True, slots=True)
 class ChatAsk:
     """One checked question. None is "not said": the engine's own default (an engine of this machine takes the likeliest
@@ -46,6 +51,7 @@ class ChatAsk:
     and `tool_call_id` where there are any; `prompt` stands instead of them for raw completion. `top_logprobs` None asks
     for no logprobs, 0 for those of the chosen tokens. `schema` is a JSON schema that the answer must fit, `any_json`
     asks for any JSON object, `regex` for text that matches whole. `user` is who asks, as far as the client says.
+    `extra` are those of EXTRAS that were sent, each in the words of the provider's own API.
     """
 
     model: str
@@ -70,6 +76,7 @@ class ChatAsk:
     stream: bool = False
     include_usage: bool = False
     user: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def text(self) -> str:
@@ -80,7 +87,7 @@ class ChatAsk:
 
 
 def wanted(ask: ChatAsk) -> tuple[str, ...]:
-    """What of OFFERS `ask` makes use of, in the API's words: what an engine must offer, or the ask is refused."""
+    """What of OFFERS and EXTRAS `ask` makes use of: what an engine must offer, or the ask is refused."""
     asked = {
         "temperature": ask.temperature is not None, "top_p": ask.top_p not in (None, 1, 1.0),
         "presence_penalty": bool(ask.presence_penalty), "frequency_penalty": bool(ask.frequency_penalty),
@@ -89,7 +96,7 @@ def wanted(ask: ChatAsk) -> tuple[str, ...]:
         "json_schema": ask.schema is not None, "regex": ask.regex is not None,
         "max_tokens": ask.max_tokens is not None, "prompt": ask.prompt is not None,
     }
-    return tuple(name for name, used in asked.items() if used)
+    return (*(name for name, used in asked.items() if used), *ask.extra)
 
 
 _NOTHING = Usage()

@@ -161,6 +161,8 @@ class Chat:
             call.ctx.span("guard", started, on="input")
             if checked.blocked is not None:
                 raise refusal(checked.blocked)
+            if ask.extra and hasattr(guards, "check_input"):
+                ask = await self._gateway.aside(_guarded_extra, call, guards, ask)
         if ask.messages:
             messages, secret = guards.protect(ask.messages)
             if messages is not ask.messages:
@@ -310,6 +312,23 @@ def _length(ask: ChatAsk) -> int:
     if ask.prompt is not None:
         return len(ask.prompt)
     return sum(len(m.get("content") or "") for m in ask.messages if m.get("role") != "system")
+
+
+def _guarded_extra(call: Call, guards: Any, ask: ChatAsk) -> ChatAsk:
+    """`ask` with the texts among its extras (labels for the provider's own lists) as the guards leave them. Raises
+    ApiError where one is refused."""
+    def seen(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: seen(inner) for name, inner in value.items()}
+        if not isinstance(value, str):
+            return value
+        checked = guards.check_input(value)
+        if checked.blocked is not None:
+            call.before = checked.verdicts
+            raise refusal(checked.blocked)
+        return checked.text
+
+    return replace(ask, extra=seen(ask.extra))
 
 
 def _look(call: Call, guards: Any, ask: ChatAsk) -> None:

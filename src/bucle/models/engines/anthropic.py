@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ANTHROPIC_OFFERS", "AnthropicEngine"]
 
-ANTHROPIC_OFFERS = frozenset({"temperature", "top_p", "stop", "tools", "json_schema", "max_tokens", "conversation"})
+ANTHROPIC_OFFERS = frozenset({"temperature", "top_p", "stop", "tools", "json_schema", "max_tokens", "conversation",
+                              "thinking", "top_k"})
 VERSION = "2023-06-01"
 DEFAULT_TOKENS = 4096
 """The length of an answer where nobody says one: this API needs to be told."""

@@ -43,6 +43,7 @@ def body_of(ask: ChatAsk, model: str, default_tokens: int) -> dict[str, Any]:
         body["output_config"] = {"format": {"type": "json_schema", "schema": dict(ask.schema)}}
     if ask.user:
         body["metadata"] = {"user_id": ask.user}
+    body.update(ask.extra)
     if ask.stream:
         body["stream"] = True
     return body

@@ -12,8 +12,8 @@ from bucle.models.engines.wire import WIRE_OFFERS
 __all__ = ["OLLAMA_OFFERS", "offers_at"]
 
 PORT = 11434
-OLLAMA_OFFERS = WIRE_OFFERS - {"n", "logit_bias"}
-"""By its documentation it knows neither, and by what it does it gives one answer and no error."""
+OLLAMA_OFFERS = WIRE_OFFERS - {"n", "logit_bias", "verbosity", "metadata", "prompt_cache_key"}
+"""By its documentation it knows none of these, and by what it does it gives one answer and no error."""
 
 
 def offers_at(base_url: str) -> frozenset[str]:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["WIRE_OFFERS", "Unsupported", "WireEngine", "together"]
 
-WIRE_OFFERS = OFFERS - {"regex", "prompt"}
+WIRE_OFFERS = OFFERS - {"regex", "prompt"} | {"reasoning_effort", "verbosity", "metadata", "prompt_cache_key"}
 """What a provider's chat completions take; a server that takes more is given `offers`."""
 
 RESPONSE_LIMIT = 8 * 1024 * 1024

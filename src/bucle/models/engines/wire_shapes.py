@@ -59,6 +59,7 @@ def body_of(ask: ChatAsk, model: str, limit_field: str = "max_tokens") -> dict[s
         body["structured_outputs"] = {"regex": ask.regex}  # vLLM's word for it
     if ask.user:
         body["user"] = ask.user
+    body.update(ask.extra)
     if ask.stream:
         body["stream"] = True
         body["stream_options"] = {"include_usage": True}

@@ -10,6 +10,7 @@ from bucle.core.engine import ChatAnswer, ChatAsk, Choice, Delta
 from bucle.serve.dialects import fields as f
 from bucle.serve.dialects.base import DONE, Events, Head, clean, encode, event, extra_of, usage_of
 from bucle.serve.dialects.common import (
+    EXTRA,
     MAX_PARTS,
     MAX_TOOLS,
     MODEL,
@@ -17,6 +18,7 @@ from bucle.serve.dialects.common import (
     NOT_TEXT,
     SAMPLING,
     bounded,
+    extra_of_body,
     form_of,
     guided,
     sampling_of,
@@ -51,7 +53,7 @@ class ChatCompletions:
         return ChatAsk(
             got["model"], messages, max_tokens=min(most, default=None), top_logprobs=_logprobs(got), tools=tools,
             tool_choice=tool_choice(got, [t["function"]["name"] for t in tools]),
-            parallel_tool_calls=got.get("parallel_tool_calls"), **sampling_of(got),
+            parallel_tool_calls=got.get("parallel_tool_calls"), extra=extra_of_body(got), **sampling_of(got),
             **form_of("response_format", form, form and form.get("json_schema", {}).get("schema"), guided(got)))
 
     def whole(self, head: Head, ask: ChatAsk, answer: ChatAnswer, extra: Mapping[str, Any]) -> dict[str, Any]:
@@ -109,13 +111,13 @@ def _shape(limits: Limits) -> f.Shape:
                                                                 "json_schema")}),
         "functions": f.Exactly(([],), "it is deprecated, send `tools`"),
         "function_call": f.Exactly(("none",), "it is deprecated, send `tool_choice`"),
-        "store": f.Exactly((False,), "nothing is stored"), "metadata": f.Exactly(({},)),
+        "store": f.Exactly((False,), "nothing is stored"), **EXTRA,
         "modalities": f.Exactly((["text"],), "only text is served"), "service_tier": f.Exactly(("auto", "default")),
         "audio": f.Refused("only text is served"), "web_search_options": f.Refused("no model here searches the web"),
         "chat_template": f.Refused("a model's own is used"),
         **{name: f.Refused() for name in (
-            "prediction", "reasoning_effort", "verbosity", "prompt_cache_key", "prompt_cache_options",
-            "prompt_cache_retention", "moderation", "top_k", "min_p", "repetition_penalty", "best_of",
+            "prediction", "prompt_cache_options", "prompt_cache_retention",
+            "moderation", "top_k", "min_p", "repetition_penalty", "best_of",
             "chat_template_kwargs", "guided_choice", "guided_grammar")},
     }, ("model", "messages"))
 

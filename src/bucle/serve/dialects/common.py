@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bucle.serve.dialects import fields as f
@@ -10,8 +10,8 @@ from bucle.serve.dialects.schemas import JsonSchema, Pattern
 from bucle.serve.errors import ApiError
 from bucle.serve.routes import Limits
 
-__all__ = ["MAX_PARTS", "MAX_TOOLS", "MODEL", "NAME", "NOT_TEXT", "SAMPLING", "USER", "asked_by", "bounded", "form_of",
-           "guided", "sampling_of", "tag", "tool_choice"]
+__all__ = ["EXTRA", "MAX_PARTS", "MAX_TOOLS", "MODEL", "NAME", "NOT_TEXT", "SAMPLING", "USER", "asked_by", "bounded",
+           "extra_of_body", "form_of", "guided", "sampling_of", "tag", "tool_choice"]
 
 MAX_N = 16
 MAX_TOOLS = 128
@@ -46,6 +46,14 @@ SAMPLING: dict[str, f.Field] = {
 """What chat completions and completions share. `guided_*` and `structured_outputs` are vLLM's words."""
 
 
+EXTRA: dict[str, f.Field] = {
+    "reasoning_effort": f.Named("[a-z]{1,20}", "a word such as low or high"),
+    "verbosity": f.Choice(("low", "medium", "high")), "metadata": f.MapOf(f.Text(512), 16, f.Text(64)),
+    "prompt_cache_key": f.Text(512),
+}
+"""What some of OpenAI's models take."""
+
+
 def tag(name: str, more: Mapping[str, f.Field], *required: str) -> f.Shape:
     """An object whose `type` is `name`."""
     return f.Shape({"type": f.Choice((name,)), **more}, ("type", *required))
@@ -63,6 +71,11 @@ def sampling_of(got: Mapping[str, Any]) -> dict[str, Any]:
             "logit_bias": got.get("logit_bias", {}), "n": got.get("n", 1), "stream": stream,
             "stop": (stop,) if isinstance(stop, str) else tuple(stop),
             "include_usage": bool(options and options.get("include_usage")), "user": asked_by(got)}
+
+
+def extra_of_body(got: Mapping[str, Any], names: Iterable[str] = EXTRA) -> dict[str, Any]:
+    """Those of `names` that say something."""
+    return {name: got[name] for name in names if got.get(name) not in (None, "", {})}
 
 
 def asked_by(got: Mapping[str, Any]) -> str:

@@ -35,6 +35,7 @@ _TYPES = {400: "invalid_request_error", 401: "authentication_error", 403: "permi
           408: "timeout_error", 409: "conflict_error", 413: "request_too_large", 429: "rate_limit_error",
           502: "api_error", 503: "overloaded_error", 504: "timeout_error", 529: "overloaded_error"}
 _THINKING = "holds hidden reasoning, which no model here reads back: leave the block out"
+_DISPLAY = f.Choice(("summarized", "omitted"))
 _HINT = f.Shape({"type": f.Choice(("ephemeral",)), "ttl": f.Choice(("5m", "1h"))}, ("type",))
 """`cache_control`: a hint that changes no answer. Taken, so that clients need not be changed."""
 
@@ -71,7 +72,7 @@ class Messages:
             top_p=got.get("top_p"), stop=tuple(got.get("stop_sequences", ())), tools=tools,
             tool_choice=tool_choice({"tool_choice": asked}, [t["function"]["name"] for t in tools]),
             parallel_tool_calls=None if parallel is None else not parallel, stream=got.get("stream", False),
-            user=got.get("metadata", {}).get("user_id", ""),
+            user=got.get("metadata", {}).get("user_id", ""), extra=_extra(got),
             **form_of("output_config", form, form and form["schema"]))
 
     def whole(self, head: Head, ask: ChatAsk, answer: ChatAnswer, extra: Mapping[str, Any]) -> dict[str, Any]:
@@ -125,9 +126,14 @@ def _shape(limits: Limits) -> f.Shape:
         "metadata": f.Shape({"user_id": USER}),
         "output_config": f.Shape({"effort": f.Refused(), "format": f.Tagged("type", {
             "json_schema": tag("json_schema", {"schema": JsonSchema()}, "schema")})}),
-        "thinking": f.Exactly(({"type": "disabled"},)), "service_tier": f.Exactly(("auto", "standard_only")),
+        "thinking": f.Tagged("type", {
+            "disabled": tag("disabled", {}),
+            "enabled": tag("enabled", {"budget_tokens": f.Whole(1024, limits.max_tokens), "display": _DISPLAY},
+                           "budget_tokens"),
+            "adaptive": tag("adaptive", {"display": _DISPLAY})}),
+        "top_k": f.Whole(0, 100_000), "service_tier": f.Exactly(("auto", "standard_only")),
         "speed": f.Exactly(("standard",)), "cache_control": _HINT,
-        **{name: f.Refused() for name in ("top_k", "container", "context_management", "mcp_servers", "inference_geo",
+        **{name: f.Refused() for name in ("container", "context_management", "mcp_servers", "inference_geo",
                                           "diagnostics", "user_profile_id", "output_format")},
     }, ("model", "max_tokens", "messages"))
 
@@ -173,6 +179,12 @@ def _messages(message: Mapping[str, Any], place: int) -> list[Mapping[str, Any]]
     elif text or not found:
         found.append({"role": role, "content": text})
     return found
+
+
+def _extra(got: Mapping[str, Any]) -> dict[str, Any]:
+    """What Anthropic's models take and others have no word for; thinking that is off asks for nothing."""
+    on = {"thinking": got["thinking"]} if got.get("thinking", {}).get("type", "disabled") != "disabled" else {}
+    return on | ({"top_k": got["top_k"]} if "top_k" in got else {})
 
 
 def _text(content: Any) -> str:

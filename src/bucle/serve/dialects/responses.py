@@ -10,6 +10,7 @@ from bucle.core.engine import ChatAnswer, ChatAsk
 from bucle.serve.dialects import fields as f
 from bucle.serve.dialects.base import Events, Head, extra_of
 from bucle.serve.dialects.common import (
+    EXTRA,
     MAX_PARTS,
     MAX_TOOLS,
     MODEL,
@@ -18,6 +19,7 @@ from bucle.serve.dialects.common import (
     USER,
     asked_by,
     bounded,
+    extra_of_body,
     form_of,
     tag,
     tool_choice,
@@ -38,7 +40,8 @@ _ANNOTATED = f.ListOf(f.MapOf(f.Refused(), 0), 0)
 class Responses:
     name, path = "responses", "/v1/responses"
     words: Mapping[str, str] = {"json_object": "text.format", "json_schema": "text.format",
-                                "max_tokens": "max_output_tokens", "logprobs": "include"}
+                                "max_tokens": "max_output_tokens", "logprobs": "include",
+                                "reasoning_effort": "reasoning", "verbosity": "text.verbosity"}
     needs = frozenset[str]()
 
     def shape(self, limits: Limits) -> f.Shape:
@@ -74,7 +77,9 @@ class Responses:
             got["model"], tuple(messages), max_tokens=got.get("max_output_tokens"), temperature=got.get("temperature"),
             top_p=got.get("top_p"), top_logprobs=got.get("top_logprobs", 0) if logprobs else None, tools=tools,
             tool_choice=tool_choice({"tool_choice": chosen}, names), parallel_tool_calls=parallel,
-            stream=got.get("stream", False), user=asked_by(got),
+            stream=got.get("stream", False), user=asked_by(got), extra=extra_of_body({
+                **got, "reasoning_effort": got.get("reasoning", {}).get("effort"),
+                "verbosity": got.get("text", {}).get("verbosity")}),
             **form_of("text.format", form, (form or {}).get("schema")))
 
     def whole(self, head: Head, ask: ChatAsk, answer: ChatAnswer, extra: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,18 +129,21 @@ def _shape(limits: Limits) -> f.Shape:
         "tool_choice": f.Either(f.Choice(("none", "auto", "required")), f.Tagged(
             "type", {"function": tag("function", {"name": NAME}, "name")},
             {"allowed_tools": "is not served; send those tools", **hosted})),
-        "parallel_tool_calls": f.Flag(), "text": f.Shape({"format": form, "verbosity": f.Refused()}),
+        "parallel_tool_calls": f.Flag(), "text": f.Shape({"format": form, "verbosity": EXTRA["verbosity"]}),
+        "reasoning": f.Shape({"effort": EXTRA["reasoning_effort"], "summary": f.Refused(),
+                              "generate_summary": f.Refused()}),
         "stream": f.Flag(), "stream_options": f.Shape({"include_obfuscation": f.Exactly((False,))}),
         "include": f.ListOf(f.Choice((_LOGPROBS,)), 1), "top_logprobs": f.Whole(0, 20),
         "user": USER, "safety_identifier": USER,
         "store": f.Exactly((False,), "nothing is stored"), "background": f.Exactly((False,), "nothing is stored"),
         "truncation": f.Exactly(("disabled",)), "service_tier": f.Exactly(("auto", "default")),
-        "metadata": f.Exactly(({},)), "previous_response_id": f.Refused(_STATELESS),
+        "metadata": EXTRA["metadata"], "prompt_cache_key": EXTRA["prompt_cache_key"],
+        "previous_response_id": f.Refused(_STATELESS),
         "conversation": f.Refused(_STATELESS), "prompt": f.Refused("send its text as `instructions`"),
         "max_tokens": f.Refused("send `max_output_tokens`"), "messages": f.Refused("send `input`"),
         "response_format": f.Refused("send `text.format`"),
         **{name: f.Refused() for name in (
-            "reasoning", "max_tool_calls", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention",
+            "max_tool_calls", "prompt_cache_options", "prompt_cache_retention",
             "context_management", "moderation", "access_programs", "image", "seed", "stop", "n")},
     }, ("model", "input"))
 
@@ -159,17 +167,23 @@ def described(head: Head, ask: ChatAsk) -> dict[str, Any]:
         form = {"type": "json_object"}
     if ask.schema is not None:
         form = {"type": "json_schema", "name": "answer", "schema": dict(ask.schema), "strict": True}
-    chosen = ask.tool_choice
+    chosen, effort = ask.tool_choice, ask.extra.get("reasoning_effort")
     tools = [{"type": "function", "parameters": {}, "strict": None, "description": None, **t["function"]}
              for t in ask.tools]
     return {"id": head.id, "object": "response", "created_at": head.created, "status": "in_progress",
             "background": False, "error": None, "incomplete_details": None, "instructions": None,
-            "max_output_tokens": ask.max_tokens, "metadata": {}, "model": head.model, "output": [],
-            "parallel_tool_calls": ask.parallel_tool_calls is not False, "previous_response_id": None, "store": False,
-            "temperature": ask.temperature, "text": {"format": form}, "tools": tools, "top_p": ask.top_p,
-            "tool_choice": {"type": "function", **chosen["function"]} if isinstance(chosen, Mapping)
+            "max_output_tokens": ask.max_tokens, "metadata": dict(ask.extra.get("metadata", {})),
+            "model": head.model, "output": [], "parallel_tool_calls": ask.parallel_tool_calls is not False,
+            "previous_response_id": None, "store": False,
+            "temperature": ask.temperature, "text": {"format": form, **_said(ask, "verbosity")}, "tools": tools,
+            "top_p": ask.top_p, "tool_choice": {"type": "function", **chosen["function"]} if isinstance(chosen, Mapping)
             else chosen or "auto",
-            "top_logprobs": ask.top_logprobs or 0, "truncation": "disabled", "usage": None, "user": ask.user or None}
+            "top_logprobs": ask.top_logprobs or 0, "truncation": "disabled", "usage": None, "user": ask.user or None,
+            **({"reasoning": {"effort": effort, "summary": None}} if effort else {}), **_said(ask, "prompt_cache_key")}
+
+
+def _said(ask: ChatAsk, name: str) -> dict[str, Any]:
+    return {name: ask.extra[name]} if name in ask.extra else {}
 
 
 def finished(answer: ChatAnswer) -> dict[str, Any]:
