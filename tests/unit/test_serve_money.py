@@ -59,7 +59,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         self.server.asked.append(body["model"])  # type: ignore[attr-defined]
         if body["model"] == "slow":
-            time.sleep(0.4)
+            time.sleep(0.8)
         if body["model"] == "refuses":
             self._whole(500, {"error": {"message": "no"}})
         elif body.get("stream"):
@@ -103,7 +103,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def engine(provider: Provider, model: str, **more: Any) -> WireEngine:
-    return WireEngine(model, more.pop("url", provider.url), model, timeout_s=0.15, usd_per_million_in=1000,
+    return WireEngine(model, more.pop("url", provider.url), model, timeout_s=0.3 if model == "slow" else 5, usd_per_million_in=1000,
                       usd_per_million_out=2000, **more)
 
 
@@ -239,7 +239,7 @@ def test_what_was_never_sent_costs_nothing(served: Served) -> None:
 
     async def queued() -> tuple[AskContext, AskContext]:
         one = engine(served.provider, "slow", max_parallel=1)
-        found = await asyncio.gather(asked(one, 0.1), asked(one, 0.1))
+        found = await asyncio.gather(asked(one, 0.25), asked(one, 0.25))
         await one.close()
         return found[0], found[1]
 
