@@ -138,7 +138,7 @@ def served(folder: Path, count: int, seed: int, redact: Callable[[str], str] | N
         began = time.perf_counter()
         for row in rows:
             first = time.perf_counter()
-            queue.began(row.id, route=row.route, at=row.at, key=row.key, team=row.team, usd=0.01, tokens=400)
+            queue.began(row.id, route=row.route, at=row.at, key=row.key, team=row.team, usd=0.01, tokens_in=400)
             assert queue.put(row)
             paid.append(time.perf_counter() - first)
         assert queue.flush()

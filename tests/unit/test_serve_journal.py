@@ -58,8 +58,8 @@ def died(journal: Journal) -> None:
 def test_what_ended_is_whole_and_what_only_began_costs_what_was_reserved(folder: Path, store: TraceStore) -> None:
     journal = Journal(folder)
     for number in range(4):
-        assert journal.began(trace(number).id, route="r", at=AT, key="key:1", team="ventas", usd=0.5, tokens=300,
-                             release="release:1")
+        assert journal.began(trace(number).id, route="r", at=AT, key="key:1", team="ventas", usd=0.5,
+                             tokens_in=300, tokens_out=200, release="release:1")
     for number in range(3):
         assert journal.ended(trace(number))
     died(journal)
@@ -67,7 +67,7 @@ def test_what_ended_is_whole_and_what_only_began_costs_what_was_reserved(folder:
     assert store.traces()[:3] == [trace(n) for n in range(3)]
     cut = store.trace(trace(3).id)
     assert (cut.status, cut.estimated, cut.release) == (599, True, "release:1")
-    assert cut.usage == Usage(tokens_in=300, usd=0.5)
+    assert cut.usage == Usage(tokens_in=300, tokens_out=200, usd=0.5)
     [row] = spent(store.ledger)
     assert (row.key, row.team, row.requests, row.nano_usd) == ("key:1", "ventas", 4, 503_000_000)
     assert list(folder.glob("server-*")) == []
@@ -273,7 +273,7 @@ at = "2026-03-02T09:00:00.000+00:00"
 def client(turn):
     for n in range(1_000_000):
         name = f"trace:{who}-{turn}-{n}"
-        queue.began(name, route="r", at=at, key="key:1", usd=0.25, tokens=100)
+        queue.began(name, route="r", at=at, key="key:1", usd=0.25, tokens_in=100)
         queue.put(Trace(id=name, at=at, received_at=at, route="r", model="m", input="hola " * 40, key="key:1",
                         usage=Usage(tokens_out=5, usd=0.125), spans=({"name": "engine", "ms": 1.0},) * 10))
         os.write(1, (name + chr(10)).encode())

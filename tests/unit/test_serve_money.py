@@ -7,7 +7,8 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,19 +19,24 @@ import pytest
 
 from bucle.core.engine import AskContext, ChatAsk
 from bucle.core.errors import BucleError
-from bucle.core.records import Trace
+from bucle.core.records import Prediction, Trace
 from bucle.core.serving import RouteRule
 from bucle.ledger import Ledger, TraceStore
 from bucle.ledger.keys import KeyStore
 from bucle.ledger.spend import spent
 from bucle.ledger.spend_watch import SpendWatch
+from bucle.models.ask import without_waiting
+from bucle.models.endpoint import TimedOut
+from bucle.models.engines.blocking import BlockingChat
 from bucle.models.engines.wire import WireEngine
+from bucle.models.remote import OpenAIChat, OpenAIEmbedder
 from bucle.serve.app import create_app
 from bucle.serve.budgets import Accounts
 from bucle.serve.keys import Keys
 from bucle.serve.routes import Limits, Route
 from bucle.serve.routing import TargetFacts, build_routes
 from bucle.serve.server import BackgroundServer
+from bucle.serve.tasks import TaskEngine
 
 WORDS = "una respuesta de unas cuantas palabras " * 10
 CALL = {"index": 0, "id": "c1", "type": "function", "function": {"name": "buscar", "arguments": ""}}
@@ -60,7 +66,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.asked.append(body["model"])  # type: ignore[attr-defined]
         if body["model"] == "slow":
             time.sleep(0.8)
-        if body["model"] == "refuses":
+        if self.path.endswith("/embeddings"):
+            self._whole(200, {"data": [{"index": n, "embedding": [1.0, 0.0]} for n in range(len(body["input"]))]})
+        elif body["model"] == "refuses":
             self._whole(500, {"error": {"message": "no"}})
         elif body.get("stream"):
             self._stream(body)
@@ -103,8 +111,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def engine(provider: Provider, model: str, **more: Any) -> WireEngine:
-    return WireEngine(model, more.pop("url", provider.url), model, timeout_s=0.3 if model == "slow" else 5, usd_per_million_in=1000,
-                      usd_per_million_out=2000, **more)
+    return WireEngine(model, more.pop("url", provider.url), model, timeout_s=0.3 if model == "slow" else 5,
+                      usd_per_million_in=1000, usd_per_million_out=2000, **more)
 
 
 class Served:
@@ -119,6 +127,12 @@ class Served:
         rule = RouteRule.model_validate({"to": [{"to": "slow"}], "fallback": ["plain"], "retries": 1})
         routes = {name: Route(name, "chat", engine=e) for name, e in engines.items()}
         routes["r"] = Route("r", "chat", engine=build_routes({"r": rule}, engines, facts, seed=1)["r"])
+        self.embedders: list[OpenAIEmbedder] = []
+        for name, own in (("emb", "emb"), ("late emb", "slow")):
+            embedder = OpenAIEmbedder(name, self.provider.url, own, "", 0.3 if own == "slow" else 5, max_retries=0,
+                                      usd_per_million_in=1000)
+            routes[name] = Route(name, "embed", embedder=embedder, usd_per_million_in=1000)
+            self.embedders.append(embedder)
         app = create_app(routes, writer=self.traces, keys=Keys(store=store), accounts=self.accounts,
                          limits=Limits(timeout_s=5))
         self.gateway, self.server = app.state.gateway, BackgroundServer(app)
@@ -156,6 +170,8 @@ def served(tmp_path: Path) -> Iterator[Served]:
     with made.server:
         yield made
         made.http.close()
+    for embedder in made.embedders:
+        embedder.close()
     made.provider.shutdown()
     made.provider.server_close()
     made.ledger.close()
@@ -219,6 +235,66 @@ def test_all_choices_and_calls_of_tools_count_in_a_stream_that_is_cut(served: Se
     assert calls.usage.usd == pytest.approx(usd(calls.usage.tokens_in, calls.usage.tokens_out))
 
 
+def test_texts_cost_what_they_may_and_not_more(served: Served) -> None:
+    """A text of 400 characters is about 95 tokens, and at most so many as its request has bytes."""
+    def embed(model: str, texts: int) -> httpx.Response:
+        body = {"model": model, "input": ["hola " * 80] * texts}
+        return served.http.post(served.server.url + "/v1/embeddings", json=body)
+
+    told = embed("emb", 2).json()
+    one = served.last(1)
+    assert one.estimated
+    assert told["bucle"]["estimated"] is True
+    assert told["usage"]["prompt_tokens"] == one.usage.tokens_in == pytest.approx(186, abs=12)
+    assert one.usage.usd == pytest.approx(usd(one.usage.tokens_in, 0))
+    assert embed("late emb", 1).status_code == 504
+    late = served.last(2)
+    assert (late.estimated, late.usage.usd) == (True, pytest.approx(one.usage.usd / 2))
+    with ThreadPoolExecutor(16) as pool:  # each asks for 20 dollars at most and takes 5: 100 are never passed
+        codes = [r.status_code for r in pool.map(lambda _: embed("emb", 50), range(32))]
+    paid = codes.count(200)
+    assert set(codes) == {200, 429}
+    assert paid * one.usage.usd * 25 <= 100
+    served.last(2 + paid + 1)  # of many refusals one leaves a trace
+    assert embed("emb", 1).status_code == 200, "a small one is not held to what the dearest cost"
+
+
+def test_what_a_task_lost_on_the_way_is_told_to_whoever_pays(served: Served) -> None:
+    """Its model is asked by threads, through another client."""
+    chat = OpenAIChat("slow", served.provider.url, "slow", "", 0.3, max_retries=0, usd_per_million_in=1000)
+    with without_waiting() as told, pytest.raises(TimedOut):
+        chat.chat([{"role": "user", "content": "hola " * 80}], max_tokens=9)
+    assert [u.usd for u in told.spent] == [pytest.approx(usd(told.spent[0].tokens_in, 0))]
+    assert 80 <= told.spent[0].tokens_in <= 110
+    other = OpenAIChat("plain", served.provider.url, "plain", "", 5, usd_per_million_in=1000)
+    blocking = BlockingChat(engine(served.provider, "slow"), timeout_s=5, max_retries=0)
+    with without_waiting() as told:
+        assert other.chat([{"role": "user", "content": "hola"}], max_tokens=9).usage.tokens_out > 80
+        assert (told.spent, told.estimated) == ([], True)
+        with pytest.raises(TimedOut):
+            blocking.chat([{"role": "user", "content": "hola " * 80}], max_tokens=9)
+        assert len(told.spent) == 1
+
+    class Candidate:
+        max_parallel = 2
+
+        def predict(self, texts: Sequence[str]) -> list[Prediction]:
+            return [Prediction(output=chat.chat([{"role": "user", "content": t}], max_tokens=9).text) for t in texts]
+
+    async def asked() -> AskContext:
+        task, ctx = TaskEngine(Candidate(), "t", "answer"), AskContext()  # type: ignore[arg-type]
+        with pytest.raises(TimedOut):
+            await task.complete(ChatAsk("t", ({"role": "user", "content": "hola " * 80},)), ctx)
+        await task.close()
+        return ctx
+
+    ctx = asyncio.run(asked())
+    assert [u.usd > 0 for u in ctx.spent] == [True]
+    assert ctx.estimated
+    for one in (chat, other, blocking):
+        one.close()  # type: ignore[attr-defined]
+
+
 @contextmanager
 def _deaf() -> Iterator[str]:
     """An address that nobody listens at."""
@@ -239,7 +315,7 @@ def test_what_was_never_sent_costs_nothing(served: Served) -> None:
 
     async def queued() -> tuple[AskContext, AskContext]:
         one = engine(served.provider, "slow", max_parallel=1)
-        found = await asyncio.gather(asked(one, 0.25), asked(one, 0.25))
+        found = await asyncio.gather(asked(one, 0.3), asked(one, 0.15))
         await one.close()
         return found[0], found[1]
 

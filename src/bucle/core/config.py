@@ -192,7 +192,8 @@ class LocalModel(Served):
 
 class EncoderModel(Section):
     """A sentence-transformers model by folder or name; `minilm` is the packaged one. With `base_url` it is one behind
-    an OpenAI-compatible API, called `model` there. `precision` is that of its arithmetic here: `auto` is bfloat16 where
+    an OpenAI-compatible API, called `model` there, for `usd_per_million_in` dollars a million tokens (the catalogue's
+    where it is not given). `precision` is that of its arithmetic here: `auto` is bfloat16 where
     the processor is fast at it."""
 
     kind: Literal["encoder"]
@@ -202,6 +203,7 @@ class EncoderModel(Section):
     model: str = ""
     api_key_env: Variable = "OPENAI_API_KEY"
     timeout_s: float = Field(60, gt=0)
+    usd_per_million_in: float | None = Field(None, ge=0)
 
     @model_validator(mode="after")
     def _remote_has_a_name(self) -> EncoderModel:

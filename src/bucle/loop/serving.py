@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from bucle.core.config import REMOTE, EncoderModel, Model, OpenAIModel, RerankerModel
 from bucle.core.errors import BucleError
 from bucle.core.ports import ChatModel, Embedder
-from bucle.core.records import Node
+from bucle.core.records import Node, Usage
 from bucle.core.yamlfile import at_line, line_of
 from bucle.loop.aliases import aliases
 from bucle.loop.engines import AsModel, adapters_of, engine_of
@@ -21,6 +21,7 @@ from bucle.loop.workspace import Workspace
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from bucle.models.tokens import Count
     from bucle.serve.otlp import TraceExport
     from bucle.serve.routes import Route
 
@@ -138,7 +139,7 @@ def _tasks(ws: Workspace, release: Node | None) -> dict[str, Route]:
 def _models(ws: Workspace, release: Node | None, override: Mapping[str, ChatModel]) -> dict[str, Route]:
     """A route for each model of bucle.yaml that can be asked; a task of the same name goes before. One that cannot be
     had says so in the log and is left out."""
-    from bucle.models.catalogue import price_known
+    from bucle.models.catalogue import facts, price_known
     from bucle.serve.routes import Route
 
     routes: dict[str, Route] = {}
@@ -151,7 +152,8 @@ def _models(ws: Workspace, release: Node | None, override: Mapping[str, ChatMode
             node, known = node_of(ws, name), price_known(name, model, ws.config.catalogue)
             if isinstance(model, EncoderModel):
                 routes[name] = Route(name, "embed", candidate=node, embedder=_embedder(ws, node, name, model),
-                                     parallel=AT_ONCE if model.base_url else 0, price_known=known)
+                                     parallel=AT_ONCE if model.base_url else 0, price_known=known,
+                                     usd_per_million_in=facts(name, model, ws.config.catalogue).usd_per_million_in)
             elif name in override:
                 routes[name] = Route(name, "chat", candidate=node, chat=override[name])
             else:
@@ -218,8 +220,17 @@ class _Encoder:
     def __init__(self, ws: Workspace, node: str, name: str) -> None:
         self._ws, self._node, self.name = ws, node, name
         self.dimensions = 0
+        self._count: Callable[[str], Count] | None = None
 
     def embed(self, texts: Any) -> list[list[float]]:
         from bucle.models.encoder import shared_encoder
 
         return shared_encoder(model_folder(self._ws, self._node)).embed(texts)
+
+    def embed_metered(self, texts: Any) -> tuple[list[list[float]], Usage]:
+        """The vectors, and the texts' tokens as the encoder's own tokenizer counts them, those that it cuts off too."""
+        from bucle.models.tokens import counter
+
+        if self._count is None:
+            self._count = counter(self.name, folder=model_folder(self._ws, self._node)).text
+        return self.embed(texts), Usage(tokens_in=sum(self._count(text).tokens for text in texts))

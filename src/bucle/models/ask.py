@@ -18,7 +18,7 @@ from typing import Any
 
 from bucle.core.errors import BucleError, ModelUnavailable
 from bucle.core.ports import ChatModel, ChatReply, Message, Report
-from bucle.models.endpoint import RateLimited, Refused, hurried
+from bucle.models.endpoint import Outlay, RateLimited, Refused, hurried, outlay
 from bucle.models.replies import Replies, known, memory, remembered, reply_key
 
 __all__ = ["Ask", "Told", "ask_all", "remembered", "somebody_waits", "without_waiting"]
@@ -35,8 +35,9 @@ _GOODBYE_S = 3.0  # what is under way may end, and be remembered, after Ctrl-C
 
 
 @dataclass
-class Told:
-    """What providers told those who asked in one context: `retry_after`, the longest pause in seconds, or None."""
+class Told(Outlay):
+    """What those who asked in one context were told and spent: `retry_after`, the longest pause in seconds that a
+    provider asked for, or None."""
 
     retry_after: float | None = None
 
@@ -49,11 +50,12 @@ def without_waiting() -> Generator[Told, None, None]:
     """Inside it somebody waits for the answer: nothing is asked twice, a provider that says `wait` is not waited for,
     and each ask that fails is its own error, however many do (the rules for measuring do not hold)."""
     told = Told()
-    token, other = _told.set(told), hurried.set(True)
+    token, other, spent = _told.set(told), hurried.set(True), outlay.set(told)
     try:
         yield told
     finally:
         _told.reset(token)
+        outlay.reset(spent)
         hurried.reset(other)
 
 

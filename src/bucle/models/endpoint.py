@@ -14,7 +14,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -23,11 +23,13 @@ from bucle.core.errors import BadInput, BucleError, ConfigError, ContextOverflow
 from bucle.core.records import Usage
 from bucle.models.catalogue import price, provider_of
 from bucle.models.limits import Reserved, limits_of
+from bucle.models.tokens import about_text
 
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["Endpoint", "RateLimited", "Refused", "Reply", "TimedOut", "forward_headers", "hurried", "is_here",
+__all__ = ["Endpoint", "Outlay", "RateLimited", "Refused", "Reply", "TimedOut", "forward_headers", "hurried", "is_here",
+           "outlay",
            "troubles"]
 
 RESPONSE_LIMIT = 8 * 1024 * 1024
@@ -52,6 +54,19 @@ forward_headers: contextvars.ContextVar[Mapping[str, str] | None] = contextvars.
 
 troubles: contextvars.ContextVar[list[str] | None] = contextvars.ContextVar("bucle_troubles", default=None)
 """Filled with why calls made in this context were tried again: for whoever stops waiting before they end."""
+
+
+@dataclass
+class Outlay:
+    """What calls cost beyond what their replies say: `spent` on those that were sent and gave none; `estimated`, that
+    some of it, or of a reply's own usage, was counted by nobody."""
+
+    spent: list[Usage] = field(default_factory=list)
+    estimated: bool = False
+
+
+outlay: contextvars.ContextVar[Outlay | None] = contextvars.ContextVar("bucle_outlay", default=None)
+"""Told by each call made in this context. Set by models.ask.without_waiting, for whoever pays."""
 
 TOO_LONG = re.compile(
     r"context_length_exceeded|exceed_context_size|maximum context length|maximum model length|maximum input length"
@@ -136,7 +151,7 @@ class Endpoint:
             deadline = time.monotonic() + self._timeout
             data = bytearray()
             _note(f"{self.name} began its reply and did not end it")
-            with self._explained():
+            with self._explained(body):
                 for piece in reply.response.iter_bytes():
                     data += piece
                     self._within(len(data), deadline)
@@ -153,7 +168,7 @@ class Endpoint:
 
     def events(self, path: str, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """Server-sent events of a streamed reply, as objects, up to `[DONE]`."""
-        with self.open(path, body) as reply, self._explained():
+        with self.open(path, body) as reply, self._explained(body):
             rest, total = b"", 0
             for piece in reply.response.iter_bytes():
                 total += len(piece)
@@ -203,6 +218,7 @@ class Endpoint:
                 self._sleep(backoff(attempt))
                 continue
             except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError) as error:
+                self._lost(body)
                 lost = ModelUnavailable(f"{self.name} closed the connection without a reply ({type(error).__name__})",
                                         f"see the log of {self.base_url}: it was reached, and gave up on the request")
                 if last:
@@ -211,6 +227,7 @@ class Endpoint:
                 self._sleep(backoff(attempt))
                 continue
             except httpx.TimeoutException as error:
+                self._lost(body)
                 raise self._late() from error
             except httpx.HTTPError as error:
                 raise ModelUnavailable(f"{self.name} cannot be reached ({type(error).__name__})",
@@ -231,11 +248,21 @@ class Endpoint:
                 response.close()
             self._sleep(wait if wait is not None else backoff(attempt))
 
-    def usage(self, reply: Mapping[str, Any]) -> Usage:
-        """Tokens as the provider counted them; dollars by the configured price, the list price, or 0."""
+    def usage(self, reply: Mapping[str, Any], body: Mapping[str, Any], text: str = "") -> Usage:
+        """Tokens as the provider counted them, else estimated from the request's `body` and the reply's `text`; dollars
+        by the configured price, the list price, or 0."""
         raw = reply.get("usage")
         counts = raw if isinstance(raw, dict) else {}
-        return self.priced(_count(counts.get("prompt_tokens")), _count(counts.get("completion_tokens")))
+        tokens_in, tokens_out = _count(counts.get("prompt_tokens")), _count(counts.get("completion_tokens"))
+        if (not tokens_in or (text and not tokens_out)) and (told := outlay.get()) is not None:
+            told.estimated = True
+        return self.priced(tokens_in or _tokens(body), tokens_out or about_text(text))
+
+    def _lost(self, body: Mapping[str, Any]) -> None:
+        """A call was sent and gave no reply: its prompt was read all the same."""
+        if (told := outlay.get()) is not None:
+            told.spent.append(self.priced(_tokens(body), 0))
+            told.estimated = True
 
     def priced(self, tokens_in: int, tokens_out: int) -> Usage:
         """What these tokens cost today: by the configured price, else the list price, else nothing (`price_known` of
@@ -322,14 +349,16 @@ class Endpoint:
             raise self._late()
 
     @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _explained(self, body: Mapping[str, Any]) -> Iterator[None]:
         import httpx
 
         try:
             yield
         except httpx.TimeoutException as error:
+            self._lost(body)
             raise self._late() from error
         except httpx.HTTPError as error:
+            self._lost(body)
             raise UpstreamTimeout(f"{self.name} broke off its reply half-way ({type(error).__name__})",
                                   "try again") from error
 
@@ -356,6 +385,13 @@ def _about(body: Mapping[str, Any]) -> int:
     reply's."""
     asked = json.dumps(body.get("messages") or body.get("input") or "", ensure_ascii=False).encode(errors="replace")
     return len(asked) // 4 + 1 + _count(body.get("max_tokens") or body.get("max_completion_tokens"))
+
+
+def _tokens(body: Mapping[str, Any]) -> int:
+    """Tokens of what a request asks, estimated."""
+    asked = body.get("messages") or body.get("input") or ()
+    texts = [asked] if isinstance(asked, str) else asked
+    return sum(about_text(str(one.get("content") or "") if isinstance(one, Mapping) else str(one)) for one in texts)
 
 
 def _count(value: Any) -> int:

@@ -65,8 +65,8 @@ class OpenAIChat:
         message = choice.get("message") if choice else None
         if choice is None or not isinstance(message, dict):
             raise ModelUnavailable(f"{self.name} answered without a message")
-        return ChatReply(str(message.get("content") or ""), self._client.usage(reply), _finish(choice), ms,
-                         served_by=_served_by(reply))
+        text = str(message.get("content") or "")
+        return ChatReply(text, self._client.usage(reply, body, text), _finish(choice), ms, served_by=_served_by(reply))
 
     def stream(self, messages: Sequence[Message], *, max_tokens: int, temperature: float = 0.0,
                stop: Sequence[str] = (), seed: int = 0) -> Iterator[str | ChatReply]:
@@ -89,10 +89,11 @@ class OpenAIChat:
 
     def _pieces(self, body: Mapping[str, Any]) -> Iterator[str | ChatReply]:
         parts: list[str] = []
-        finish, served_by, usage, began = "", "", Usage(), time.monotonic()
+        counted: Mapping[str, Any] = {}
+        finish, served_by, began = "", "", time.monotonic()
         for event in self._client.events("/chat/completions", body):
             if event.get("usage"):
-                usage = self._client.usage(event)
+                counted = event
             served_by = _served_by(event) or served_by
             choice = _first_choice(event)
             if choice is None:
@@ -106,7 +107,9 @@ class OpenAIChat:
                 yield text
         if not finish:
             raise UpstreamTimeout(f"{self.name} broke off its reply before the end", "try again")
-        yield ChatReply("".join(parts), usage, finish, (time.monotonic() - began) * 1000, served_by=served_by)
+        text = "".join(parts)
+        yield ChatReply(text, self._client.usage(counted, body, text), finish, (time.monotonic() - began) * 1000,
+                        served_by=served_by)
 
     def _body(self, messages: Sequence[Message], max_tokens: int, temperature: float, stop: Sequence[str],
               seed: int) -> dict[str, Any]:
@@ -172,10 +175,10 @@ class OpenAIEmbedder:
         tokens, usd = 0, 0.0
         for start in range(0, len(texts), self._batch):
             part = list(texts[start:start + self._batch])
-            reply = self._client.post("/embeddings", {"model": self._client.model, "input": part,
-                                                      "encoding_format": "float"})
+            body = {"model": self._client.model, "input": part, "encoding_format": "float"}
+            reply = self._client.post("/embeddings", body)
             vectors += self._vectors(reply, part)
-            used = self._client.usage(reply)
+            used = self._client.usage(reply, body)
             tokens, usd = tokens + used.tokens_in, usd + used.usd
         return vectors, Usage(tokens_in=tokens, usd=usd)
 

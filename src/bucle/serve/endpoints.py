@@ -6,16 +6,21 @@ import asyncio
 import queue
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+from bucle.core.engine import AskContext, ChatAnswer, added
 from bucle.core.ids import content_id
 from bucle.core.ports import Verdict
 from bucle.core.records import Feedback, Usage
-from bucle.models.engines.thread import for_somebody
+from bucle.models.ask import without_waiting
+from bucle.models.endpoint import Outlay
+from bucle.models.engines.thread import with_headers
+from bucle.models.tokens import about_text
 from bucle.serve.call import now, utc
 from bucle.serve.dialects import (
     Head,
@@ -66,9 +71,10 @@ class Endpoints:
         try:
             texts = await self._guarded(call, asked.texts)
             gateway.reserve(call, None)
-            vectors, call.usage = await self._embed(call, live, texts)
+            vectors, used = await self._embed(call, live, texts)
+            call.usage, call.estimated = added(used, *call.ctx.spent), call.ctx.estimated
             call.first()
-            reply = embeddings_reply(live.route.name, vectors, call.usage, base64=asked.base64, extra=call.extra())
+            reply = embeddings_reply(live.route.name, vectors, used, base64=asked.base64, extra=call.extra())
             call.finish()
         except BaseException as error:
             known = call.failed(error)
@@ -95,16 +101,30 @@ class Endpoints:
     async def _embed(self, call: Call, live: Live, texts: tuple[str, ...]) -> tuple[Any, Usage]:
         """Vectors and usage, from a thread; one that is late keeps its turn until it has ended."""
         embedder: Any = live.route.embedder
-        metered = getattr(embedder, "embed_metered", None)
-        async with asyncio.timeout(call.ctx.left_s):
+        ctx, gateway = call.ctx, self._gateway
+        async with asyncio.timeout(ctx.left_s):
             await live.turns.acquire()
-            started = time.perf_counter()
-            work = partial(for_somebody, call.ctx.forward, partial(metered or embedder.embed, texts))
-            running = asyncio.get_running_loop().run_in_executor(self._gateway.pool, work)
+            started, told = time.perf_counter(), Outlay()
+            running = asyncio.get_running_loop().run_in_executor(
+                gateway.pool, _embedded, embedder, texts, ctx.forward, told)
             running.add_done_callback(partial(_turn_over, live))
-            found = await asyncio.shield(running)
-        call.ctx.span("engine", started, texts=len(texts))
-        return found if metered else (found, Usage())
+            try:
+                vectors, usage = await asyncio.shield(running)
+            except asyncio.CancelledError:
+                if not running.done():
+                    ctx.late.append(_late(running, ctx, told))
+                raise
+            except Exception:
+                ctx.spent += told.spent
+                ctx.estimated = ctx.estimated or told.estimated
+                raise
+        ctx.span("engine", started, texts=len(texts))
+        ctx.spent += told.spent
+        ctx.estimated = ctx.estimated or told.estimated
+        if not usage.tokens_in:
+            ctx.estimated = True
+            usage = gateway.priced(call, sum(map(about_text, texts)), 0)
+        return vectors, usage
 
     async def moderations(self, exchange: Exchange) -> None:
         """What the server's own guards say of texts. Nothing is stored of them."""
@@ -186,6 +206,30 @@ class Endpoints:
 
     async def prometheus(self, exchange: Exchange) -> None:
         await exchange.reply(self._gateway.metrics.text(), 200, [_TEXT])
+
+
+def _embedded(embedder: Any, texts: tuple[str, ...], forward: Mapping[str, str], told: Outlay) -> tuple[Any, Usage]:
+    """In a thread: vectors and usage; what lost calls cost is in `told`, however it ends."""
+    metered = getattr(embedder, "embed_metered", None)
+    with without_waiting() as heard:
+        try:
+            found = with_headers(forward, partial(metered or embedder.embed, texts))
+        finally:
+            told.spent, told.estimated = heard.spent, heard.estimated
+    return found if metered else (found, Usage())
+
+
+def _late(running: asyncio.Future[tuple[Any, Usage]], ctx: AskContext, told: Outlay) -> Future[ChatAnswer | None]:
+    """What texts come to whose asker waits no more: they cannot be stopped."""
+    late: Future[ChatAnswer | None] = Future()
+
+    def ended(done: asyncio.Future[tuple[Any, Usage]]) -> None:
+        used = Usage() if done.cancelled() or done.exception() is not None else done.result()[1]
+        ctx.estimated = ctx.estimated or told.estimated
+        late.set_result(ChatAnswer((), added(used, *told.spent)))
+
+    running.add_done_callback(ended)
+    return late
 
 
 def _turn_over(live: Live, done: asyncio.Future[Any]) -> None:

@@ -8,14 +8,15 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
 from bucle.core.errors import ModelUnavailable
 from bucle.core.ports import Predictor
 from bucle.core.records import Prediction
-from bucle.models.ask import without_waiting
+from bucle.models.ask import Told, without_waiting
+from bucle.models.endpoint import Outlay
 from bucle.models.engines.thread import Pump, with_headers
 
 __all__ = ["Answered", "Batcher", "Pump"]
@@ -27,13 +28,14 @@ MAX_BATCH = 16
 @dataclass(frozen=True)
 class Answered:
     """A prediction, the milliseconds it waited and took, and how many shared its batch. `retry_after` is the pause in
-    seconds that a provider asked for meanwhile."""
+    seconds that a provider asked for meanwhile, `outlay` what was spent besides (of a batch, told with its first)."""
 
     prediction: Prediction
     wait_ms: float
     ms: float
     batch: int
     retry_after: float | None = None
+    outlay: Outlay = field(default_factory=Outlay)
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ class Batcher:
                 return
 
     def _answer(self, jobs: list[_Job]) -> None:
-        started = time.perf_counter()
+        started, told = time.perf_counter(), Told()
         try:
             with without_waiting() as told:
                 found = with_headers(jobs[0].forward, lambda: self._predict([j.text for j in jobs], jobs[0].access))
@@ -112,6 +114,7 @@ class Batcher:
                 raise RuntimeError(f"the predictor gave {len(found)} answers to {len(jobs)} inputs")
         except Exception as error:
             if len(jobs) == 1 or isinstance(error, ModelUnavailable):  # an outage is everybody's, and asked once
+                vars(error)["outlay"] = told
                 for job in jobs:
                     job.done.set_exception(error)
                 return
@@ -121,7 +124,8 @@ class Batcher:
         ms = (time.perf_counter() - started) * 1000
         for job, prediction in zip(jobs, found, strict=True):
             waited = (started - job.queued) * 1000
-            job.done.set_result(Answered(prediction, waited, ms, len(jobs), told.retry_after))
+            spent = told if job is jobs[0] else Outlay()
+            job.done.set_result(Answered(prediction, waited, ms, len(jobs), told.retry_after, spent))
 
     def _predict(self, texts: list[str], access: frozenset[str]) -> Sequence[Prediction]:
         predict: Any = self._predictor.predict

@@ -63,6 +63,12 @@ class Live:
         self.dearest = 0.0  # US dollars of the dearest answer lately, where no price is known beforehand
 
     @property
+    def told(self) -> bool:
+        """Whether the price of a request's tokens is told beforehand, by the route or its engine."""
+        of_route = (self.route.usd_per_million_in, self.route.usd_per_million_out) != (None, None)
+        return of_route or hasattr(self.engine, "priced")
+
+    @property
     def chat(self) -> ChatEngine:
         """The engine of a route that chats."""
         assert self.engine is not None  # noqa: S101
@@ -78,7 +84,8 @@ class Live:
         told: Any = getattr(self.engine, "priced", None)
         if told is not None:
             priced = told(tokens_in, tokens_out)
-            return None if priced is None else float(getattr(priced, "usd", priced))
+            usd = None if priced is None else float(getattr(priced, "usd", priced))
+            return usd or (None if self.route.predictor is not None and self.route.at_once > 1 else usd)
         return None if self.route.engine is None and self.route.at_once > 1 else 0.0
 
 
@@ -238,18 +245,20 @@ class Gateway:
         live = self._live_of(call)
         out = (ask.max_tokens or live.route.answer_tokens) * ask.n if ask is not None else 0
         usd = live.priced(call.bound, out)
-        if usd is not None or live.route.price_known:  # what is known to be unknown is not guessed from what was paid
+        if not live.told and live.route.price_known:  # what is known to be unknown is not guessed from what was paid
             usd = max(usd or 0.0, live.dearest) or usd
-        tokens = call.bound // 4 + out
+        tokens_in = call.bound // 4
         if self.accounts is not None:
             try:
-                call.reserved = self.accounts.reserve(call.key, usd=usd, tokens=tokens, trace=call.id, at=call.received)
+                call.reserved = self.accounts.reserve(call.key, usd=usd, tokens=tokens_in + out, trace=call.id,
+                                                      at=call.received)
             except ApiError as error:
                 if self._again(call, error):
                     call.untold, call.looking = True, None
                 raise
-        self.traces.began(call.id, route=call.route.name, at=call.arrived, usd=usd or 0.0, tokens=tokens,
-                          key=getattr(call.key, "id", ""), team=getattr(call.key, "team", ""), release=call.release)
+        self.traces.began(call.id, route=call.route.name, at=call.arrived, usd=usd or 0.0, tokens_in=tokens_in,
+                          tokens_out=out, key=getattr(call.key, "id", ""), team=getattr(call.key, "team", ""),
+                          release=call.release)
         call.asked = True
 
     def _again(self, call: Call, error: ApiError) -> bool:

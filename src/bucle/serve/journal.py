@@ -88,10 +88,10 @@ class Journal:
         return len(self._later)
 
     def began(self, trace_id: str, *, route: str, at: str, key: str = "", team: str = "", usd: float = 0.0,
-              tokens: int = 0, release: str = "") -> bool:
-        """An engine is about to be asked, with `usd` and `tokens` reserved. Whether it was written."""
-        said = {"id": trace_id, "route": route, "at": at, "key": key, "team": team, "usd": usd, "tokens": tokens,
-                "release": release}
+              tokens_in: int = 0, tokens_out: int = 0, release: str = "") -> bool:
+        """An engine is about to be asked, with `usd` and so many tokens reserved. Whether it was written."""
+        said = {"id": trace_id, "route": route, "at": at, "key": key, "team": team, "usd": usd,
+                "tokens_in": tokens_in, "tokens_out": tokens_out, "release": release}
         with self._lock:
             return self._append(trace_id, BEGAN, msgspec.json.encode(said)) is not None
 
@@ -230,7 +230,7 @@ def _cut_off(said: dict[str, Any]) -> Trace:
     return Trace(id=said["id"], at=said["at"], received_at=said["at"], route=said["route"], model=said["route"],
                  input="", status=CUT_OFF, error="the server ended before this request did", key=said["key"],
                  team=said["team"], release=said["release"], estimated=True,
-                 usage=Usage(tokens_in=said["tokens"], usd=said["usd"]))
+                 usage=Usage(tokens_in=said["tokens_in"], tokens_out=said["tokens_out"], usd=said["usd"]))
 
 
 def _records(own: Path) -> Iterator[tuple[bytes, Any]]:

@@ -7,8 +7,9 @@ import json
 import time
 from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import CancelledError, Future
+from dataclasses import replace
 
-from bucle.core.engine import AskContext, ChatAnswer, ChatAsk, Choice, Delta
+from bucle.core.engine import AskContext, ChatAnswer, ChatAsk, Choice, Delta, added
 from bucle.core.errors import (
     BadInput,
     BucleError,
@@ -19,8 +20,8 @@ from bucle.core.errors import (
     UpstreamTimeout,
 )
 from bucle.core.ports import Predictor
-from bucle.core.records import Prediction, TaskKind
-from bucle.models.endpoint import RateLimited, Refused, TimedOut
+from bucle.core.records import Prediction, TaskKind, Usage
+from bucle.models.endpoint import Outlay, RateLimited, Refused, TimedOut
 from bucle.serve.engine import Answered, Batcher
 from bucle.serve.replies import clean, content_of, finite
 
@@ -62,6 +63,7 @@ class TaskEngine:
         self.parallel = max(1, parallel or int(getattr(predictor, "max_parallel", 1)))
         self._predictor = predictor
         self._batcher = Batcher(predictor, name, self.parallel)
+        self._dearest = 0.0  # US dollars of an answer lately
         self.offers = frozenset({"seed", "prompt", *(("conversation",) if kind == "converse" else ())})
 
     async def complete(self, ask: ChatAsk, ctx: AskContext) -> ChatAnswer:
@@ -77,6 +79,10 @@ class TaskEngine:
             elif not job.done() or job.exception() is None:
                 self._goes_on(job, ctx, started)
             raise
+        except Exception as error:
+            _spent(ctx, getattr(error, "outlay", None))
+            raise
+        _spent(ctx, answered.outlay)
         self._ran(answered, ctx, started)
         ctx.acted = bool(answered.prediction.spans)
         if answered.prediction.error:
@@ -96,6 +102,10 @@ class TaskEngine:
         if (close := getattr(self._predictor, "close", None)) is not None:
             await asyncio.to_thread(close)
 
+    def priced(self, tokens_in: int, tokens_out: int) -> Usage:
+        """What an answer may cost: the dearest lately, for a candidate asks as often as it likes."""
+        return Usage(tokens_in=tokens_in, tokens_out=tokens_out, usd=self._dearest)
+
     def input_of(self, ask: ChatAsk) -> str:
         """What the candidate is given: the last user message, or of a conversation all of it, as its rows hold it.
         Raises BadInput where the last message is not the user's."""
@@ -107,6 +117,7 @@ class TaskEngine:
 
     def _ran(self, answered: Answered, ctx: AskContext, started: float) -> None:
         found = answered.prediction
+        self._dearest = max(found.usage.usd, self._dearest * 0.999)
         failed = {"error_kind": found.error_kind} if found.error_kind else {}
         ctx.span("engine", started, wait_ms=round(answered.wait_ms, 3), batch=answered.batch, **failed)
         shift = (started - ctx.started) * 1000
@@ -120,11 +131,14 @@ class TaskEngine:
         def ended(job: Future[Answered]) -> None:
             try:
                 answered = job.result()
-            except (Exception, CancelledError):
-                late.set_result(None)
+            except (Exception, CancelledError) as error:
+                told: Outlay | None = getattr(error, "outlay", None)
+                late.set_result(ChatAnswer((), added(*told.spent)) if told is not None and told.spent else None)
                 return
             self._ran(answered, ctx, started)
-            late.set_result(self._answer(answered.prediction))
+            ctx.estimated = ctx.estimated or answered.outlay.estimated
+            answer = self._answer(answered.prediction)
+            late.set_result(replace(answer, usage=added(answer.usage, *answered.outlay.spent)))
 
         job.add_done_callback(ended)
 
@@ -136,3 +150,10 @@ class TaskEngine:
         shown = found.model_copy(update={"output": clean(found.output), "score": finite(found.score),
                                          "citations": places})
         return ChatAnswer((Choice(content),), found.usage, served_by=self.name, prediction=shown)
+
+
+def _spent(ctx: AskContext, told: Outlay | None) -> None:
+    """What the calls behind a candidate cost that gave no reply."""
+    if told is not None:
+        ctx.spent += told.spent
+        ctx.estimated = ctx.estimated or told.estimated

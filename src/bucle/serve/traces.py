@@ -82,12 +82,12 @@ class TraceQueue:
         return len(self._jobs) + (self._journal.later if self._journal else 0)
 
     def began(self, trace_id: str, *, route: str, at: str, key: str = "", team: str = "", usd: float = 0.0,
-              tokens: int = 0, release: str = "") -> None:
-        """An engine is about to be asked, with `usd` and `tokens` reserved: should the server die, this much is told of
-        the request. Nothing without a journal."""
+              tokens_in: int = 0, tokens_out: int = 0, release: str = "") -> None:
+        """An engine is about to be asked, with `usd` and so many tokens reserved: should the server die, this much is
+        told of the request. Nothing without a journal."""
         if self._journal is not None:
-            self._journal.began(trace_id, route=route, at=at, key=key, team=team, usd=usd, tokens=tokens,
-                                release=release)
+            self._journal.began(trace_id, route=route, at=at, key=key, team=team, usd=usd, tokens_in=tokens_in,
+                                tokens_out=tokens_out, release=release)
 
     def put(self, trace: Trace) -> bool:
         """Whether `trace` was taken; False counts it as dropped. With a journal, what was taken survives a kill."""

@@ -46,6 +46,8 @@ def facts(name: str, model: Model, own: Mapping[str, ModelFacts]) -> ModelFacts:
         return merged(found, own.get(name))
     if isinstance(model, EncoderModel | RerankerModel) and model.base_url:
         found = hosted(model.model, provider_of(model.base_url), local=_is_local(model.base_url))
+        if isinstance(model, EncoderModel) and model.usd_per_million_in is not None:
+            found = found.model_copy(update={"usd_per_million_in": model.usd_per_million_in})
         return merged(found, own.get(model.model), own.get(name))
     if isinstance(model, RemoteModel):
         provider = model.provider if isinstance(model, ProviderModel) else provider_of(model.base_url)

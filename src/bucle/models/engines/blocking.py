@@ -27,6 +27,7 @@ from bucle.models.endpoint import (
     come_back,
     forward_headers,
     hurried,
+    outlay,
     span_of,
     troubles,
 )
@@ -74,9 +75,10 @@ class BlockingChat:
     def stream(self, messages: Sequence[Message], *, max_tokens: int, temperature: float = 0.0,
                stop: Sequence[str] = (), seed: int = 0) -> Iterator[str | ChatReply]:
         """Pieces as they come, then the reply; tried again only before the first piece."""
-        began = time.monotonic()
+        began, asked = time.monotonic(), list[AskContext]()
 
         def once(ctx: AskContext) -> tuple[AsyncIterator[Delta | ChatAnswer], Delta | ChatAnswer | None]:
+            asked.append(ctx)
             pieces = self.engine.stream(self._ask(messages, max_tokens, temperature, stop, seed, None), ctx)
             try:
                 return pieces, _run(_next(pieces))
@@ -94,6 +96,7 @@ class BlockingChat:
                 piece = _run(_next(pieces))
         finally:
             _run(_closed(pieces))
+            _told(asked[-1])
         if piece is None:
             raise UpstreamTimeout(f"{self.name} broke off its reply before the end", "try again")
         yield self._reply(piece, (time.monotonic() - began) * 1000)
@@ -133,9 +136,9 @@ class BlockingChat:
                 raise RateLimited(f"{self.name} asked for a pause: {span_of(left)} of it are left", come_back(left),
                                   left)
             place = self._limits.wait(size + max_tokens, self._sleep, pause=not waited)
-            waited = False
+            waited, ctx = False, _context()
             try:
-                found = once(AskContext(forward=forward_headers.get() or {}))
+                found = once(ctx)
             except (Refused, TimedOut):
                 raise
             except ModelUnavailable as error:
@@ -159,10 +162,23 @@ class BlockingChat:
                     used = found[0].usage
                     self._limits.settle(place, used.tokens_in + used.tokens_out)
                 return found
+            finally:
+                _told(ctx)
 
     def _reply(self, answer: ChatAnswer, ms: float) -> ChatReply:
         finish = "length" if answer.choices and answer.choices[0].finish == "length" else "stop"
         return ChatReply(answer.text, answer.usage, finish, ms, served_by=answer.served_by)
+
+
+def _context() -> AskContext:
+    """What is spent in it is told to whoever pays (models.endpoint.outlay)."""
+    told = outlay.get()
+    return AskContext(forward=forward_headers.get() or {}, spent=[] if told is None else told.spent)
+
+
+def _told(ctx: AskContext) -> None:
+    if (told := outlay.get()) is not None:
+        told.estimated = told.estimated or ctx.estimated
 
 
 async def _next(pieces: AsyncIterator[Delta | ChatAnswer]) -> Delta | ChatAnswer | None:

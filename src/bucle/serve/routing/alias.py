@@ -152,11 +152,15 @@ _NO_ASK = ChatAsk("")
 
 
 def _price(target: Attempt, tokens_in: int, tokens_out: int) -> float | None:
-    """US dollars of these tokens at one target: by what is known of it, else by what its engine says, else nothing
-    where it computes here, and None where it asks others (it takes several at once)."""
-    if target.facts.price_in is not None or target.facts.price_out is not None:
-        return target.facts.usd(tokens_in, tokens_out)
+    """US dollars of these tokens at one target: by what is known of it or what its engine says (a task: what it cost
+    lately), whichever is more; else nothing where it computes here, None where it asks others (it takes several)."""
+    known = target.facts.price_in is not None or target.facts.price_out is not None
+    usd = target.facts.usd(tokens_in, tokens_out)
     if (priced := getattr(target.engine, "priced", None)) is not None:
         said = priced(tokens_in, tokens_out)
-        return None if said is None else float(getattr(said, "usd", said))
+        if said is not None:
+            return max(usd, float(getattr(said, "usd", said)))
+        return usd if known else None
+    if known:
+        return usd
     return None if getattr(target.engine, "parallel", 1) > 1 else 0.0
