@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,6 +24,7 @@ from bucle.core.errors import BadInput, ContextOverflow, ModelUnavailable
 from bucle.core.records import Prediction
 from bucle.core.serving import Guards
 from bucle.models.endpoint import RateLimited
+from bucle.models.tokens import counter
 from bucle.serve.app import create_app
 from bucle.serve.guard import GuardSet
 from bucle.serve.routes import Limits, Route
@@ -65,7 +67,8 @@ def failing(ask: ChatAsk) -> Any:
 @pytest.fixture(scope="module")
 def served() -> Iterator[SimpleNamespace]:
     engine, plain = Scripted("m"), Scripted("plain", offers=frozenset({"conversation", "max_tokens"}))
-    routes = [Route("m", "chat", engine=engine), Route("plain", "chat", engine=plain),
+    routes = [Route("m", "chat", engine=engine, counter=partial(counter, "gpt-4o")),
+              Route("plain", "chat", engine=plain),
               Route("failing", "chat", engine=Scripted("failing", failing)),
               Route("letters", "embed", embedder=Letters()),
               Route("tickets", "answer", predictor=Labels(), places={"chunk:1": "bajas.md, section Plazos"})]
@@ -410,3 +413,23 @@ def test_the_openapi_document_is_served_and_names_the_models(served: SimpleNames
     assert body["properties"]["model"]["enum"] == ["m", "plain", "failing", "tickets"]
     assert body["properties"]["max_tokens"]["maximum"] == 2000
     assert set(document["paths"]) >= {"/v1/chat/completions", "/v1/messages", "/v1/responses", "/v1/moderations"}
+
+
+def test_tokens_are_counted_by_the_models_own_vocabulary_or_said_to_be_an_estimate(served: SimpleNamespace) -> None:
+    def counted(model: str, **more: Any) -> tuple[int, bool]:
+        told = served.anthropic.messages.count_tokens(model=model, messages=HI, **more)
+        return told.input_tokens, told.bucle["estimated"]
+
+    asked = len(served.engine.asked)
+    own = counter("gpt-4o").count([{"role": "user", "content": "hola mundo"}]).prompt.tokens
+    assert counted("m") == (own, False)
+    assert counted("m", system="Be brief.")[0] > own
+    tokens, estimated = counted("m", tools=[{"name": "f", "input_schema": {"type": "object"}}])
+    assert tokens > own
+    assert estimated, "nobody knows how tools are told to the model"
+    assert counted("plain") == counted("tickets") == (counted("plain")[0], True)
+    assert len(served.engine.asked) == asked, "no model was asked"
+    with pytest.raises(anthropic.NotFoundError):
+        counted("nosuch")
+    with pytest.raises(anthropic.BadRequestError, match="max_tokenz"):
+        counted("m", extra_body={"max_tokenz": 1})

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from chat_peer import remote
 
-from bucle.core.config import OpenAIModel
+from bucle.core.config import EncoderModel, OpenAIModel
 from bucle.core.ports import FitContext
 from bucle.core.records import Node
 from bucle.customise.chain import ChainTechnique, chain, step
@@ -116,3 +116,14 @@ def test_a_providers_key_that_is_not_set_is_told_at_the_start(ws: Workspace, cap
     app_for(ws, None)
     assert "SOME_KEY" not in caplog.text
     assert "sk-1" not in caplog.text
+
+
+def test_routes_know_how_their_tokens_are_counted_and_read(ws: Workspace) -> None:
+    models = {"gpt": OpenAIModel(kind="openai", base_url="http://localhost:9/v1", model="gpt-4o"),
+              "own": OpenAIModel(kind="openai", base_url="http://localhost:9/v1", model="qualquiera"),
+              "emb": EncoderModel(kind="encoder", base_url="http://localhost:9/v1", model="text-embedding-3-small"),
+              "bge": EncoderModel(kind="encoder", base_url="http://localhost:9/v1", model="bge")}
+    ws = replace(ws, config=ws.config.model_copy(update={"models": models}))
+    routes = app_for(ws, None).state.routes
+    assert [routes[name].counter().how for name in ("gpt", "own")] == ["encoding", "estimate"]
+    assert [routes[name].vocabulary for name in ("emb", "bge")] == ["cl100k_base", ""]

@@ -282,3 +282,24 @@ def test_what_only_some_providers_take_reaches_them_in_their_words_and_is_refuse
     assert not CHAT.parse({**LEAST["chat"], **nothing}, LIMITS).extra
     assert not MESSAGES.parse({**LEAST["messages"], "thinking": {"type": "disabled"}}, LIMITS).extra
     assert exact_key(chat, (), "") != exact_key(replace(chat, extra={**chat.extra, "reasoning_effort": "high"}), (), "")
+
+
+def test_token_ids_are_read_where_it_is_known_whose_they_are() -> None:
+    class Two:
+        name, dimensions = "two", 2
+
+        def embed(self, texts: Any) -> list[list[float]]:
+            return [[0.0, 1.0]] * len(texts)
+
+    known = Route("two", "embed", embedder=Two(), vocabulary="cl100k_base")
+    ids = [71, 8083, 11, 29386, 64591, 8374, 30]
+    for sent in (ids, [ids]):
+        assert parse_embeddings({"model": "two", "input": sent}, known, LIMITS).texts == ("hola, ¿qué tal?",)
+    assert parse_embeddings({"model": "two", "input": ["71"]}, known, LIMITS).texts == ("71",)
+    for route, sent in ((known, [[100_300]]), (known, [[-1]]), (known, [[True]]), (known, [[]]), (known, [ids, "a"]),
+                         (replace(known, vocabulary=""), [ids])):
+        with pytest.raises(ApiError, match="check_embedding_ctx_length=False") as caught:
+            parse_embeddings({"model": "two", "input": sent}, route, LIMITS)
+        assert caught.value.status == 400
+    with pytest.raises(ApiError, match="at most 2048"):
+        parse_embeddings({"model": "two", "input": [ids] * 3000}, known, LIMITS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from bucle.core.config import REMOTE, EncoderModel, Model, OpenAIModel, RerankerModel
@@ -21,7 +22,7 @@ from bucle.loop.workspace import Workspace
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from bucle.models.tokens import Count
+    from bucle.models.tokens import Count, Counter
     from bucle.serve.otlp import TraceExport
     from bucle.serve.routes import Route
 
@@ -153,6 +154,7 @@ def _models(ws: Workspace, release: Node | None, override: Mapping[str, ChatMode
             if isinstance(model, EncoderModel):
                 routes[name] = Route(name, "embed", candidate=node, embedder=_embedder(ws, node, name, model),
                                      parallel=AT_ONCE if model.base_url else 0, price_known=known,
+                                     vocabulary=_vocabulary(model),
                                      usd_per_million_in=facts(name, model, ws.config.catalogue).usd_per_million_in)
             elif name in override:
                 routes[name] = Route(name, "chat", candidate=node, chat=override[name])
@@ -160,7 +162,8 @@ def _models(ws: Workspace, release: Node | None, override: Mapping[str, ChatMode
                 engine = engine_of(ws, name, node)
                 adapters = [f"{name}:{adapter}" for adapter in adapters_of(ws, model)]
                 routes[name] = Route(name, "chat", candidate=node, engine=engine, price_known=known,
-                                     answer_tokens=_answer_tokens(ws, name, model))
+                                     answer_tokens=_answer_tokens(ws, name, model),
+                                     counter=cache(partial(_counter, ws, node, model)))
                 routes |= {called: Route(called, "chat", candidate=node, engine=AsModel(engine, called))
                            for called in adapters}
         except BucleError as error:
@@ -178,6 +181,21 @@ def _answer_tokens(ws: Workspace, name: str, model: Model) -> int:
     if model.kind not in REMOTE:
         return ANSWER_TOKENS
     return min(REMOTE_ANSWER, facts(name, model, ws.config.catalogue).max_output or REMOTE_ANSWER)
+
+
+def _vocabulary(model: EncoderModel) -> str:
+    """The published vocabulary of a provider's encoder, read now and not at the first request; empty without one."""
+    from bucle.models.tokens import decoded, encoding_of
+
+    found = encoding_of(model.model) if model.base_url else ""
+    return found if found and decoded([[0]], found) else ""
+
+
+def _counter(ws: Workspace, node: str, model: Model) -> Counter:
+    """What counts a model's tokens: its own tokenizer here, a provider's published vocabulary, else an estimate."""
+    from bucle.models.tokens import counter
+
+    return counter(getattr(model, "model", "")) if model.kind in REMOTE else counter("", folder=model_folder(ws, node))
 
 
 def _told_of_its_key(name: str, model: Model) -> None:

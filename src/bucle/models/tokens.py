@@ -13,7 +13,7 @@ from bucle.core.engine import ChatAsk
 from bucle.core.errors import BadInput, ModelUnavailable
 from bucle.core.ports import Message
 
-__all__ = ["Count", "Counter", "Tokens", "about", "about_text", "counter", "encoding_of"]
+__all__ = ["FRAMED", "Count", "Counter", "Tokens", "about", "about_text", "counter", "decoded", "encoding_of"]
 
 MAX_TOKENIZER = 128 * 2**20  # bytes of a tokenizer.json
 MAX_TEXT = 20_000_000  # characters counted in one call
@@ -29,6 +29,8 @@ OPENAI_MESSAGE, OPENAI_REPLY = 3, 3
 # The most that the chat templates of the same families (OpenAI, Llama 3, Qwen, Mistral) put around a message, its role
 # included, and around the whole: an estimate counts them in, and its low end does not.
 MESSAGE, WHOLE = 5, 5
+FRAMED = ("o200k_base", "cl100k_base")
+"""Vocabularies whose framing of a chat is published: a count under them is exact, but for hidden reasoning."""
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
@@ -81,7 +83,7 @@ class Counter:
 
     @property
     def _chat(self) -> bool:
-        return self.how == "encoding" and self.name in ("o200k_base", "cl100k_base")
+        return self.how == "encoding" and self.name in FRAMED
 
     def _framing(self, messages: Sequence[Message]) -> tuple[int, int]:
         """Tokens that the framing of a chat adds, at least and at most."""
@@ -111,10 +113,24 @@ def counter(model: str, *, folder: Path | None = None, language: str = "") -> Co
             n = len(vocabulary.encode_ordinary(text)) if text else 0
             return Count(n, n, n)
 
-        framed = encoding in ("o200k_base", "cl100k_base")
+        framed = encoding in FRAMED
         return Counter("encoding", encoding, "hidden reasoning is not in it" if framed else
                        "the chat template, a few tokens a message, is not in it", exact)
     return _estimate(language, "no tokenizer of it is at hand")
+
+
+def decoded(rows: Sequence[Sequence[int]], encoding: str) -> list[str] | None:
+    """The texts of token ids under a published vocabulary; None where the extra `bucle[tokens]` is not installed, or
+    one of them is no token of it."""
+    try:
+        from quicktok import get_encoding
+    except ImportError:
+        return None
+    vocabulary = get_encoding(encoding)
+    try:
+        return [vocabulary.decode(list(row)) for row in rows]
+    except Exception:  # of whatever kind the library's own are
+        return None
 
 
 def encoding_of(model: str) -> str:

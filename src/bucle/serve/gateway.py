@@ -22,7 +22,8 @@ from bucle.models.engines.thread import ThreadEngine
 from bucle.serve import wire
 from bucle.serve.budgets import Accounts
 from bucle.serve.call import Call
-from bucle.serve.dialects import DIALECTS
+from bucle.serve.counting import COUNT, Counting
+from bucle.serve.dialects import DIALECTS, Messages
 from bucle.serve.endpoints import Endpoints
 from bucle.serve.errors import ApiError, from_exception
 from bucle.serve.http import Exchange, Receive, Scope, Send
@@ -121,6 +122,8 @@ class Gateway:
             dialect.path: ("POST", partial(chat.answer, dialect=dialect), dialect) for dialect in DIALECTS}
         self._paths |= {path: (method, handler, None) for path, method, handler in ends.paths()}
         self._named = ends.model
+        messages = next(d for d in DIALECTS if isinstance(d, Messages))
+        self._paths[COUNT] = ("POST", Counting(self, messages).tokens, messages)
 
     async def open(self) -> None:
         """Begin to serve, on this event loop."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
-from bucle.serve.dialects import DIALECTS
+from bucle.serve.dialects import DIALECTS, Messages
 from bucle.serve.dialects.fields import Shape
 from bucle.serve.dialects.others import embeddings_shape, feedback_shape, moderations_shape
 from bucle.serve.routes import Limits, Route
@@ -49,6 +49,9 @@ def openapi(routes: Mapping[str, Route], limits: Limits | None = None) -> dict[s
             ("feedback", "/v1/feedback", feedback_shape(limits), None, "A rating or correction of an answer")):
         schemas[f"{name.capitalize()}Request"] = _request(shape, models)
         paths[path] = {"post": _operation(name, summary, f"{name.capitalize()}Request", f"{name.capitalize()}Reply")}
+    schemas["CountRequest"] = _request(Messages().counted_shape(limits), chats)
+    paths["/v1/messages/count_tokens"] = {"post": _operation(
+        "count", "Tokens of a conversation, as Anthropic's", "CountRequest", "CountReply", error="AnthropicError")}
     paths |= _plain_paths()
     return {
         "openapi": "3.1.0",
@@ -188,6 +191,8 @@ def _replies() -> dict[str, Any]:
             "content": _list(block), "stop_sequence": _NULLABLE,
             "stop_reason": {"enum": ["end_turn", "stop_sequence", "max_tokens", "tool_use", "refusal"]},
             "usage": _object({"input_tokens": _COUNT, "output_tokens": _COUNT})}),
+        "CountReply": _object({"input_tokens": _COUNT, "bucle": _object({"estimated": {
+            "type": "boolean", "description": "no tokenizer of it is at hand, or tools are in it"}})}),
         "EmbeddingsReply": _object({
             "object": {"const": "list"}, "model": _TEXT, "bucle": bucle,
             "usage": _object({"prompt_tokens": _COUNT, "total_tokens": _COUNT}),

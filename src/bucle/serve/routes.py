@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -10,6 +10,7 @@ from bucle.core.engine import ChatEngine
 from bucle.core.errors import ConfigError
 from bucle.core.ports import ChatModel, Embedder, Predictor
 from bucle.core.records import TaskKind
+from bucle.models.tokens import Counter
 
 __all__ = ["ANSWER_TOKENS", "Limits", "Route", "RouteKind"]
 
@@ -30,7 +31,9 @@ class Route:
     itself. `usd_per_million_in` and `_out` are what budgets reserve by; None leaves it to the engine (a method
     `priced(tokens_in, tokens_out)`), and what computes in this process costs nothing by the token.
     Where a request says no `max_tokens`, the engine's own default holds, and budgets reserve `answer_tokens`. Without
-    `price_known` it costs, and nobody knows what: a key with a budget is refused.
+    `price_known` it costs, and nobody knows what: a key with a budget is refused. `counter` gives
+    what counts its tokens; it is asked in a thread, at each count. `vocabulary` is an
+    encoder's published one, by which its clients may send token ids.
 
     A predictor or chat model gets one call at a time, unless it says otherwise by a `max_parallel` of its own, or
     `parallel` is given. A predictor that gets one call at a time is given what waits as one batch, and where it raises
@@ -53,6 +56,8 @@ class Route:
     usd_per_million_out: float | None = None
     price_known: bool = True
     answer_tokens: int = ANSWER_TOKENS
+    counter: Callable[[], Counter] | None = None
+    vocabulary: str = ""
 
     @property
     def at_once(self) -> int:

@@ -49,6 +49,16 @@ class Messages:
         """What a body may hold."""
         return _shape(limits)
 
+    def counted_shape(self, limits: Limits) -> f.Shape:
+        """What a body may hold whose tokens are counted: no length of an answer is needed."""
+        whole = _shape(limits)
+        return f.Shape(whole.fields, tuple(name for name in whole.required if name != "max_tokens"))
+
+    def parse_counted(self, body: Mapping[str, Any], limits: Limits) -> ChatAsk:
+        """The question whose tokens are to be counted."""
+        f.read(self.counted_shape(limits), body)
+        return self.parse(body if body.get("max_tokens") is not None else {**body, "max_tokens": 1}, limits)
+
     def parse(self, body: Mapping[str, Any], limits: Limits) -> ChatAsk:
         got = f.read(_shape(limits), body)
         messages: list[Mapping[str, Any]] = []

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from bucle.core.ports import Verdict
 from bucle.core.records import Usage
+from bucle.models.tokens import decoded
 from bucle.serve.dialects import fields as f
 from bucle.serve.dialects.base import Head
 from bucle.serve.dialects.common import MODEL, NOT_TEXT, USER, asked_by, tag
@@ -56,7 +57,7 @@ class FeedbackAsk:
 
 
 def parse_embeddings(body: Mapping[str, Any], route: Route, limits: Limits) -> EmbedAsk:
-    got = f.read(embeddings_shape(limits), body)
+    got = f.read(embeddings_shape(limits), _decoded(body, route, limits))
     texts = tuple([got["input"]] if isinstance(got["input"], str) else got["input"])
     if not all(t.strip() for t in texts):
         raise ApiError(400, "`input` holds an empty text", code="empty_input", param="input")
@@ -127,15 +128,36 @@ def feedback_shape(limits: Limits) -> f.Shape:
                    ("trace_id",))
 
 
+def _decoded(body: Mapping[str, Any], route: Route, limits: Limits) -> Mapping[str, Any]:
+    """`body` with token ids as text where the route's model has a published vocabulary, by which its clients make
+    them; else as it came."""
+    given = body.get("input")
+    if not isinstance(given, list) or route.vocabulary == "":
+        return body
+    rows = [given] if given and all(map(_is_token, given)) else given
+    if not rows or len(rows) > limits.embed_inputs:
+        return body
+    if not all(isinstance(row, list) and row and all(map(_is_token, row)) for row in rows):
+        return body
+    if (texts := decoded(rows, route.vocabulary)) is None:
+        return body
+    return {**body, "input": texts}
+
+
+def _is_token(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
+
+
 class _Words(f.Text):
-    """A text; token ids, which the official API takes too, are refused as such."""
+    """A text; token ids, which the official API takes too, are refused where nobody knows whose they are."""
 
     def __init__(self, longest: int) -> None:
         super().__init__(longest, 1, 413)
 
     def read(self, value: Any) -> str:
         if isinstance(value, int | list) and not isinstance(value, bool):
-            raise f.Wrong("must be text: token ids are not served", "unsupported_value")
+            raise f.Wrong("must be text: nobody knows whose token ids these are. Of LangChain's OpenAIEmbeddings, set "
+                          "check_embedding_ctx_length=False", "unsupported_value")
         return super().read(value)
 
 
