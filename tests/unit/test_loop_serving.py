@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +17,11 @@ from bucle.core.config import EncoderModel, OpenAIModel
 from bucle.core.ports import FitContext
 from bucle.core.records import Node
 from bucle.customise.chain import ChainTechnique, chain, step
+from bucle.ledger.spend import spent
 from bucle.loop.candidates import Candidate
 from bucle.loop.serving import app_for
 from bucle.loop.workspace import Workspace
+from bucle.serve.gateway import Live
 from bucle.serve.server import BackgroundServer
 
 SPEC = chain("c", step("prompt", "resume", model="gpt", user="{{ input }}", cache=60), language="es")
@@ -85,6 +88,46 @@ def test_a_released_chain_is_served_side_by_side_and_its_steps_are_kept(ws: Work
             assert not (ws.ledger.folder / "chains.db-wal").exists()
             kept = {t.id: t for t in ws.traces.traces()}[again.headers["x-bucle-trace"]]
             assert [s["cached"] for s in kept.spans if s["name"] == "resume"] == [True]
+
+
+def test_a_shadow_is_paid_for_in_the_metrics_too(tmp_path: Path) -> None:
+    """What they say of a route is what `bucle spend --by route` says."""
+    with remote(lambda messages, body: "uno dos tres") as (_, peer):
+        gpt = f"kind: openai, base_url: '{peer.url}', api_key_env: '', usd_per_million_in: 0, usd_per_million_out: 1000"
+        (tmp_path / "bucle.yaml").write_text(
+            f"project: p\nmodels:\n  a: {{{gpt}, model: a}}\n  b: {{{gpt}, model: b}}\n"
+            "serve:\n  routes:\n    sh: {to: [{to: a}], shadow: [b]}\n", "utf-8")
+        ws = Workspace.open(tmp_path)
+        with BackgroundServer(app_for(ws, None)) as server, httpx.Client(base_url=server.url) as http:
+            body = {"model": "sh", "messages": [{"role": "user", "content": "hola"}]}
+            assert http.post("/v1/chat/completions", json=body).json()["bucle"]["usd"] == pytest.approx(0.003)
+            end = time.monotonic() + 5
+            while "bucle_shadow_usd_total{" not in (told := http.get("/metrics").text) and time.monotonic() < end:
+                time.sleep(0.02)
+        assert 'bucle_usd_total{route="sh"} 0.006' in told
+        assert 'bucle_shadow_usd_total{route="sh",target="b"} 0.003' in told
+        assert sum(row.nano_usd for row in spent(ws.ledger)) == 6_000_000
+        ws.close()
+
+
+def test_an_encoders_price_is_reserved_and_its_tokens_count(tmp_path: Path) -> None:
+    """A remote one costs what bucle.yaml says and its vectors do not depend on it; one at a local address is free."""
+    (tmp_path / "bucle.yaml").write_text(
+        "project: p\nmodels:\n"
+        "  far: {kind: encoder, base_url: 'https://models.example.org/v1', model: e, usd_per_million_in: 1000}\n"
+        "  near: {kind: encoder, base_url: 'http://127.0.0.1:9/v1', model: e}\n"
+        "  who: {kind: encoder, base_url: 'https://models.example.org/v1', model: f}\n"
+        "  small: {kind: encoder}\n", "utf-8")
+    ws = Workspace.open(tmp_path)
+    served = {name: Live(route) for name, route in app_for(ws, None).state.gateway.routes.items()}
+    assert {name: live.priced(1000, 0) for name, live in served.items()} == {
+        "far": 1.0, "near": 0.0, "who": None, "small": 0.0}
+    assert "usd_per_million_in" not in ws.ledger.get(served["far"].route.candidate).attrs
+    small: Any = served["small"].route.embedder
+    small.embed = lambda texts: [[1.0]] * len(texts)  # its vectors are not what is looked at
+    _, used = small.embed_metered(["la factura de mayo", "hola"])
+    assert 6 <= used.tokens_in <= 14
+    ws.close()
 
 
 @pytest.mark.parametrize(("technique", "kind", "at_once"), [

@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
 
 from bucle.core.engine import AskContext, ChatAsk
 from bucle.core.errors import BucleError
@@ -28,11 +29,14 @@ from bucle.ledger.spend_watch import SpendWatch
 from bucle.models.ask import without_waiting
 from bucle.models.endpoint import TimedOut
 from bucle.models.engines.blocking import BlockingChat
+from bucle.models.engines.host import HostSpec
+from bucle.models.engines.process import EngineProcess
 from bucle.models.engines.wire import WireEngine
 from bucle.models.remote import OpenAIChat, OpenAIEmbedder
 from bucle.serve.app import create_app
 from bucle.serve.budgets import Accounts
 from bucle.serve.keys import Keys
+from bucle.serve.metrics_live import Engines
 from bucle.serve.routes import Limits, Route
 from bucle.serve.routing import TargetFacts, build_routes
 from bucle.serve.server import BackgroundServer
@@ -124,9 +128,12 @@ class Served:
         self.accounts = Accounts(SpendWatch(self.ledger))
         engines = {name: engine(self.provider, name) for name in ("plain", "slow", "breaks", "long", "refuses")}
         facts = {name: TargetFacts(price_in=1000, price_out=2000) for name in engines}
-        rule = RouteRule.model_validate({"to": [{"to": "slow"}], "fallback": ["plain"], "retries": 1})
+        rule = RouteRule.model_validate({"to": [{"to": "slow"}], "fallback": ["plain"], "retries": 1, "cache": {},
+                                        "shadow": ["refuses"]})
         routes = {name: Route(name, "chat", engine=e) for name, e in engines.items()}
-        routes["r"] = Route("r", "chat", engine=build_routes({"r": rule}, engines, facts, seed=1)["r"])
+        kept = RouteRule.model_validate({"to": [{"to": "plain"}], "cache": {}})
+        built = build_routes({"r": rule, "kept": kept}, engines, facts, seed=1)
+        routes |= {name: Route(name, "chat", engine=one) for name, one in built.items()}
         self.embedders: list[OpenAIEmbedder] = []
         for name, own in (("emb", "emb"), ("late emb", "slow")):
             embedder = OpenAIEmbedder(name, self.provider.url, own, "", 0.3 if own == "slow" else 5, max_retries=0,
@@ -217,6 +224,48 @@ def test_no_reply_is_free(served: Served) -> None:
     assert asked == ["slow", "slow", "plain"]
     assert (three.usage.tokens_in, three.usage.tokens_out) == (3 * prompt, answer)
     assert (three.estimated, three.usage.usd) == (True, pytest.approx(usd(3 * prompt, answer)))
+
+
+def metrics(served: Served) -> dict[str, float]:
+    return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2])
+            for line in served.gateway.metrics.text().decode().splitlines() if not line.startswith("#")}
+
+
+def test_what_routes_budgets_and_shadows_do_is_measured(served: Served) -> None:
+    assert served.ask("r").status_code == 200
+    cost = served.last(1).usage.usd
+    told = metrics(served)
+    assert told['bucle_route_attempts_total{outcome="TimedOut",route="r",target="slow"}'] == 2
+    assert told['bucle_route_attempts_total{outcome="ok",route="r",target="plain"}'] == 1
+    assert told['bucle_route_retries_total{route="r"}'] == told['bucle_route_fallbacks_total{route="r"}'] == 1
+    assert told['bucle_route_breaker{route="r",state="closed",target="slow"}'] == 1
+    assert told['bucle_cache_requests_total{outcome="missed",route="r"}'] == 1
+    assert told['bucle_shadow_requests_total{outcome="asked",route="r",target="refuses"}'] == 1
+    assert told['bucle_usd_total{route="r"}'] == pytest.approx(cost)
+    who = f'{{id="{served.key.id}",kind="key",name="app"}}'
+    assert told["bucle_budget_used_usd" + who] == pytest.approx(cost)
+    assert (told["bucle_budget_reserved_usd" + who], told["bucle_budget_limit_usd" + who]) == (0, 100)
+    assert served.secret not in str(told)
+    assert served.ask("kept").json()["bucle"]["usd"] > 0
+    assert served.ask("kept").json()["bucle"]["usd"] == 0
+    alias: Any = served.gateway.routes["r"].engine
+    alias.chain.targets["slow"].attempt.breaker.failed(pause_s=60.0)
+    told = metrics(served)
+    assert told['bucle_cache_requests_total{outcome="exact",route="kept"}'] == 1
+    assert told['bucle_route_breaker{route="r",state="open",target="slow"}'] == 1
+    assert told['bucle_route_breaker_opened_total{route="r",target="slow"}'] == 1
+
+
+def test_an_engines_process_is_measured() -> None:
+    engine = EngineProcess("casa", HostSpec("casa", "/nowhere"))
+    engine.state, engine.restarts = "restarting", 3
+    registry = CollectorRegistry()
+    registry.register(Engines(lambda: [("casa", engine), ("casa:legal", engine)]))
+    told = generate_latest(registry).decode()
+    assert 'bucle_engine_state{model="casa",state="restarting"} 1.0' in told
+    assert 'bucle_engine_state{model="casa",state="ready"} 0.0' in told
+    assert 'bucle_engine_restarts_total{model="casa"} 3.0' in told
+    assert "legal" not in told
 
 
 def test_all_choices_and_calls_of_tools_count_in_a_stream_that_is_cut(served: Served) -> None:

@@ -69,6 +69,7 @@ def settled(ws: Workspace, model: Model) -> dict[str, Any]:
     """What a model is, by its settings: what its node and its step's key hold. How it is served is not among them, and
     a folder of the project's stands as it is seen from there."""
     served = SERVED if isinstance(model, LocalModel | PretrainModel) else set[str]()
+    served |= {"usd_per_million_in"} if isinstance(model, EncoderModel) else set()  # no vector depends on it
     found = model.model_dump(mode="json", exclude=served, exclude_none=True)
     path, root = Path(found.get("path", "")), ws.root.absolute()
     return found | ({"path": path.relative_to(root).as_posix()} if path.is_relative_to(root) else {})

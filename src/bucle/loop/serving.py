@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from bucle.core.config import REMOTE, EncoderModel, Model, OpenAIModel, RerankerModel
 from bucle.core.errors import BucleError
 from bucle.core.ports import ChatModel, Embedder
-from bucle.core.records import Node, Usage
+from bucle.core.records import Node, Trace, Usage
 from bucle.core.yamlfile import at_line, line_of
 from bucle.loop.aliases import aliases
 from bucle.loop.engines import AsModel, adapters_of, engine_of
@@ -64,9 +64,13 @@ def app_for(
                     found.ended, found.began)
     tasks, models = _tasks(ws, release), _models(ws, release, override or {})
 
+    def shadowed(trace: Trace) -> None:
+        traces.put(trace)
+        app.state.gateway.metrics.shadow(trace)
+
     def made_of(routes: Mapping[str, Route]) -> dict[str, Route]:
         with at_line(ws.root / "bucle.yaml", "serve", "routes"):
-            return aliases(ws, routes, lambda trace: traces.put(trace))
+            return aliases(ws, routes, shadowed)
 
     def of_release(new: Node) -> dict[str, Route]:
         """The routes that are others once production is `new`: tasks whose candidate is, and what is made of them."""

@@ -101,6 +101,7 @@ class Accounts:
         self._lock, self._reading = threading.Lock(), threading.Lock()
         self._months: dict[str, _Month] = {}
         self._minutes: dict[Who, Minute] = {}
+        self._keys: dict[str, Key] = {}  # as they were when they last asked
         self._read_at, self._told = ticks(), False
         self._now: _Month | None = None
         self._month(None)
@@ -123,6 +124,7 @@ class Accounts:
         if self._spent is not None and self._ticks() - self._read_at > FRESH_S:
             self.refresh()
         made._whos = _whos(key)
+        self._keys[key.id] = key
         limited: list[tuple[Who, Key | Allowance]] = [(made._whos[0], key)]
         if key.team and (team := self.teams.get(key.team)) is not None:
             limited.append((made._whos[1], team))
@@ -265,16 +267,17 @@ class Accounts:
             return [trace for month in months for trace in month.waiting]
 
     def standing(self) -> list[dict[str, Any]]:
-        """How this month stands, of every key and team that spent or is at work: kind, name (a key's id), month,
-        nano-dollars `settled` and `reserved`, and a team's `limit`."""
+        """How this month stands, of every key and team that spent or is at work: kind, name (a key's id),
+        `called` (its name, once it has asked this process), month, nano-dollars `settled`, `reserved` and `limit`."""
         month = self._month(None)
         with self._lock:
             purses = [(who, p.recorded + p.waiting, p.reserved) for who, p in month.purses.items()]
         rows = []
         for (kind, name), settled, reserved in sorted(purses):
-            team = self.teams.get(name) if kind == "team" else None
-            limit = nano_usd(team.usd_per_month) if team is not None and team.usd_per_month is not None else None
-            rows.append({"kind": kind, "name": name, "month": month.name, "settled": settled, "reserved": reserved,
+            rules: Key | Allowance | None = self.teams.get(name) if kind == "team" else self._keys.get(name)
+            limit = nano_usd(rules.usd_per_month) if rules is not None and rules.usd_per_month is not None else None
+            rows.append({"kind": kind, "name": name, "called": getattr(rules, "name", name), "month": month.name,
+                         "settled": settled, "reserved": reserved,
                          "limit": limit})
         return rows
 

@@ -108,7 +108,8 @@ class Gateway:
         self._of_keys = Counter[str]()  # requests at work by the key's id
         self._per_key = limits.per_key or max(1, limits.in_flight // 2)
         self._per_route = limits.per_route or max(1, limits.in_flight * 3 // 4)
-        self.metrics = Metrics(traces, lambda: self.active)
+        self.metrics = Metrics(traces, lambda: self.active, lambda: [
+            (name, live.engine) for name, live in tuple(self._live.items())], accounts)
         self._live = {name: Live(route) for name, route in routes.items()}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._late: dict[Call, Live] = {}  # answered with a time-out, while their engine is still at it

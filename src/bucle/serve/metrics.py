@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from bucle.core.records import Trace
+from bucle.serve.metrics_live import Budgets, Engines, Routes
 from bucle.serve.traces import TraceQueue
+
+if TYPE_CHECKING:
+    from bucle.serve.budgets import Accounts
 
 __all__ = ["Metrics"]
 
@@ -14,9 +18,11 @@ _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 
 
 
 class Metrics:
-    """What `/metrics` shows. `active` tells how many requests are at work."""
+    """What `/metrics` shows. `active` tells how many requests are at work, `engines` gives each route's by its name,
+    `accounts` what keys and teams spend."""
 
-    def __init__(self, traces: TraceQueue, active: Callable[[], int]) -> None:
+    def __init__(self, traces: TraceQueue, active: Callable[[], int], engines: Callable[[], Iterable[tuple[str, Any]]],
+                 accounts: Accounts | None = None) -> None:
         from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
         self.registry = CollectorRegistry()
@@ -28,20 +34,17 @@ class Metrics:
         self._first = Histogram("bucle_first_token_seconds", "Seconds to the first piece", ["route"],
                                 buckets=_BUCKETS, **common)
         self._tokens = Counter("bucle_tokens", "Tokens, in and out", ["route", "direction"], **common)
-        self._usd = Counter("bucle_usd", "US dollars by route", ["route"], **common)
+        self._usd = Counter("bucle_usd", "US dollars by route, its shadows' too", ["route"], **common)
+        self._shadow_usd = Counter("bucle_shadow_usd", "US dollars of shadows", ["route", "target"], **common)
         self._flagged = Counter("bucle_guard_flagged", "Texts flagged, by kind", ["route", "kind"], **common)
         Gauge("bucle_requests_active", "Requests at work", **common).set_function(active)
         self.registry.register(_Queue(traces))
+        for live in (Routes(engines), Engines(engines), *([Budgets(accounts)] if accounts is not None else [])):
+            self.registry.register(live)
         self._routes: dict[str, tuple[Any, Any, Any, Any, Any, dict[int, Any]]] = {}  # a lookup of labels costs more
 
     def finished(self, trace: Trace) -> None:
-        route = trace.route
-        known = self._routes.get(route)
-        if known is None:
-            known = self._routes[route] = (
-                self._seconds.labels(route), self._first.labels(route), self._tokens.labels(route, "in"),
-                self._tokens.labels(route, "out"), self._usd.labels(route), {})
-        seconds, first, tokens_in, tokens_out, usd, statuses = known
+        seconds, first, tokens_in, tokens_out, usd, statuses = self._of(route := trace.route)
         count = statuses.get(trace.status)
         if count is None:
             count = statuses[trace.status] = self._requests.labels(route, str(trace.status))
@@ -58,6 +61,22 @@ class Metrics:
         if trace.guard.get("flagged"):
             for kind in trace.guard.get("kinds", ()):
                 self._flagged.labels(route, kind).inc()
+
+    def shadow(self, trace: Trace) -> None:
+        """A copy was answered, which somebody pays for and nobody asked."""
+        _, _, tokens_in, tokens_out, usd, _ = self._of(trace.route)
+        tokens_in.inc(trace.usage.tokens_in)
+        tokens_out.inc(trace.usage.tokens_out)
+        usd.inc(trace.usage.usd)
+        self._shadow_usd.labels(trace.route, trace.model).inc(trace.usage.usd)
+
+    def _of(self, route: str) -> tuple[Any, Any, Any, Any, Any, dict[int, Any]]:
+        known = self._routes.get(route)
+        if known is None:
+            known = self._routes[route] = (
+                self._seconds.labels(route), self._first.labels(route), self._tokens.labels(route, "in"),
+                self._tokens.labels(route, "out"), self._usd.labels(route), {})
+        return known
 
     def refused(self, status: int, code: str) -> None:
         self._refused.labels(str(status), code).inc()

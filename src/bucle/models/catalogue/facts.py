@@ -83,7 +83,7 @@ def price_known(name: str, model: Model, own: Mapping[str, ModelFacts]) -> bool:
     are counted as 0, which no limit may rely on. What runs on the team's own machines has a known price by the token:
     none."""
     found = facts(name, model, own)
-    writes = found.tasks != ("retrieve",)  # an embedding model has no price of what it writes
+    writes = not isinstance(model, EncoderModel) and found.tasks != ("retrieve",)  # vectors have no price of their own
     return found.usd_per_million_in is not None and (found.usd_per_million_out is not None or not writes)
 
 

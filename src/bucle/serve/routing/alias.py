@@ -130,6 +130,7 @@ class Alias(Layer):
         told: dict[str, Any] = {
             "targets": {name: {"share": shares.get(name), "release": t.attempt.facts.release,
                                "breaker": t.attempt.breaker.state, "opened": t.attempt.breaker.opened,
+                               "attempts": dict(t.attempt.outcomes),
                                "rolled_back": name in self._rollbacks.stopped}
                         for name, t in self.chain.targets.items()},
             "retries": {"made": self.chain.budget.spent - self.chain.hedges, "refused": self.chain.budget.refused},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import replace
 
@@ -63,6 +64,7 @@ class _Run:
             self.watch(of.name, not failed, ms)
         kind = "" if error is None else type(error).__name__
         kind = HEDGED if hedged else TimedOut.__name__ if late else "cancelled" if gone else kind
+        of.outcomes[kind or "ok"] += 1
         told = {"release": of.facts.release, "error": kind}
         self.ctx.span("attempt", self.began, route=of.route, target=of.name, engine_ms=round(ms, 3),
                       **{name: value for name, value in told.items() if value})
@@ -80,6 +82,7 @@ class Attempt(Layer):
                  told: Callable[[str, bool, float], None]) -> None:
         self.route, self.name, self.engine, self.facts, self.breaker, self.told = (
             route, name, engine, facts, breaker, told)
+        self.outcomes: Counter[str] = Counter()
 
     @property
     def offers(self) -> frozenset[str]:
