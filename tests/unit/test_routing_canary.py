@@ -168,7 +168,7 @@ def test_a_route_rolls_a_failing_canary_back_and_a_person_may_restore_it() -> No
     again = dict(serve(route, 120))
     assert {again[user] for user in failed} == {"old"}, "a rolled back user moves to the first target"
     assert route.standing()["targets"]["new"] == {"share": 0.0, "release": "", "breaker": "closed", "opened": 0,
-                                                  "rolled_back": True}
+                                                  "attempts": {"ModelUnavailable": len(failed)}, "rolled_back": True}
     asked = len(sick.asked)
     sick.always = None
     route.restore("new")
