@@ -60,6 +60,18 @@ def test_a_place_that_becomes_free_is_taken_and_one_who_leaves_takes_none() -> N
     asyncio.run(go())
 
 
+def test_one_whose_place_comes_too_late_is_not_sent() -> None:
+    async def go() -> None:
+        slow = Told("slow", waits=0.3)
+        queued = Queued(slow, 1)
+        found = await gathered(*(queued.complete(say(str(n)), ctx(0.8)) for n in range(3)))
+        assert [type(f) for f in found] == [ChatAnswer, ChatAnswer, Crowded]
+        assert len(slow.asked) == 2, "it would have been given up half-way, paid for, and counted by a breaker"
+        assert isinstance(await queued.complete(say("x"), ctx(0.2)), ChatAnswer), "who need not wait is asked"
+
+    asyncio.run(go())
+
+
 def test_another_target_is_asked_where_the_first_has_no_place() -> None:
     async def go() -> None:
         slow, other = Told("slow", waits=0.9), Told("other")

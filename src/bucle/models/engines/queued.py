@@ -19,6 +19,8 @@ NOT_ASKED = "no place was free"
 BEFORE_S = 0.1
 """By how much a wait ends before the request's deadline, so that it is told what it waited for."""
 COME_BACK_S = 1.0
+USUAL = 0.1
+"""The weight of the last call in what one usually takes."""
 
 
 class Crowded(ModelUnavailable):
@@ -29,10 +31,12 @@ class Crowded(ModelUnavailable):
 
 class Queued:
     """`engine` with at most `places` calls under way. The others wait in the order they came, within the time of their
-    requests alone; who got no place in it raises Crowded, and nothing was sent."""
+    requests alone; who got no place in it, or one so late that a call of the usual length would not end in time, raises
+    Crowded, and nothing was sent."""
 
     def __init__(self, engine: ChatEngine, places: int) -> None:
         self.name, self.places, self._engine = engine.name, places, engine
+        self._usual_s = 0.0  # what a call took lately, from its place on
         self._free: asyncio.Semaphore | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -45,15 +49,24 @@ class Queued:
 
     async def complete(self, ask: ChatAsk, ctx: AskContext) -> ChatAnswer:
         async with self._place(ctx):
-            return await self._engine.complete(ask, ctx)
+            began = time.perf_counter()
+            answer = await self._engine.complete(ask, ctx)
+            self._took(time.perf_counter() - began)
+            return answer
 
     async def stream(self, ask: ChatAsk, ctx: AskContext) -> AsyncIterator[Delta | ChatAnswer]:
         async with self._place(ctx), contextlib.aclosing(self._engine.stream(ask, ctx)) as pieces:  # type: ignore[type-var]
+            began = time.perf_counter()
             async for piece in pieces:
+                if isinstance(piece, ChatAnswer):
+                    self._took(time.perf_counter() - began)
                 yield piece
 
     async def close(self) -> None:
         await self._engine.close()
+
+    def _took(self, seconds: float) -> None:
+        self._usual_s += (seconds - self._usual_s) * (USUAL if self._usual_s else 1.0)
 
     @contextlib.asynccontextmanager
     async def _place(self, ctx: AskContext) -> AsyncIterator[None]:
@@ -75,8 +88,11 @@ class Queued:
         try:
             async with asyncio.timeout(None if math.isinf(left) else max(0.0, left - BEFORE_S)):
                 await free.acquire()
+            if ctx.left_s < self._usual_s:
+                free.release()
+                raise TimeoutError
         except TimeoutError:
-            raise Crowded(f"{self.name} has {self.places} calls under way, and none ended in time",
+            raise Crowded(f"{self.name} has {self.places} calls under way, and none ended in time for another",
                           f"raise models.{self.name}.max_parallel, or serve.timeout_s") from None
         except asyncio.CancelledError as error:
             error.args = (*error.args, NOT_ASKED)
