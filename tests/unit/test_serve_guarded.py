@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,13 @@ from typing import Any
 import httpx
 import pytest
 
-from bucle.core.engine import OFFERS, AskContext, ChatAnswer, ChatAsk, Choice
+from bucle.core.engine import OFFERS, AskContext, ChatAnswer, ChatAsk, Choice, Delta
+from bucle.core.errors import ModelUnavailable
 from bucle.core.records import Feedback, Trace, Usage
 from bucle.core.serving import Guards
 from bucle.serve.app import create_app
 from bucle.serve.guard import GuardSet
+from bucle.serve.journal import Journal
 from bucle.serve.people import People
 from bucle.serve.routes import Route
 from bucle.serve.server import BackgroundServer
@@ -27,12 +31,18 @@ class Says:
 
     name, offers = "says", OFFERS
 
-    def __init__(self, text: str = "vale") -> None:
-        self.text, self.asked = text, list[tuple[ChatAsk, AskContext]]()
+    def __init__(self, text: str = "vale", *, fails: bool = False) -> None:
+        self.text, self.fails, self.asked = text, fails, list[tuple[ChatAsk, AskContext]]()
 
     async def complete(self, ask: ChatAsk, ctx: AskContext) -> ChatAnswer:
         self.asked.append((ask, ctx))
+        if self.fails:
+            raise ModelUnavailable("it is away", "ask again")
         return ChatAnswer((Choice(self.text),), Usage(tokens_in=1, tokens_out=1))
+
+    async def stream(self, ask: ChatAsk, ctx: AskContext) -> AsyncIterator[Delta | ChatAnswer]:
+        yield Delta(self.text)
+        yield await self.complete(ask, ctx)
 
     async def close(self) -> None:
         pass
@@ -155,3 +165,35 @@ def test_an_agent_s_earlier_calls_pass_the_guards_by_every_api(path: str) -> Non
         assert http.post(path, json=plain).status_code == 200
     turn = next(m for m in engine.asked[0][0].messages if m.get("tool_calls"))
     assert json.loads(turn["tool_calls"][0]["function"]["arguments"]) == {"token": "no", "a": "[EMAIL]"}
+
+
+def slowly(text: str) -> str:
+    """Redaction that takes half a second for a long text, and lets other threads work meanwhile."""
+    time.sleep(0.5 if len(text) > 8_000 else 0)
+    return text.replace("ana@x.es", "[EMAIL]")
+
+
+@pytest.mark.parametrize("way", ["input", "output", "stream", "refused", "embeddings"])
+def test_nobody_waits_while_a_long_text_is_redacted(way: str, tmp_path: Path) -> None:
+    said = "ana@x.es " * 2_000
+    engine = Says(said if way in ("output", "stream") else "vale", fails=way == "refused")
+    long = body("hola" if way in ("output", "stream") else said, stream=way == "stream")
+    path, route = "/v1/chat/completions", Route("m", "chat", engine=engine)
+    if way == "embeddings":
+        path, long, route = "/v1/embeddings", {"model": "e", "input": said}, Route("e", "embed", embedder=Vectors())
+    journal = Journal(tmp_path / "journal")
+    with served(route, redact=slowly, journal=journal) as (http, kept, traces), ThreadPoolExecutor(4) as pool:
+        http.get("/healthz")
+        working = [pool.submit(http.post, path, json=long) for _ in range(4)]
+        slowest = 0.0
+        while not all(one.done() for one in working):
+            started = time.perf_counter()
+            assert http.get("/healthz").status_code == 200
+            slowest = max(slowest, time.perf_counter() - started)
+        assert {one.result().status_code for one in working} == {502 if way == "refused" else 200}
+        lines = b"".join(p.read_bytes() for p in journal.own.iterdir())
+        assert lines.count(b" e {") == 4  # before the last byte went out
+        assert traces.flush()
+    assert slowest < 0.4
+    assert len(kept.rows) == 4
+    assert all(("[EMAIL]" in row.input + row.output) and "ana@x.es" not in str(row) for row in kept.rows)

@@ -65,7 +65,7 @@ def app_for(
     tasks, models = _tasks(ws, release), _models(ws, release, override or {})
 
     def shadowed(trace: Trace) -> None:
-        traces.put(trace)
+        traces.put_aside(trace)
         app.state.gateway.metrics.shadow(trace)
 
     def made_of(routes: Mapping[str, Route]) -> dict[str, Route]:

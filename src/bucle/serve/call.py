@@ -18,6 +18,7 @@ from bucle.core.records import Prediction, Trace, Usage
 from bucle.serve.errors import ApiError, from_exception
 from bucle.serve.guard import summary
 from bucle.serve.routes import Limits, Route
+from bucle.serve.traces import TEXTS
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -35,8 +36,8 @@ class Call:
     leaves no trace.
     """
 
-    __slots__ = ("_guard", "after", "answer", "arrived", "asked", "at", "before", "bound", "chunks", "ctx", "done",
-                 "error", "estimated", "id", "key", "looking", "ms", "ms_first", "on_finish", "output", "parts",
+    __slots__ = ("_guard", "after", "answer", "arrived", "asked", "at", "before", "bound", "chunks", "clean", "ctx",
+                 "done", "error", "estimated", "id", "key", "looking", "ms", "ms_first", "on_finish", "output", "parts",
                  "received", "release", "reserved", "route", "score", "status", "text", "untold", "usage", "user",
                  "written")
 
@@ -56,6 +57,7 @@ class Call:
         self.usage, self.chunks = _NOTHING, tuple[str, ...]()
         self.ms = self.ms_first = 0.0
         self.done = self.estimated = self.asked = self.untold = False
+        self.clean: Mapping[str, str] = {}
         self.looking: Callable[[], None] | None = None
         self.answer: ChatAnswer | None = None
         self.reserved: Any = None
@@ -90,6 +92,11 @@ class Call:
 
     def predicted(self, found: Prediction) -> None:
         self.chunks, self.score = found.chunks, found.score
+
+    def said(self) -> list[str]:
+        """The texts of its trace so far, of its steps too."""
+        spans = [str(span[name]) for span in self.ctx.spans for name in TEXTS if name in span]
+        return [self.text, self.output or "".join(self.parts), *spans]
 
     def finish(self) -> None:
         if self.done:

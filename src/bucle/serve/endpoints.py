@@ -74,9 +74,11 @@ class Endpoints:
             vectors, used = await self._embed(call, live, texts)
             call.usage, call.estimated = added(used, *call.ctx.spent), call.ctx.estimated
             call.first()
+            await gateway.cleaned(call)
             reply = embeddings_reply(live.route.name, vectors, used, base64=asked.base64, extra=call.extra())
             call.finish()
         except BaseException as error:
+            await gateway.cleaned(call)
             known = call.failed(error)
             if isinstance(error, asyncio.CancelledError):
                 raise
@@ -90,8 +92,8 @@ class Endpoints:
             return texts
         started = time.perf_counter()
         short = guards.inline and call.bound <= INLINE
-        done = guards.check_texts(texts) if short else await self._gateway.aside(guards.check_texts, texts)
-        texts, checked = done
+        texts, checked = (guards.check_texts(texts) if short
+                          else await self._gateway.aside(guards.check_texts, texts))
         call.before = checked.verdicts
         call.ctx.span("guard", started, on="input")
         if checked.blocked is not None:

@@ -100,13 +100,17 @@ class Chat:
             self._spanned(call)
             call.first()
             answer = await self._after(call, answer, guarded)
+            leaving.stop()  # it is answered, whoever has gone
             call.answered(answer)
+            await gateway.cleaned(call)
             reply = dialect.whole(_head(call, live), guarded.ask, answer, call.extra())
             call.finish()
         except BaseException as error:
             self._partly(call, error)
+            gone = leaving.caught(error)
+            await gateway.cleaned(call)
             known = call.failed(error)
-            if leaving.caught(error):
+            if gone:
                 return  # nobody is there to be told
             if isinstance(error, asyncio.CancelledError):
                 raise
@@ -205,6 +209,7 @@ class Chat:
             if known.code == "internal_error":
                 log.exception("the stream of %s failed", call.route.name)
             vars(known)["prediction"] = getattr(error, "prediction", None)
+            await self._gateway.cleaned(call)
             known = call.failed(known)
             with contextlib.suppress(TimeoutError, OSError):  # a client that does not read is not waited for
                 async with asyncio.timeout(LAST_WORD_S):
@@ -225,7 +230,8 @@ class Chat:
             call.written += len(text) + (len(str(piece.tool_calls)) if piece.tool_calls else 0)
             guard = watching.get(piece.index)
             if guard is not None and text:
-                out = guard.feed(text) if guards.inline else await self._gateway.aside(guard.feed, text)
+                short = guards.inline and len(text) <= INLINE
+                out = guard.feed(text) if short else await self._gateway.aside(guard.feed, text)
                 if guard.blocked:
                     blocked.add(piece.index)
             else:
@@ -248,6 +254,7 @@ class Chat:
             await _closed(pieces)  # every choice was blocked half-way: what the engine would have said is not known
         answer = await self._ended(call, exchange, events, watching, answer, ask)
         call.answered(answer)
+        await self._gateway.cleaned(call)
         last = events.end(answer, call.extra())
         call.finish()
         await exchange.end(last)

@@ -7,8 +7,8 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
 from bucle.core.records import Feedback, Trace
@@ -24,6 +24,8 @@ in it for the next start)."""
 PRUNE_EVERY_S = 3600.0
 FLUSH_MS = 150.0
 """A commit costs as much as ten traces in it, and holds requests up on a machine of one core."""
+LONG = 8_000
+"""Characters from which redaction is a thread's work: phone numbers one after another take 15 ms a thousand."""
 TEXTS = ("input", "output", "error")  # what users and models wrote, of a trace and of each step of a chain
 
 
@@ -69,6 +71,7 @@ class TraceQueue:
         self._writer, self._size, self._batch, self._flush_s = writer, size, batch, flush_ms / 1000
         self._redact, self._journal, self.also = redact, journal, also
         self._jobs: deque[_Job] = deque()
+        self._cleaners = ThreadPoolExecutor(2, thread_name_prefix="bucle-redact")
         self._some, self._now, self._closed = threading.Event(), threading.Event(), False
         self.written = self.dropped = self.lost = 0
         self._thread = threading.Thread(target=self._run, name="bucle-traces", daemon=True)
@@ -76,6 +79,20 @@ class TraceQueue:
         self._over = threading.Event()
         if keep_days and writer is not None and hasattr(writer, "prune"):
             threading.Thread(target=self._keep, args=(writer.prune, keep_days), name="bucle-keep", daemon=True).start()
+
+    def redacted(self, texts: Sequence[str]) -> Future[Mapping[str, str]] | None:
+        """Long `texts` as they may be stored, from a thread: what `put` is to be given beside their trace, so that
+        nobody waits for it. None: they are short, or kept as they are."""
+        if self._redact is None or self._closed or sum(map(len, texts)) <= LONG:
+            return None
+        return self._cleaners.submit(lambda: {text: self._redacted(text) for text in texts})
+
+    def put_aside(self, trace: Trace) -> None:
+        """`put` for a trace whose answer nobody waits for: from a thread where it is long."""
+        if self._redact is None or self._closed or len(trace.input) + len(trace.output) <= LONG:
+            self.put(trace)
+        else:
+            self._cleaners.submit(self.put, trace)
 
     @property
     def waiting(self) -> int:
@@ -89,20 +106,21 @@ class TraceQueue:
             self._journal.began(trace_id, route=route, at=at, key=key, team=team, usd=usd, tokens_in=tokens_in,
                                 tokens_out=tokens_out, release=release)
 
-    def put(self, trace: Trace) -> bool:
-        """Whether `trace` was taken; False counts it as dropped. With a journal, what was taken survives a kill."""
+    def put(self, trace: Trace, clean: Mapping[str, str] | None = None) -> bool:
+        """Whether `trace` was taken; False counts it as dropped. With a journal, what was taken survives a kill.
+        `clean` are those of its texts that `redacted` has done."""
         if self._closed:
             self.dropped += 1
             return False
-        clean = self._clean(trace)
+        trace = self._clean(trace, clean or {})
         if self.also is not None:
-            self.also.put(clean)
+            self.also.put(trace)
         full = len(self._jobs) >= self._size
-        kept = self._journal is not None and self._journal.ended(clean, later=full)
+        kept = self._journal is not None and self._journal.ended(trace, later=full)
         if full:
             self.dropped += not kept
             return kept
-        self._add(clean)
+        self._add(trace)
         return True
 
     def feedback(self, item: Feedback) -> Future[int]:
@@ -126,6 +144,7 @@ class TraceQueue:
 
     def close(self, timeout_s: float = 30.0) -> bool:
         """Flush, then end the thread. Whether all of it happened in time; calling it again is harmless."""
+        self._cleaners.shutdown()  # what is put aside is put
         self._closed = True
         self._over.set()
         self._now.set()
@@ -226,17 +245,17 @@ class TraceQueue:
         except Exception as error:
             done.set_exception(error)
 
-    def _clean(self, trace: Trace) -> Trace:
+    def _clean(self, trace: Trace, known: Mapping[str, str]) -> Trace:
         changed: dict[str, Any] = {} if trace.user.isascii() else {"user": _text(trace.user)}
         for name in TEXTS:
             said = getattr(trace, name)
-            if said and (clean := self._redacted(said)) != said:
+            if said and (clean := known.get(said) or self._redacted(said)) != said:
                 changed[name] = clean
         for span in trace.spans:
             if not span.keys().isdisjoint(TEXTS):
                 changed["spans"] = tuple(
-                    {name: self._redacted(value) if name in TEXTS and isinstance(value, str) else value
-                     for name, value in one.items()} for one in trace.spans)
+                    {name: (known.get(value) or self._redacted(value)) if name in TEXTS and isinstance(value, str)
+                     else value for name, value in one.items()} for one in trace.spans)
                 break
         return trace.model_copy(update=changed) if changed else trace
 
