@@ -17,6 +17,7 @@ from bucle.models.engines import queued
 from bucle.models.engines.queued import Queued
 from bucle.serve.budgets import Accounts
 from bucle.serve.guard import GuardSet
+from bucle.serve.guard.memo import Remembered
 from bucle.serve.keys import Keys
 from bucle.serve.routes import Limits, Route
 
@@ -102,3 +103,25 @@ def test_a_long_conversation_goes_through_and_the_others_do_not_wait_for_it() ->
         assert sum(len(m["content"]) for m in talk) > 700_000
         assert len(late) > 5
         assert max(late) < 0.4
+
+
+def test_long_texts_are_not_remembered_by_the_hundred() -> None:
+    done: list[int] = []
+
+    @Remembered
+    def work(text: str) -> int:
+        done.append(len(text))
+        return len(text)
+
+    for _ in range(2):
+        for n in range(100):
+            assert work("x" * n) == n
+    assert len(done) == 100
+    for n in (*range(20), *range(20)):
+        assert work("x" * (100_000 + n)) == 100_000 + n
+    assert len(done) == 140, "the first of them were given up"
+    assert work("x" * 100_019) == 100_019
+    work.cache_clear()
+    work("")
+    assert len(done) == 141
+    assert work.__name__ == "work"

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bucle.monitor.injection import fold, words_of
+from bucle.serve.guard.memo import Remembered
 
 __all__ = ["BITS", "CATEGORIES", "MODEL", "Weights", "features", "load", "scores"]
 
@@ -45,7 +46,7 @@ class Weights(NamedTuple):
     bias: NDArray[np.float32]
 
 
-@functools.lru_cache(maxsize=256)
+@Remembered
 def scores(text: str) -> Mapping[str, float]:
     """The probability of each of CATEGORIES, in [0, 1], as the training texts were balanced: 0.5 is the point that one
     in 200 harmless texts of the training's own validation passes."""

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bucle.monitor.injection import fold
+from bucle.serve.guard.memo import Remembered
 
 __all__ = ["Secret", "leaked", "protect"]
 
@@ -54,7 +55,7 @@ def protect(messages: Sequence[Mapping[str, Any]], *, token: bool = True) -> tup
     return found, None
 
 
-@functools.lru_cache(maxsize=256)
+@Remembered
 def _token(prompt: str) -> str:
     digest = hmac.new(_KEY, prompt.encode("utf-8", "replace"), hashlib.sha256).digest()
     return base64.b32encode(digest)[:16].decode().lower()
@@ -91,7 +92,7 @@ def _forms(token: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return whole, tuple(encoded)
 
 
-@functools.lru_cache(maxsize=64)
+@Remembered
 def _runs(prompt: str) -> tuple[frozenset[int], int]:
     words = _WORD.findall(fold(prompt[:64_000]))
     length = min(RUN, len(words))

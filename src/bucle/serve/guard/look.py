@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from bucle.data.personal import Finding, find
 from bucle.serve.guard.leak import Secret
+from bucle.serve.guard.memo import Remembered
 
 __all__ = ["NOTHING", "Around", "Found", "Look", "findings", "forget", "language", "personal", "schema", "secrets"]
 
@@ -42,7 +43,7 @@ class Around:
 Look = Callable[[str, Around], Found]
 
 
-@functools.lru_cache(maxsize=256)
+@Remembered
 def findings(text: str) -> tuple[Finding, ...]:
     """Personal data and secrets in `text`, remembered: guards, masking and storage look at the same text."""
     return tuple(find(text))
