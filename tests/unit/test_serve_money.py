@@ -344,6 +344,34 @@ def test_what_a_task_lost_on_the_way_is_told_to_whoever_pays(served: Served) -> 
         one.close()  # type: ignore[attr-defined]
 
 
+def test_64_clients_of_providers_that_count_nothing_spend_a_budget_and_not_more(served: Served) -> None:
+    """Whole answers, streams cut half-way, replies too late and broken off; each asks for 2 dollars and more of 100."""
+    gate, over = threading.Barrier(64), list[object]()
+
+    def spend(n: int) -> set[int]:
+        gate.wait()
+        codes = set()
+        for model in ("plain", "breaks", "long", "slow")[n % 4:]:
+            if model == "long":
+                served.cut(model, 20)
+            else:
+                codes.add(served.ask(model).status_code)
+            over.extend(r for r in served.accounts.standing() if r["settled"] + r["reserved"] > 100 * 10**9)
+        return codes
+
+    with ThreadPoolExecutor(64) as pool:
+        codes = set().union(*pool.map(spend, range(64)))
+    assert codes == {200, 429, 504}
+    assert not over
+    end = time.monotonic() + 5
+    while served.gateway.active and time.monotonic() < end:
+        time.sleep(0.01)
+    settled = next(r["settled"] for r in served.accounts.standing() if r["name"] == served.key.id)
+    while (kept := sum(r.nano_usd for r in spent(served.ledger))) != settled and time.monotonic() < end:
+        time.sleep(0.01)
+    assert 0 < settled == kept <= 100 * 10**9
+
+
 @contextmanager
 def _deaf() -> Iterator[str]:
     """An address that nobody listens at."""

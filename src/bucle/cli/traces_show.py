@@ -54,7 +54,7 @@ def tell(trace: Trace, heard: Sequence[Feedback]) -> None:
         "cache": trace.cached, "role": trace.role, "chunks": ", ".join(c[:18] for c in trace.chunks),
         "ms": f"{trace.ms:.1f}" + (f", first piece after {trace.ms_first:.1f}" if trace.ms_first else ""),
         "tokens": f"{usage.tokens_in} in, {usage.tokens_out} out" + (f", ${usage.usd:.6f}" if usage.usd else "")
-        + (" (as reserved: what it came to is not known)" if trace.estimated else ""),
+        + (" (estimated: nobody counted all of it)" if trace.estimated else ""),
         "guard": ", ".join(f"{k} {v}" for k, v in trace.guard.items() if v not in (None, False, [], {})),
     }
     for name, value in facts.items():

@@ -188,8 +188,8 @@ class Trace(Record):
     """One request through the API. `at` is the time of the event, `received_at` of its arrival here (they differ in a
     replay); both ISO 8601 with offset. `key` is the id of the API key (never the key), `team` its team; `served_by` the
     model that the engine said it was; `prompt` the id of the prompt; `cached` `exact` or `semantic`. `role` is `shadow`
-    of an answer that nobody saw. `input` and `output` are stored redacted. `estimated` says that `usage` is what was
-    reserved, because what it came to is not known (the server was killed)."""
+    of an answer that nobody saw. `input` and `output` are stored redacted. `estimated` says that nobody counted
+    all of `usage` (a reply without it, a call that broke off); of a server that was killed it is what was reserved."""
 
     id: str
     at: str

@@ -149,7 +149,8 @@ def _bucle() -> dict[str, Any]:
     number = {"type": ["number", "null"]}
     return _object({"trace": _TEXT, "usd": {"type": "number", "description": "US dollars"}},
                    {"release": _TEXT, "candidate": _TEXT, "guard": {"type": ["object", "array", "null"]},
-                    "cached": {"enum": ["exact", "semantic"]}, "score": number, "abstained": {"type": "boolean"},
+                    "estimated": {"type": "boolean"}, "cached": {"enum": ["exact", "semantic"]}, "score": number,
+                    "abstained": {"type": "boolean"},
                     "chunks": _list(_TEXT), "citations": _list(_TEXT), "quotes": _list(_TEXT)})
 
 
