@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 
+import phonenumbers
 import pytest
 
 from bucle.core.errors import BadInput
@@ -250,6 +251,14 @@ def test_a_policy_that_cannot_be_meant_is_refused(policy: dict[str, str]) -> Non
 )
 def test_forms_as_people_write_them(text: str, found: list[str]) -> None:
     assert [one.text for one in find(text)] == found
+
+
+def test_spanish_mobiles_are_those_of_the_numbering_plan() -> None:
+    draw = random.Random(5)
+    for first in range(60, 80):
+        number = f"{first}{draw.randrange(10**7):07d}"
+        known = phonenumbers.is_valid_number(phonenumbers.parse(number, "ES"))
+        assert bool(find(f"llama al {number}")) == known, number
 
 
 BUCLE = _new_secret()
