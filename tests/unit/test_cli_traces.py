@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from bucle.cli.main import main
 from bucle.cli.traces import command
 from bucle.core.errors import BadInput, NotFound
 from bucle.core.records import Feedback, Trace, Usage
@@ -117,8 +119,15 @@ def test_new_ones_are_followed_in_the_order_they_came(project: TraceStore) -> No
     assert [t.input for t in project.follow(place, status=400)[1]] == ["cinco, de antes"]
 
 
-def test_old_ones_go_after_a_question_and_what_they_cost_stays(project: TraceStore) -> None:
+def test_old_ones_go_after_a_question_and_what_they_cost_stays(
+    project: TraceStore, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(project, "prune", "--days", "1", answer="n\n").exit_code == 1
+    monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+    with pytest.raises(SystemExit) as stopped:
+        main(["traces", "prune", "-p", str(project.ledger.folder.parent), "--days", "1"])
+    told = capsys.readouterr().err
+    assert (stopped.value.code, "Nothing was done" in told, "goes on" in told) == (1, True, False)
     assert project.count() == 4
     done = json.loads(run(project, "prune", "--days", "1", "--json").output)
     assert done == {"traces": 4, "feedback": 1, "left": 0}

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
 
-from bucle.core.errors import ConfigError
+from bucle.core.errors import BucleError, ConfigError, NotFound
+from bucle.loop.aliases import restore
 from bucle.loop.serving import app_for
 from bucle.loop.workspace import Workspace
+from bucle.serve.server import serve
 
+EVERYWHERE = "0.0.0.0"  # noqa: S104
 TOP = "project: p\nmodels:\n  m: {kind: openai, base_url: 'http://127.0.0.1:9/v1', model: m, api_key_env: ''}\n"
 """Three lines; what a case adds begins at the fourth."""
 
@@ -28,6 +32,7 @@ def refused(folder: Path, more: str) -> ConfigError:
         started(folder)
     assert caught.value.hint
     assert caught.value.message.startswith(f"{folder}/bucle.yaml:")
+    assert not list(folder.glob(".bucle/journal/server-*")), "a start that fails leaves no journal"
     return caught.value
 
 
@@ -69,3 +74,27 @@ def test_what_cannot_be_meant_is_told_by_file_line_and_key(tmp_path: Path, more:
     assert says in error.message
     assert "pa55word" not in str(error), "nobody repeats a secret"
     assert not any(word in str(error) for word in ("tuple", "dictionary", "instance of", "packaged:"))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "not a host", EVERYWHERE])
+def test_a_start_that_gets_no_port_leaves_no_journal(tmp_path: Path, host: str) -> None:
+    (tmp_path / "bucle.yaml").write_text(TOP, "utf-8")
+    ws = Workspace.open(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        app = app_for(ws, None)
+        assert list(tmp_path.glob(".bucle/journal/server-*"))
+        with pytest.raises(BucleError) as caught:
+            serve(app, host, busy.getsockname()[1])
+    assert not list(tmp_path.glob(".bucle/journal/server-*"))
+    assert ("reached by others" in caught.value.message) == (host == EVERYWHERE)
+    ws.close()
+
+
+def test_giving_back_names_what_is_not_there(tmp_path: Path) -> None:
+    (tmp_path / "bucle.yaml").write_text(TOP + "serve:\n  routes:\n    r: {to: [{to: m}]}\n", "utf-8")
+    ws = Workspace.open(tmp_path)
+    for route, target, says in (("nope", "m", "There is no route nope"), ("r", "x", "x is no target of route r"),
+                                ("r", "m", "m of route r is not stopped")):
+        with pytest.raises(NotFound, match=says):
+            restore(ws, route, target, by="ana", reason="")
+    ws.close()

@@ -65,6 +65,18 @@ def test_going_back_twice_goes_back_two(ledger: Ledger) -> None:
     assert ledger.alias_history(PRODUCTION)[-1]["by"] == "eva"
 
 
+def test_going_back_after_a_promotion_goes_to_what_was_served_before(ledger: Ledger) -> None:
+    one, two = release(ledger, 1), release(ledger, 2)
+    rollback(ledger, to="1", by="ana", reason="promote")
+    assert rollback(ledger, by="eva", reason="rollback").id == two.id, "2 was in production before 1 was promoted"
+    assert rollback(ledger, by="eva", reason="").id == one.id
+    with pytest.raises(BadInput, match="no earlier"):
+        rollback(ledger, by="eva", reason="")
+    three = release(ledger, 3)
+    rollback(ledger, to="2", by="eva", reason="")
+    assert [rollback(ledger, by="eva", reason="").id for _ in range(2)] == [three.id, one.id]
+
+
 def test_a_version_that_was_never_in_production_is_no_way_back(ledger: Ledger) -> None:
     one = release(ledger, 1)
     release(ledger, 2, move=False)

@@ -87,7 +87,11 @@ def main(argv: list[str] | None = None) -> Any:
         _fail(error.message, error.hint, error.exit_code, type(error).__name__)
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
+    except click.Abort as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            _fail("Interrupted.", "The same command goes on where it stopped.", 130, "Interrupted")
+        _fail("Nothing was done: that was not agreed to.", "", 1, "Declined")  # "n", or nobody there to ask
+    except KeyboardInterrupt:
         _fail("Interrupted.", "The same command goes on where it stopped.", 130, "Interrupted")
     except click.ClickException as error:
         hint = (

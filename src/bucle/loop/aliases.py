@@ -116,6 +116,13 @@ def restore(ws: Workspace, route: str, target: str, *, by: str, reason: str) -> 
     """Give a target that a canary's gate stopped its share again; a running server knows within a second. Raises
     NotFound for one that is not stopped."""
     last = rollbacks(ws).get((route, target))
+    rule = ws.config.serve.routes.get(route)
+    if last is None and rule is None:
+        raise NotFound(f"There is no route {route:.60}.",
+                       f"Its name is one of: {', '.join(ws.config.serve.routes) or 'bucle.yaml has none'}.")
+    targets = [f"{t.to}@{t.release}" if t.release else t.to for t in rule.to] if rule else []
+    if last is None and target not in targets:
+        raise NotFound(f"{target:.60} is no target of route {route:.60}.", f"Its targets: {', '.join(targets)}.")
     if last is None or last["restored"]:
         raise NotFound(f"{target} of route {route} is not stopped.", "bucle release routes")
     ws.ledger.put("rollback", {"route": route, "target": target, "why": reason or f"restored by {by}", "by": by,

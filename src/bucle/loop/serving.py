@@ -8,7 +8,7 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from bucle.core.config import REMOTE, EncoderModel, Model, OpenAIModel, RerankerModel
-from bucle.core.errors import BucleError
+from bucle.core.errors import BucleError, ConfigError
 from bucle.core.ports import ChatModel, Embedder
 from bucle.core.records import Node, Trace, Usage
 from bucle.core.yamlfile import at_line, line_of
@@ -82,9 +82,17 @@ def app_for(
     routes = {**models, **tasks}
     routes |= made_of(routes)
     accounts = Accounts(SpendWatch(ws.ledger), settings.teams)
+    guards = GuardSet(settings.guards, folder=ws.root, endpoints={
+        name: Endpoint(model.base_url, model.model, model.api_key_env)
+        for name, model in ws.config.models.items() if isinstance(model, OpenAIModel)})
+    collector = _collector(ws)
+    if not routes:
+        raise ConfigError("There is nothing to serve.", "The log says what could not be had; or add `models:` to "
+                          "bucle.yaml, or release a task: bucle run")
+    # last of what may be refused: a start that fails leaves no journal. And
     # what a replay that was killed had not stored is sent again: nothing of it may stand there as cut off
     traces = TraceQueue(ws.traces, size=settings.traces.queue, journal=None if replay else Journal(journals),
-                        redact=redactor() if settings.redact else None, also=_collector(ws),
+                        redact=redactor() if settings.redact else None, also=collector,
                         keep_days=settings.traces.keep_days)
     app = create_app(
         routes,
@@ -96,9 +104,7 @@ def app_for(
                       per_route=settings.per_route),
         replay=replay,
         studio=studio,
-        guards=GuardSet(settings.guards, folder=ws.root, endpoints={
-            name: Endpoint(model.base_url, model.model, model.api_key_env)
-            for name, model in ws.config.models.items() if isinstance(model, OpenAIModel)}),
+        guards=guards,
         keys=Keys(keys_from_environment(), studio_keys_from_environment(), KeyStore(ws.ledger)),
         accounts=accounts,
         traces=traces,

@@ -28,9 +28,8 @@ from bucle.models.tokens import about_text
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["Endpoint", "Outlay", "RateLimited", "Refused", "Reply", "TimedOut", "forward_headers", "hurried", "is_here",
-           "outlay",
-           "troubles"]
+__all__ = ["BrokenOff", "Endpoint", "NotSetUp", "Outlay", "RateLimited", "Refused", "Reply", "TimedOut",
+           "forward_headers", "hurried", "is_here", "outlay", "troubles"]
 
 RESPONSE_LIMIT = 8 * 1024 * 1024
 """Bytes of one reply, after decompression; more is refused."""
@@ -89,8 +88,16 @@ class TimedOut(UpstreamTimeout):
     """The provider did not finish within `timeout_s`."""
 
 
+class BrokenOff(UpstreamTimeout):
+    """The connection ended before the answer did; what there was of it may have to be paid."""
+
+
 class Refused(ModelUnavailable):
     """The provider refuses the key, or does not know the model: asking again changes nothing."""
+
+
+class NotSetUp(Refused):
+    """What serves the model lacks something for this kind of question, such as a chat template: no asker mends it."""
 
 
 @dataclass
@@ -359,7 +366,7 @@ class Endpoint:
             raise self._late() from error
         except httpx.HTTPError as error:
             self._lost(body)
-            raise UpstreamTimeout(f"{self.name} broke off its reply half-way ({type(error).__name__})",
+            raise BrokenOff(f"{self.name} broke off its reply half-way ({type(error).__name__})",
                                   "try again") from error
 
     def _late(self) -> TimedOut:

@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from bucle.core.errors import BadInput, ContextOverflow, ModelUnavailable, UpstreamTimeout
+from bucle.core.errors import BadInput, ContextOverflow, ModelUnavailable
 from bucle.core.ports import ChatReply, Message
 from bucle.core.records import Usage
-from bucle.models.endpoint import Endpoint, RateLimited, TimedOut, forward_headers
+from bucle.models.endpoint import BrokenOff, Endpoint, RateLimited, TimedOut, forward_headers
 
 __all__ = ["OpenAIChat", "OpenAIEmbedder", "RateLimited", "TimedOut", "forward_headers"]
 
@@ -106,7 +106,7 @@ class OpenAIChat:
                 parts.append(text)
                 yield text
         if not finish:
-            raise UpstreamTimeout(f"{self.name} broke off its reply before the end", "try again")
+            raise BrokenOff(f"{self.name} broke off its reply before the end", "try again")
         text = "".join(parts)
         yield ChatReply(text, self._client.usage(counted, body, text), finish, (time.monotonic() - began) * 1000,
                         served_by=served_by)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bucle.core.errors import BadInput, NotFound
@@ -12,6 +12,8 @@ from bucle.ledger import Ledger
 __all__ = ["PRODUCTION", "make_release", "production", "releases", "rollback"]
 
 PRODUCTION = "production"
+BACK = "rollback"
+"""How the reason of a move begins that goes back, and is no new one."""
 
 
 def releases(ledger: Ledger) -> list[Node]:
@@ -55,8 +57,8 @@ def production(ledger: Ledger) -> Node:
 
 
 def rollback(ledger: Ledger, *, to: str = "", by: str, reason: str) -> Node:
-    """Move `production` to release `to` (`1`, `v1` or an id), or to the newest version in production before the
-    current one; going back twice goes back two. Returns it."""
+    """Move `production` to release `to` (`1`, `v1` or an id), or to the one that was in production before the current
+    one, whichever version that is; going back twice goes back two. Returns it."""
     if to:
         wanted = to.removeprefix("v")
         found = (
@@ -66,13 +68,25 @@ def rollback(ledger: Ledger, *, to: str = "", by: str, reason: str) -> Node:
             raise NotFound(f"There is no release {to}.", "bucle release list")
         target = found[0]
     else:
-        current = int(production(ledger).attrs["version"])
-        served = {move["node"] for move in ledger.alias_history(PRODUCTION)}
-        before = [n for n in releases(ledger) if n.id in served and int(n.attrs["version"]) < current]
+        before = _before(ledger.alias_history(PRODUCTION), production(ledger).id)
         if not before:
             raise BadInput("There is no earlier release to go back to.", "bucle release list")
-        target = before[-1]
+        target = ledger.get(before)
+        reason = reason if reason.startswith(BACK) else f"{BACK}: {reason}" if reason else BACK
     if target.kind != "release":
         raise BadInput(f"{target.id} is a {target.kind}, not a release.", "bucle release list")
     ledger.move_alias(PRODUCTION, target.id, by=by, reason=reason)
     return target
+
+
+def _before(moves: Sequence[Mapping[str, str]], current: str) -> str:
+    """What was in production before `current` by these moves of the alias, oldest first; empty where nothing was. What
+    was gone back from stands before nothing."""
+    way: list[str] = []
+    for move in moves:
+        node = move["node"]
+        if move["reason"].startswith(BACK) and node in way:
+            del way[len(way) - way[::-1].index(node):]
+        elif not way or way[-1] != node:
+            way.append(node)
+    return way[-2] if len(way) > 1 and way[-1] == current else ""

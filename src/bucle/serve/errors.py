@@ -22,10 +22,10 @@ from bucle.core.errors import (
     UpstreamTimeout,
 )
 from bucle.core.records import Prediction
-from bucle.models.endpoint import RateLimited, Refused, TimedOut
+from bucle.models.endpoint import BrokenOff, NotSetUp, RateLimited, Refused, TimedOut
 from bucle.models.engines.process import EngineDied
 from bucle.models.engines.queued import Crowded
-from bucle.models.engines.wire_errors import Unsupported
+from bucle.models.engines.wire_errors import BadSchema, Unsupported
 from bucle.serve.routing.breaker import Resting
 
 __all__ = ["ApiError", "from_exception", "from_prediction"]
@@ -56,6 +56,9 @@ class ApiError(Exception):
 
 
 _FACTS: Mapping[type[BaseException], tuple[int, str, str]] = {  # status, code, what the asker is told; nearest first
+    BrokenOff: (502, "engine_unavailable", "what this model asks broke the connection off before its answer ended"),
+    NotSetUp: (502, "model_not_set_up", "this model has no chat template, which is the server's to mend; raw text to "
+                                        "continue can be sent to /v1/completions"),
     TimedOut: (504, "upstream_timeout", "what this model asks did not answer in time"),
     UpstreamTimeout: (504, "upstream_timeout", "what this model asks did not answer in time"),
     RateLimited: (429, "upstream_rate_limit", "what this model asks takes no more requests for now; try again later"),
@@ -90,6 +93,11 @@ def from_exception(error: BaseException) -> ApiError:
     if isinstance(error, Unsupported):
         return ApiError(400, f"`{error.what}` is not served by this model; leave it out", code="unsupported_parameter",
                         param=error.what, kind=kind, detail=error.message)
+    if isinstance(error, BadSchema):
+        what = "regular expression" if error.field == "regex" else "JSON schema"
+        said = f"this model does not follow `{error.keyword}` in the {what}; leave it out" if error.keyword else \
+            f"this model cannot follow the {what}; send a simpler one"
+        return ApiError(400, said, code="unsupported_schema", param=error.field, kind=kind, detail=error.message)
     if isinstance(error, NotFound):
         return ApiError(404, error.message, code="not_found", kind=kind)
     for known, (status, code, message) in _FACTS.items():

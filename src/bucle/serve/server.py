@@ -13,7 +13,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from bucle.core.errors import ConfigError, Infrastructure
+from bucle.core.errors import BucleError, ConfigError, Infrastructure
 from bucle.core.serving import a_host
 from bucle.serve.access import is_loopback
 from bucle.serve.limits_slow import patient_protocol
@@ -44,13 +44,10 @@ def serve(app: FastAPI, host: str, port: int, *, ready: Any = None) -> None:
     while no API keys are set, Infrastructure where the port cannot be had.
     """
     try:
-        a_host(host)
-    except ValueError as error:
-        raise ConfigError(f"`{host:.100}`: {error}", "use --host 127.0.0.1") from None
-    if not is_loopback(host) and not app.state.api_keys:
-        raise ConfigError(f"{host} can be reached by others, and no API keys are set",
-                          "bucle keys create NAME (or export BUCLE_API_KEYS=KEY1,KEY2), or use --host 127.0.0.1")
-    listener = _listen(host, port)
+        listener = _held(app, host, port)
+    except BucleError:
+        app.state.traces.close()  # nothing was served: no journal stays
+        raise
     server = _server(app)
     before_switch, before_collect = sys.getswitchinterval(), gc.get_threshold()
     main = threading.current_thread() is threading.main_thread()
@@ -121,6 +118,18 @@ def how_to_call(app: FastAPI, url: str) -> str:
         text = json.dumps(body, ensure_ascii=False).replace("'", "'\\''")
         lines.append(f"curl {url}/v1/{path}{key} -H 'Content-Type: application/json' -d '{text}'")
     return "\n".join(lines)
+
+
+def _held(app: FastAPI, host: str, port: int) -> socket.socket:
+    """The port, where `app` may be served there."""
+    try:
+        a_host(host)
+    except ValueError as error:
+        raise ConfigError(f"`{host:.100}`: {error}", "use --host 127.0.0.1") from None
+    if not is_loopback(host) and not app.state.api_keys:
+        raise ConfigError(f"{host} can be reached by others, and no API keys are set",
+                          "bucle keys create NAME (or export BUCLE_API_KEYS=KEY1,KEY2), or use --host 127.0.0.1")
+    return _listen(host, port)
 
 
 def _listen(host: str, port: int) -> socket.socket:

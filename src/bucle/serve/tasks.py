@@ -21,7 +21,7 @@ from bucle.core.errors import (
 )
 from bucle.core.ports import Predictor
 from bucle.core.records import Prediction, TaskKind, Usage
-from bucle.models.endpoint import Outlay, RateLimited, Refused, TimedOut
+from bucle.models.endpoint import BrokenOff, NotSetUp, Outlay, RateLimited, Refused, TimedOut
 from bucle.serve.engine import Answered, Batcher
 from bucle.serve.replies import clean, content_of, finite
 
@@ -37,7 +37,7 @@ class PredictionFailed(BucleError):
 
 _KINDS: Mapping[str, type[BucleError]] = {
     kind.__name__: kind for kind in (BadInput, ContextOverflow, Infrastructure, ModelUnavailable, SchemaBroken,
-                                     UpstreamTimeout, RateLimited, Refused, TimedOut)}
+                                     UpstreamTimeout, RateLimited, Refused, NotSetUp, TimedOut, BrokenOff)}
 
 
 def failure(found: Prediction, retry_after: float | None = None) -> BucleError:

@@ -265,5 +265,6 @@ def kind_of(error: BucleError) -> str:
         return "SchemaBroken" if error.schema else "BadInput"
     if isinstance(error, Busy) and getattr(error, "limited", False):
         return "RateLimited"
-    return {"Busy": "ModelUnavailable", "OwnFault": "BadInput", "TimedOut": "UpstreamTimeout"}.get(
+    return {"Busy": "ModelUnavailable", "OwnFault": "BadInput", "TimedOut": "UpstreamTimeout",
+            "BrokenOff": "ModelUnavailable", "NotSetUp": "Refused"}.get(
         type(error).__name__, type(error).__name__)

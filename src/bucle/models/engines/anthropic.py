@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from bucle.core.engine import AskContext, ChatAnswer, ChatAsk, Delta, wanted
-from bucle.core.errors import BadInput, BucleError, ContextOverflow, ModelUnavailable, UpstreamTimeout
+from bucle.core.errors import BadInput, BucleError, ContextOverflow, ModelUnavailable
+from bucle.models.endpoint import BrokenOff
 from bucle.models.engines.anthropic_shapes import Gathered, body_of, tokens_of, whole_answer
 from bucle.models.engines.meter import Meter
 from bucle.models.engines.wire import WireEngine, together
@@ -101,7 +102,7 @@ class AnthropicEngine(WireEngine):
             except aiohttp.ServerTimeoutError as error:
                 raise self._late() from error
             except (aiohttp.ClientError, OSError) as error:
-                raise UpstreamTimeout(f"{self.name} broke off its reply half-way ({type(error).__name__})",
+                raise BrokenOff(f"{self.name} broke off its reply half-way ({type(error).__name__})",
                                       "try again") from error
         finally:
             response.close() if not response.content.at_eof() else response.release()

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bucle.core.engine import ChatAnswer, ChatAsk, Choice, Delta, Finish
-from bucle.core.errors import BadInput, ModelUnavailable, UpstreamTimeout
+from bucle.core.errors import BadInput, ModelUnavailable
 from bucle.core.records import Usage
+from bucle.models.endpoint import BrokenOff
 
 __all__ = ["Gathered", "body_of", "tokens_of", "whole_answer"]
 
@@ -113,9 +114,9 @@ class Gathered:
             self._over = True
 
     def answer(self, usage: Usage) -> ChatAnswer:
-        """All of it. Raises UpstreamTimeout where the stream ended before the message did."""
+        """All of it. Raises BrokenOff where the stream ended before the message did."""
         if not self._over:
-            raise UpstreamTimeout(f"{self._name} broke off its reply before the end", "try again")
+            raise BrokenOff(f"{self._name} broke off its reply before the end", "try again")
         calls = tuple(_call(c["id"], c["name"], c["arguments"] or "{}") for _, c in sorted(self._calls.items()))
         return ChatAnswer((_choice("".join(self._text), calls, self._end),), usage, served_by=self._model)
 

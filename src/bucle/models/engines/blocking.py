@@ -13,13 +13,14 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mappin
 from typing import Any, TypeVar
 
 from bucle.core.engine import AskContext, ChatAnswer, ChatAsk, ChatEngine, Delta
-from bucle.core.errors import BadInput, BucleError, ContextOverflow, ModelUnavailable, UpstreamTimeout
+from bucle.core.errors import BadInput, BucleError, ContextOverflow, ModelUnavailable
 from bucle.core.ports import ChatReply, Message
 from bucle.core.records import Usage
 from bucle.models.endpoint import (
     HURRIED_WAIT_S,
     LONGEST_PAUSE_S,
     MAX_WAIT_S,
+    BrokenOff,
     RateLimited,
     Refused,
     TimedOut,
@@ -98,7 +99,7 @@ class BlockingChat:
             _run(_closed(pieces))
             _told(asked[-1])
         if piece is None:
-            raise UpstreamTimeout(f"{self.name} broke off its reply before the end", "try again")
+            raise BrokenOff(f"{self.name} broke off its reply before the end", "try again")
         yield self._reply(piece, (time.monotonic() - began) * 1000)
 
     def priced(self, usage: Usage) -> Usage:

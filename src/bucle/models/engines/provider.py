@@ -19,7 +19,16 @@ from bucle.core.engine import AskContext, ChatAnswer, ChatAsk, Delta
 from bucle.core.errors import BadInput, BucleError, ConfigError, ContextOverflow, ModelUnavailable, UpstreamTimeout
 from bucle.core.records import Usage
 from bucle.models.catalogue import price
-from bucle.models.endpoint import TOO_LONG, RateLimited, Refused, TimedOut, come_back, retry_after_s, span_of
+from bucle.models.endpoint import (
+    TOO_LONG,
+    BrokenOff,
+    RateLimited,
+    Refused,
+    TimedOut,
+    come_back,
+    retry_after_s,
+    span_of,
+)
 from bucle.models.engines.meter import Meter
 from bucle.models.engines.wire_errors import Unsupported, key_of
 from bucle.models.engines.wire_shapes import Gathered, body_of, whole_answer
@@ -220,7 +229,7 @@ class ProviderEngine:
                 vars(failed)["status"] = error.status_code
             return failed
         if type(error).__module__.split(".")[0] in ("httpx", "httpx2", "httpcore", "aiohttp"):
-            return UpstreamTimeout(f"{name} broke off its reply half-way ({type(error).__name__})", "try again")
+            return BrokenOff(f"{name} broke off its reply half-way ({type(error).__name__})", "try again")
         return ModelUnavailable(f"{name} failed ({type(error).__name__})", "try again later or use another one")
 
     def _said(self, error: Exception) -> str:

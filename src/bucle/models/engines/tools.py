@@ -14,6 +14,7 @@ from uuid import uuid4
 
 from bucle.core.engine import ChatAsk
 from bucle.core.errors import BadInput
+from bucle.models.endpoint import NotSetUp
 
 __all__ = ["CALL", "MARKS", "call_schema", "calls_of", "clean", "prompt_of", "takes_tools"]
 
@@ -52,9 +53,9 @@ def clean(value: Any, special: Sequence[str]) -> Any:
 
 def prompt_of(tokenizer: Any, ask: ChatAsk) -> str:
     """What the chat template makes of `ask`, ending where the assistant begins; where a call is demanded, after the
-    words that open one. Raises BadInput where the template refuses the conversation."""
+    words that open one. Raises BadInput where the template refuses the conversation, NotSetUp where there is none."""
     if not tokenizer.chat_template:
-        raise BadInput("This model has no chat template.",
+        raise NotSetUp("This model has no chat template.",
                        "ask /v1/completions, choose an instruction-tuned model, or add chat_template.jinja")
     special = sorted(tokenizer.all_special_tokens, key=len, reverse=True)
     if ask.tools:

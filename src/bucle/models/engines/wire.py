@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from bucle.core.engine import OFFERS, AskContext, ChatAnswer, ChatAsk, Delta
-from bucle.core.errors import BadInput, BucleError, ContextOverflow, ModelUnavailable, UpstreamTimeout
+from bucle.core.errors import BadInput, BucleError, ContextOverflow, ModelUnavailable
 from bucle.core.records import Usage
 from bucle.models.catalogue import price, provider_of
-from bucle.models.endpoint import Refused, TimedOut, is_here
+from bucle.models.endpoint import BrokenOff, Refused, TimedOut, is_here
 from bucle.models.engines.meter import Meter
 from bucle.models.engines.wire_errors import Unsupported, key_of, refusal
 from bucle.models.engines.wire_shapes import Gathered, body_of, is_completion, whole_answer
@@ -151,7 +151,7 @@ class WireEngine:
                     except aiohttp.ServerTimeoutError as error:
                         raise self._late() from error
                     except (aiohttp.ClientError, OSError) as error:
-                        raise UpstreamTimeout(f"{self.name} broke off its reply half-way ({type(error).__name__})",
+                        raise BrokenOff(f"{self.name} broke off its reply half-way ({type(error).__name__})",
                                               "try again") from error
                     return
                 meter.sent = False  # what is answered with an error is not billed

@@ -11,6 +11,7 @@ from bucle.core.engine import ChatAsk, wanted
 from bucle.core.errors import BadInput, BucleError, ContextOverflow, ModelUnavailable
 from bucle.models.endpoint import (
     TOO_LONG,
+    NotSetUp,
     RateLimited,
     Refused,
     come_back,
@@ -19,7 +20,10 @@ from bucle.models.endpoint import (
     words_of,
 )
 
-__all__ = ["Unsupported", "key_of", "refusal"]
+__all__ = ["NOT_SET_UP", "BadSchema", "Unsupported", "key_of", "refusal"]
+
+NOT_SET_UP = "not_set_up"
+"""The code by which an engine of this machine says that it lacks what a kind of question needs."""
 
 _NOT_TAKEN = re.compile(r"unsupported|not support|unrecogni|unknown|not permitted|extra inputs|unexpected", re.I)
 
@@ -30,6 +34,15 @@ class Unsupported(BadInput):
     def __init__(self, message: str, what: str) -> None:
         super().__init__(message)
         self.what = what
+
+
+class BadSchema(BadInput):
+    """The server does not follow the schema or expression in `field` of the request. `keyword` is the word of the
+    asker's own schema that it names, if any."""
+
+    def __init__(self, message: str, field: str, keyword: str = "") -> None:
+        super().__init__(message)
+        self.field, self.keyword = field, keyword
 
 
 def refusal(name: str, base_url: str, model: str, key_env: str, body: Mapping[str, Any], *, status: int = 0,
@@ -48,11 +61,18 @@ def refusal(name: str, base_url: str, model: str, key_env: str, body: Mapping[st
     if status == 404:
         return Refused(f"{name} does not know the model {model!r} or the path (HTTP 404){said}",
                        f"list its models: curl {base_url}/models")
+    if status == 501 and _code(body) == NOT_SET_UP:
+        return NotSetUp(f"{name} is not set up for this{said}", "see docs/engines.md")
     if status in (400, 413, 422):
         if TOO_LONG.search(words_of(body)):
             return _overflow(name, model, f" (HTTP {status}){said}")
+        field = "" if ask is None else _guiding(said, ask)
+        if ask is not None and field and (keyword := _keyword(said, ask)):
+            return BadSchema(f"{name} refused the request (HTTP {status}){said}", field, keyword)
         if ask is not None and (what := _field(body, said, ask)):
             return Unsupported(f"{name} takes no `{what}` (HTTP {status}){said}", what)
+        if field:
+            return BadSchema(f"{name} refused the request (HTTP {status}){said}", field)
         return BadInput(f"{name} refused the request (HTTP {status}){said}")
     failed = ModelUnavailable(f"{name} failed (HTTP {status}){said}", "try again later or use another one")
     vars(failed)["status"] = status  # it was answered so, and not broken off
@@ -96,6 +116,35 @@ def _field(body: Mapping[str, Any], said: str, ask: ChatAsk) -> str:
         if what != "max_tokens" and (param == word or (not isinstance(param, str) and re.search(rf"\b{word}\b", said))):
             return what
     return ""
+
+
+def _code(body: Mapping[str, Any]) -> str:
+    error = body.get("error")
+    return str(error.get("code")) if isinstance(error, dict) else ""
+
+
+def _guiding(said: str, ask: ChatAsk) -> str:
+    """The field of `ask` whose schema or expression a server says it does not follow."""
+    if ask.regex is not None and re.search(r"regular expression|regex", said, re.I):
+        return "regex"
+    if not re.search(r"schema", said, re.I):
+        return ""
+    return "response_format" if ask.schema is not None else "tools" if ask.tools else ""
+
+
+def _keyword(said: str, ask: ChatAsk) -> str:
+    """The first word in quotes of what was said that is a key of the asker's own schema: nothing of a server's."""
+    quoted = re.findall(r"[`'\"“]([$\w]{1,50})[`'\"”]", said)
+    keys: set[str] = set()
+    todo: list[Any] = [ask.schema, *ask.tools]
+    while todo and len(keys) < 2000:
+        one = todo.pop()
+        if isinstance(one, Mapping):
+            keys |= set(map(str, one))
+            todo += one.values()
+        elif isinstance(one, list | tuple):
+            todo += one
+    return next((word for word in quoted if word in keys), "")
 
 
 def _said(body: Mapping[str, Any], key_env: str) -> str:

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bucle.core.engine import ChatAnswer, ChatAsk, Choice, Delta, Finish
-from bucle.core.errors import ModelUnavailable, UpstreamTimeout
+from bucle.core.errors import ModelUnavailable
 from bucle.core.records import Usage
+from bucle.models.endpoint import BrokenOff
 
 __all__ = ["Gathered", "body_of", "is_completion", "whole_answer"]
 
@@ -126,9 +127,9 @@ class Gathered:
                 yield Delta(text, at, calls, chances)
 
     def answer(self, usage: Usage) -> ChatAnswer:
-        """All of it. Raises UpstreamTimeout where a choice never ended."""
+        """All of it. Raises BrokenOff where a choice never ended."""
         if len(self._finish) < self._n:
-            raise UpstreamTimeout(f"{self._name} broke off its reply before the end", "try again")
+            raise BrokenOff(f"{self._name} broke off its reply before the end", "try again")
         choices = []
         for at in range(self._n):
             calls = tuple(self._calls.get(at, {}).values())

@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 from bucle.core.engine import ChatAnswer, Delta, wanted
 from bucle.core.errors import BadInput, BucleError, ContextOverflow, ModelUnavailable
-from bucle.models.endpoint import Refused
+from bucle.models.endpoint import NotSetUp, Refused
 from bucle.models.engines.host import Event, Host, HostSpec
+from bucle.models.engines.wire_errors import NOT_SET_UP
 from bucle.models.engines.words import Words, ask_of
 
 if TYPE_CHECKING:
@@ -216,6 +217,8 @@ def _error(error: BucleError) -> tuple[int, Mapping[str, Any]]:
         status, code = 400, "context_length_exceeded"
     elif isinstance(error, BadInput):
         status, code = 400, "bad_input"
+    elif isinstance(error, NotSetUp):
+        status, code = 501, NOT_SET_UP
     elif isinstance(error, Refused):  # an adapter that asking again does not mend
         status, code = 404, "model_not_found"
     return status, {"error": {"message": error.message, "hint": error.hint, "type": type(error).__name__, "code": code}}

@@ -10,8 +10,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import replace
 
 from bucle.core.engine import AskContext, ChatAnswer, ChatAsk, ChatEngine, Delta
-from bucle.core.errors import BadInput, UpstreamTimeout
-from bucle.models.endpoint import RateLimited, TimedOut
+from bucle.core.errors import BadInput
+from bucle.models.endpoint import BrokenOff, RateLimited, TimedOut
 from bucle.models.engines.queued import NOT_ASKED, Crowded
 from bucle.serve.routing.breaker import Breaker
 from bucle.serve.routing.facts import TargetFacts
@@ -143,7 +143,7 @@ class Attempt(Layer):
                             piece = await anext(source)
                         until = None  # it has begun
                 except StopAsyncIteration:
-                    raise UpstreamTimeout(f"{self.name} ended its stream without an answer", "try again") from None
+                    raise BrokenOff(f"{self.name} ended its stream without an answer", "try again") from None
                 finally:
                     run.busy += time.perf_counter() - since
                 if isinstance(piece, ChatAnswer):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import fields
 from hashlib import blake2b
 from typing import Any
 
 from bucle.core.engine import ChatAsk
+from bucle.serve.routing.telling import telling
 
 __all__ = ["MAX_SEMANTIC_CHARS", "decided", "exact_key", "semantic_group"]
 
@@ -17,9 +17,6 @@ _SAYS_NOTHING = frozenset({"stream", "include_usage", "user"})
 MAX_SEMANTIC_CHARS = 600
 """Of a question that may be answered by a similar one: an encoder reads 256 tokens, and texts that differ after them
 are one to it."""
-_TELLING = re.compile(r"\w*\d[\w.,:/-]*\w|\w*\d|\b(?:no|not|never|without|nor|sin|nunca|ni|tampoco|cannot|\w+n['’]t)\b"
-                      r"|[«\"“][^»\"”]+[»\"”]")
-"""Numbers, names with digits, negations and quotations: what embeddings hardly tell apart, and answers turn on."""
 
 
 def decided(ask: ChatAsk) -> bool:
@@ -44,8 +41,7 @@ def semantic_group(ask: ChatAsk, access: Iterable[str], pool: str) -> bytes | No
         return None
     said = {f.name: getattr(ask, f.name) for f in fields(ask) if f.name not in _SAYS_NOTHING | {"messages"}}
     same = {k: v for k, v in ask.messages[-1].items() if k != "content"}
-    telling = sorted(found.casefold() for found in _TELLING.findall(ask.text.casefold()))
-    return _digest({**said, "messages": ask.messages[:-1], "last": same, "telling": telling}, access, pool)
+    return _digest({**said, "messages": ask.messages[:-1], "last": same, "telling": telling(ask.text)}, access, pool)
 
 
 def _digest(said: dict[str, Any], access: Iterable[str], pool: str) -> bytes | None:
