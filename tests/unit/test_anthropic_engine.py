@@ -84,6 +84,7 @@ def test_the_peer_is_what_the_official_client_expects() -> None:
             client.messages.create(model="no-such", max_tokens=9, messages=[{"role": "user", "content": "hi"}])
         with pytest.raises(anthropic.APIStatusError, match="Overloaded"):
             client.messages.create(model="claude-test", max_tokens=9, messages=[{"role": "user", "content": "busy"}])
+        client.close()
 
 
 @pytest.mark.parametrize("stream", [False, True])
