@@ -153,7 +153,7 @@ def test_release(copy: Copy) -> None:
     assert "production is version 2" in told("release", "promote", "2", "-p", folder)
     moves = answer("release", "history", "-p", folder)["history"]
     assert [m["node"] for m in moves] == [rows[i]["id"] for i in (0, 1, 0, 1)]
-    assert moves[2]["reason"] == "una prueba"
+    assert moves[2]["reason"] == "rollback: una prueba"  # so that going back again goes further back
     assert re.search(r"^2 +production ", told("release", "-p", folder), re.MULTILINE)
     assert answer("release", "rollback", "9", "-p", folder, code=2)["error"]["kind"] == "NotFound"
 
