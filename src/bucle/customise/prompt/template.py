@@ -173,7 +173,7 @@ def _for_prompts(error: ConfigError) -> ConfigError:
     if "bucle.yaml" in hint or "project" in hint or "bucle init" in hint:
         hint = "A prompt file begins with `name:`, then `system:` and `user:`."
     if "ScalarNode(" in message:  # what YAML makes of bare braces
-        message = re.sub(r": Input should be a valid string \(found .*?ScalarNode\(.*", " is no text to YAML.", message)
+        message = re.sub(r" must be text \(found .*?ScalarNode\(.*", " is no text to YAML.", message)
         hint = 'Text that begins with braces needs quotes, "{{ input }}", or a block, `user: |`.'
     elif "not valid YAML" in message:
         hint = "Text with colons or braces needs quotes, or a block: `system: |` and its lines below, indented."
