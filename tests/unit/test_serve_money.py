@@ -209,9 +209,9 @@ def test_no_reply_is_free(served: Served) -> None:
     late = served.last(3)
     assert (late.estimated, late.usage.usd) == (True, pytest.approx(usd(prompt, 0)))
 
-    assert served.ask("breaks").status_code == 504
+    assert served.ask("breaks").status_code == 502
     broken = served.last(4)
-    assert (broken.status, broken.estimated, broken.usage.tokens_in) == (504, True, prompt)
+    assert (broken.status, broken.estimated, broken.usage.tokens_in) == (502, True, prompt)
     assert answer - 20 <= broken.usage.tokens_out <= answer  # what had come of it
 
     assert served.ask("refuses").status_code == 502  # an error is not billed
@@ -361,7 +361,7 @@ def test_64_clients_of_providers_that_count_nothing_spend_a_budget_and_not_more(
 
     with ThreadPoolExecutor(64) as pool:
         codes = set().union(*pool.map(spend, range(64)))
-    assert codes == {200, 429, 504}
+    assert codes == {200, 429, 502, 504}
     assert not over
     end = time.monotonic() + 5
     while served.gateway.active and time.monotonic() < end:
