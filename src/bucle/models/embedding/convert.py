@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import shutil
 import tempfile
-import time
 import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -25,6 +23,7 @@ from bucle.models.cpu import prepare_torch, quiet_libraries
 from bucle.models.embedding.engine import Engine, Spoilt
 from bucle.models.embedding.identity import cache_root, identity_of
 from bucle.models.embedding.library import openvino_quiet
+from bucle.models.making import PREFIX, settle, sweep
 
 __all__ = ["NotConverted", "converted", "load_torch", "open_engine"]
 
@@ -34,7 +33,6 @@ AGREES = {"fp32": 0.9999, "int8": 0.95}
 with int8 the probes may not be what the model was made for, but nonsense is found."""
 LONGEST = 1_000_000
 """A tokenizer that says more than this has no limit (transformers writes 10^30)."""
-ABANDONED_S = 86_400.0
 _PROBES = (
     "a", "¿Dónde está la biblioteca más cercana?", "The quick brown fox jumps over the lazy dog; 1,234.5 times.",
     "  MiXeD Case\twith tabs\r\nand lines — “quotes”, 日本語 and 🙂  ", "word " * 700,
@@ -62,13 +60,13 @@ def converted(folder: Path, precision: str, *, pairs: bool = False) -> Path:
         return final
     try:
         root.mkdir(parents=True, exist_ok=True)
-        _sweep(root)
-        making = Path(tempfile.mkdtemp(prefix=".making-", dir=root))
+        sweep(root)
+        making = Path(tempfile.mkdtemp(prefix=PREFIX, dir=root))
     except OSError as error:
         raise NotConverted(f"{root} cannot be written ({error.strerror}); set BUCLE_CACHE to a folder") from error
     try:
         _convert(folder, weights, making, pairs)
-        _settle(making, final)
+        settle(making, final)
     except OSError as error:
         raise NotConverted(f"the converted model cannot be kept in {root} ({error.strerror})") from error
     finally:
@@ -186,21 +184,3 @@ def _differs(found: np.ndarray, wanted: np.ndarray, pairs: bool, weights: str) -
 
 def _cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.asarray((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1))
-
-
-def _settle(making: Path, final: Path) -> None:
-    for path in making.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    try:
-        making.rename(final)
-    except OSError:
-        if not (final / "meta.json").is_file():  # not because another process was first
-            raise
-
-
-def _sweep(root: Path) -> None:
-    """Remove what killed conversions left a day ago."""
-    for old in root.glob(".making-*"):
-        if old.stat().st_mtime < time.time() - ABANDONED_S:
-            shutil.rmtree(old, ignore_errors=True)

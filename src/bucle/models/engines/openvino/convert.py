@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import tempfile
-import time
 import warnings
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -29,6 +28,7 @@ from bucle.models.engines.openvino.pipeline import Paged, Spoilt
 from bucle.models.engines.openvino.trace import FAMILIES, NotConverted, shape_of, trace
 from bucle.models.engines.openvino.weights import BYTES, compress
 from bucle.models.folder import checked_folder, outline, read_json
+from bucle.models.making import PREFIX, settle, sweep
 
 __all__ = ["LARGE", "NotConverted", "converted", "kept_at", "precision_of"]
 
@@ -40,7 +40,6 @@ ALLOWED = {"fp32": 1e-3, "bf16": 0.35, "int8": 0.5, "int4": 3.0}
 others catch nonsense, not loss of quality: that is in `meta.json` beside it, measured."""
 PROBES, TOKENS = (1, 9, 75), 12
 """Lengths of the prompts (the last takes several blocks of the cache) and tokens that each is continued by."""
-ABANDONED_S = 86_400.0
 
 
 def precision_of(folder: Path, precision: str) -> str:
@@ -69,14 +68,14 @@ def converted(folder: Path, precision: str, *, adapter: Path | None = None, root
     root = final.parent
     try:
         root.mkdir(parents=True, exist_ok=True)
-        _sweep(root)
+        sweep(root)
         _room(folder, precision, root)
-        making = Path(tempfile.mkdtemp(prefix=".making-", dir=root))
+        making = Path(tempfile.mkdtemp(prefix=PREFIX, dir=root))
     except OSError as error:
         raise NotConverted(f"{root} cannot be written ({error.strerror})", "set BUCLE_CACHE to a folder") from error
     try:
         _convert(folder, precision, adapter, making)
-        _settle(making, final)
+        settle(making, final)
     except OSError as error:
         raise NotConverted(f"the converted model cannot be kept in {root} ({error.strerror})",
                            "set BUCLE_CACHE to a folder with room") from error
@@ -208,22 +207,3 @@ def _compare(model: Any, out: Path, precision: str) -> dict[str, float]:
         same += [gap <= 0 for gap in gaps]
         errors += list(np.abs(chosen - np.array(found)))
     return {"regret": regret, "same": float(np.mean(same)), "logprob_error": float(np.mean(errors))}
-
-
-def _settle(making: Path, final: Path) -> None:
-    for path in making.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    try:
-        making.rename(final)
-    except OSError:
-        if not (final / "meta.json").is_file():  # not because another process was first
-            raise
-
-
-def _sweep(root: Path) -> None:
-    """Remove what killed conversions left a day ago."""
-    for old in root.glob(".making-*"):
-        with contextlib.suppress(OSError):
-            if old.stat().st_mtime < time.time() - ABANDONED_S:
-                shutil.rmtree(old, ignore_errors=True)

@@ -152,10 +152,6 @@ class Paged:
                 logprobs += more[1]
         return found
 
-    def cache_bytes(self) -> int:
-        """What the cache takes now."""
-        return int(self._pipe.get_metrics().cache_size_in_bytes)
-
     def close(self) -> None:
         """Free the model."""
         self._pipe = None
