@@ -61,26 +61,17 @@ def scores(name: str, folder: Path | None, samples: Sequence[Sample]) -> list[fl
 
 @lru_cache(maxsize=2)
 def _opened(where: str) -> tuple[Any, Any, list[int]]:
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from bucle.models.classifier import open_classifier
 
-    from bucle.models.cpu import prepare_torch, quiet_libraries
-
-    prepare_torch(None)
-    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    try:
-        with quiet_libraries():
-            tokenizer = AutoTokenizer.from_pretrained(where, **options)
-            model = AutoModelForSequenceClassification.from_pretrained(where, use_safetensors=True, **options)
-    except Exception as error:  # transformers raises many kinds; all mean the same here
-        raise ModelUnavailable(f"The model for toxicity `{where}` cannot be loaded: {str(error).splitlines()[0][:200]}",
-                               "Name a folder with a text-classification model (safetensors), or a model of the local "
-                               "Hub cache, as `toxicity:MODEL`.") from error
+    tokenizer, model = open_classifier(
+        where, "The model for toxicity", "Name a folder with a text-classification model (safetensors), or a model of "
+        "the local Hub cache, as `toxicity:MODEL`.")
     named = {at: str(label) for at, label in model.config.id2label.items()}
     toxic = [at for at, label in named.items() if _TOXIC.search(label) and not _NOT.search(label)]
     if not toxic:
         raise ModelUnavailable(f"The model for toxicity `{where}` has no toxic label (its labels: "
                                f"{', '.join(list(named.values())[:20])}).", "Name a model with a label such as toxic.")
-    return tokenizer, model.eval(), toxic
+    return tokenizer, model, toxic
 
 
 @lru_cache(maxsize=1)

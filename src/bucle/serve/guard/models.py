@@ -88,23 +88,14 @@ def classifier(what: str, name: str, folder: Path | None) -> Look:
 
 @functools.lru_cache(maxsize=4)
 def _opened(where: str, what: str) -> tuple[Any, Any, list[int]]:
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from bucle.models.classifier import open_classifier
 
-    from bucle.models.cpu import prepare_torch, quiet_libraries
-
-    prepare_torch(None)
-    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    try:
-        with quiet_libraries():
-            tokenizer = AutoTokenizer.from_pretrained(where, **options)
-            model = AutoModelForSequenceClassification.from_pretrained(where, use_safetensors=True, **options)
-    except Exception as error:  # transformers raises many kinds; all mean the same here
-        raise ModelUnavailable(f"The guard's model `{where}` cannot be loaded: {str(error).splitlines()[0][:200]}",
-                               "Name a folder with a text-classification model (safetensors), a model of the local Hub "
-                               "cache, or an endpoint of `models:`.") from error
+    tokenizer, model = open_classifier(
+        where, "The guard's model", "Name a folder with a text-classification model (safetensors), a model of the "
+        "local Hub cache, or an endpoint of `models:`.")
     labels = {at: str(label) for at, label in model.config.id2label.items()}
     wanted = [at for at, label in labels.items() if _LABELS[what].search(label) and not _NOT.search(label)]
     if not wanted:
         raise ModelUnavailable(f"The guard's model `{where}` has no label about {what} (its labels: "
                                f"{', '.join(list(labels.values())[:20])}).", "Name a model that has one.")
-    return tokenizer, model.eval(), wanted
+    return tokenizer, model, wanted
